@@ -1,0 +1,51 @@
+"""What all tests share: the tools they need, the long ones, and reproducible randomness."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("default", deadline=None, print_blob=True)
+settings.load_profile("default")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--nightly", action="store_true", help="run the long versions of tests too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--nightly"):
+        return
+    for item in items:
+        if item.get_closest_marker("nightly"):
+            item.add_marker(pytest.mark.skip(reason="long: taken with --nightly"))
+
+
+@pytest.fixture(scope="session")
+def nightly(request: pytest.FixtureRequest) -> bool:
+    """True when the run may take long: tests scale their figures with it."""
+    return bool(request.config.getoption("--nightly"))
+
+
+def find_tool(name: str) -> str:
+    """The path of a program, searched for in the system's directories too.
+
+    Skips the test where the program is missing, but fails it under ``CI=true``: there the test
+    command has to install everything, and a test that skips itself tells nothing.
+    """
+    path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
+    if path is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{name} is not installed, and CI may not skip what needs it")
+        pytest.skip(f"{name} is not installed")
+    return path
+
+
+@pytest.fixture(scope="session")
+def need_tool() -> Callable[[str], str]:
+    """``need_tool("qemu-img")`` in a test: its path, else skip (under CI: fail)."""
+    return find_tool
