@@ -1,0 +1,69 @@
+"""Shared by the fault tests: the seed of this run, room in memory, and what needs a privilege."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # tools/ is not installed
+
+from tools.faults import mount
+from tools.faults.shim import Shim
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--fault-seed", type=int, help="repeat the fault tests of another run")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"fault tests: --fault-seed={_seed(config)}"
+
+
+def _seed(config: pytest.Config) -> int:
+    given = config.getoption("--fault-seed", None)
+    if given is None:
+        given = random.SystemRandom().randrange(1 << 32)
+        config.option.fault_seed = given
+    return int(given)
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """One seed a run; printed in the header and shown again when a test fails."""
+    chosen = _seed(request.config)
+    print(f"seed {chosen}: repeat with --fault-seed={chosen}")
+    return chosen
+
+
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A directory in memory when the machine has one: thousands of states pass through it."""
+    parent = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    path = Path(tempfile.mkdtemp(prefix="blockvault-faults-", dir=parent))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def power(scratch: Path) -> Iterator[mount.PowerMount]:
+    """A mounted file system whose power can fail."""
+    if reason := mount.available():
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{reason}, and CI may not skip what needs it")
+        pytest.skip(reason)
+    with mount.PowerMount(scratch / "power") as mounted:
+        yield mounted
+
+
+@pytest.fixture(scope="session")
+def shim(tmp_path_factory: pytest.TempPathFactory, need_tool: Callable[[str], str]) -> Shim:
+    """The LD_PRELOAD library, compiled for this run."""
+    need_tool("cc")
+    return Shim.build(tmp_path_factory.mktemp("shim"))

@@ -1,0 +1,124 @@
+"""The FUSE file system and the crash states, held against plain LMDB.
+
+LMDB with its default flags must lose nothing, and must lose something with ``metasync=False`` or
+``sync=False``: the positive controls that tell that these tools find what they look for.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tools.faults.children import Children, Outcome
+from tools.faults.crash import enumerate_cuts
+from tools.faults.disk import Mark, Op, Sync, Write
+from tools.faults.mount import PowerMount
+
+from tests.faults import lmdb_case
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMITS = 20
+
+
+def run_case(power: PowerMount, mode: str, first: int, count: int) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "tests.faults.lmdb_case", str(power.path / "env"), mode]
+    return subprocess.Popen(
+        [*command, str(first), str(count), str(power.path)],
+        cwd=REPOSITORY, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def trace_of(power: PowerMount, mode: str) -> list[Op]:
+    program = run_case(power, mode, 0, COMMITS)
+    _, errors = program.communicate(timeout=30)
+    assert program.returncode == 0, errors.decode()
+    os.sync()
+    return power.trace()
+
+
+def check(ops: list[Op], wanted: int, seed: int, scratch: Path) -> list[Outcome]:
+    cuts = enumerate_cuts(ops, wanted, seed, start=first_promise(ops))
+    return Children("tests.faults.lmdb_case:crash_checker", ops, scratch).run(cuts)
+
+
+def first_promise(ops: list[Op]) -> int:
+    """Creating an environment is not atomic: only what follows the first commit is judged."""
+    return next(n for n, op in enumerate(ops) if isinstance(op, Mark))
+
+
+def test_files_behave_as_files(power: PowerMount) -> None:
+    top = power.path
+    (top / "d").mkdir()
+    (top / "d/f").write_bytes(b"hello" * 10_000)
+    with (top / "d/f").open("r+b") as file:
+        file.seek(5)
+        file.write(b"HELLO")
+        file.truncate(15)
+    os.replace(top / "d/f", top / "g")
+    os.link(top / "g", top / "h")
+    os.unlink(top / "g")
+    assert (top / "h").read_bytes() == b"helloHELLOhello"
+    assert sorted(os.listdir(top)) == ["d", "h"]
+    with pytest.raises(OSError, match="not empty"):
+        (top / "x").mkdir() or (top / "x/y").mkdir() or os.rmdir(top / "x")
+    with pytest.raises(FileNotFoundError):
+        (top / "nope").read_bytes()
+    with pytest.raises(FileExistsError):
+        (top / "d").mkdir()
+
+
+def test_an_open_file_outlives_its_name(power: PowerMount) -> None:
+    with (power.path / "f").open("w+b") as file:
+        file.write(b"still here")
+        file.flush()
+        os.unlink(power.path / "f")
+        file.seek(0)
+        assert file.read() == b"still here"
+
+
+def test_sync_and_mark_stand_in_the_trace_where_they_happened(power: PowerMount) -> None:
+    ops = trace_of(power, "safe")
+    assert sum(isinstance(op, Sync) for op in ops) >= COMMITS
+    assert sum(isinstance(op, Write) and op.durable for op in ops) >= COMMITS
+    shown = [type(op).__name__ for op in ops if not (isinstance(op, Write) and not op.durable)]
+    assert shown[-6:] == ["Sync", "Write", "Mark"] * 2
+
+
+@pytest.mark.parametrize("mode", lmdb_case.MODES)
+def test_enumerated_crash_states(power: PowerMount, scratch: Path, seed: int, mode: str) -> None:
+    outcomes = check(trace_of(power, mode), 400 if mode == "safe" else 200, seed, scratch / "s")
+    assert len(outcomes) > 120
+    bad = [outcome for outcome in outcomes if outcome.value or not outcome.returned]
+    if mode == "safe":
+        assert not bad, bad[:3]
+    else:
+        assert bad, "the harness cannot see a lost commit"
+
+
+@pytest.mark.parametrize("mode", lmdb_case.MODES)
+def test_power_cuts_carried_over(power: PowerMount, seed: int, mode: str) -> None:
+    """Each cycle starts with what the last cut left, and may write until the power fails."""
+    lost: list[object] = []
+    promised: list[int] = []
+    first = 0
+    for cycle in range(12):
+        if cycle:
+            power.arm(5 + (seed + cycle * 7919) % 60)
+        program = run_case(power, mode, first, 3 if cycle == 0 else 200)
+        program.communicate(timeout=30)
+        ops = power.trace() if cycle == 0 else power.cut(seed + cycle)
+        promised += lmdb_case.numbers([op.text for op in ops if isinstance(op, Mark)])
+        first = max(promised, default=0) + 1
+        try:
+            lost += lmdb_case.missing(power.path / "env", promised)
+        except Exception as error:
+            lost.append(error)
+            break
+    if mode == "safe":
+        assert not lost
+        assert len(promised) > 20
+    else:
+        assert lost, "the harness cannot see a lost commit"

@@ -1,0 +1,143 @@
+"""Run checks in processes that may die of what they are given.
+
+LMDB maps files that we have damaged: the engine may hit SIGSEGV, SIGBUS or an assertion, or loop.
+``Children(target, …)`` keeps a few workers; each builds its check with the factory ``target``
+("module:function", called with the worker's number and the arguments) and then takes one task
+after another.  A task that kills or hangs its worker has that as its outcome, and the worker is
+replaced.
+"""
+
+from __future__ import annotations
+
+import importlib
+import queue
+import signal
+import sys
+import tempfile
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from tools.faults.channel import inherited, spawn
+
+WORKERS = 2
+_STARTUP = 30.0
+
+
+class Outcome(NamedTuple):
+    """``value`` is what the check returned.  Else ``died`` is a signal's name, "exit N" or
+    "timeout", or ``error`` is the traceback of what it raised."""
+
+    number: int
+    task: Any
+    value: Any = None
+    died: str = ""
+    error: str = ""
+
+    @property
+    def returned(self) -> bool:
+        return not self.died and not self.error
+
+
+class Children:
+    def __init__(
+        self, target: str, *arguments: Any, workers: int = WORKERS, timeout: float = 20.0
+    ) -> None:
+        self._target, self._arguments = target, arguments
+        self._workers, self._timeout = workers, timeout
+
+    def run(self, tasks: Iterable[Any]) -> list[Outcome]:
+        """All outcomes in the order of the tasks, which are dealt out in that order too."""
+        todo: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
+        done: list[Outcome] = []
+        for item in enumerate(tasks):
+            todo.put(item)
+        threads = [threading.Thread(target=self._serve, args=(todo, done, n))
+                   for n in range(self._workers)]  # fmt: skip
+        for thread in threads:
+            todo.put(None)
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return sorted(done)
+
+    def _serve(
+        self, todo: queue.SimpleQueue[tuple[int, Any] | None], done: list[Outcome], lane: int
+    ) -> None:
+        worker: _Worker | None = None
+        for number, task in iter(todo.get, None):
+            worker = worker or _Worker(self._target, (lane, *self._arguments))
+            outcome = worker.take(number, task, self._timeout)
+            if outcome.died:
+                worker.close()
+                worker = None
+            done.append(outcome)
+        if worker:
+            worker.close()
+
+
+class _Worker:
+    """One child process; ``take`` gives it a task and waits for what becomes of it."""
+
+    def __init__(self, target: str, arguments: tuple[Any, ...]) -> None:
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the worker)
+        self._process, self._channel = spawn("tools.faults.children", stderr=self._stderr)
+        self._channel.send((target, arguments))
+        if not self._channel.poll(_STARTUP):
+            raise TimeoutError(f"{target} did not start")
+        try:
+            self._channel.recv()
+        except EOFError:
+            raise RuntimeError(f"{target} did not start:\n{self._said()}") from None
+
+    def take(self, number: int, task: Any, timeout: float) -> Outcome:
+        try:
+            self._channel.send(task)
+            if not self._channel.poll(timeout):
+                self._process.kill()
+                return Outcome(number, task, died="timeout", error=self._said())
+            value, error = self._channel.recv()
+        except (EOFError, ConnectionError):
+            return Outcome(number, task, died=_cause(self._process.wait()), error=self._said())
+        return Outcome(number, task, value=value, error=error)
+
+    def close(self) -> None:
+        self._channel.close()
+        self._process.wait()
+        self._stderr.close()
+
+    def _said(self) -> str:
+        self._stderr.seek(0)
+        return self._stderr.read()[-2000:].decode(errors="replace")
+
+
+def _cause(code: int) -> str:
+    return signal.Signals(-code).name if code < 0 else f"exit {code}"
+
+
+def _tasks(channel: Any) -> Iterator[Any]:
+    while True:
+        try:
+            yield channel.recv()
+        except (EOFError, ConnectionError):
+            return
+
+
+def _main() -> None:
+    channel = inherited()
+    target, arguments = channel.recv()
+    module, _, name = target.partition(":")
+    check: Callable[[Any], Any] = getattr(importlib.import_module(module), name)(*arguments)
+    channel.send("ready")
+    for task in _tasks(channel):
+        try:
+            answer = (check(task), "")
+        except Exception:
+            answer = (None, traceback.format_exc())
+        channel.send(answer)
+
+
+if __name__ == "__main__":
+    _main()
+    sys.exit(0)
