@@ -1,0 +1,423 @@
+"""Events: everything that can happen to a vault, as small closed values, and their rows.
+
+The log is made of *records*; a record is a list of *rows*, ``[code, dt_us, field...]``, one for
+each event, numbered on from the record's first sequence number.  ``dt_us`` is the time since the
+record's, so that a row is short; it never decreases within a record.
+
+Two forms exist because a busy disk makes tens of thousands of *data* events a second (codes 16 to
+19).  Everybody may use the classes; a session builds the rows of its writes as plain tuples, and the
+fold reads rows as they are.  ``unpack_rows`` checks what comes from the disk once, in either case.
+
+*Waypoints* (2 and 32 to 36) carry the complete volumes of their branch.  The state of a branch at
+any event is its last waypoint at or before it plus the data events in between.
+
+Codes are for ever.  A new event gets a new code, and a program that does not know it stops with
+``Unsupported`` rather than fold half of a history.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Final
+
+from blockvault.encoding import pack, unpack
+from blockvault.errors import BadRequest, Damaged, Unsupported
+from blockvault.ids import ID_SIZE
+from blockvault.model.names import check_ref_name, check_volume_name
+from blockvault.model.snapshot import (
+    Volume,
+    check_id,
+    check_number,
+    check_text,
+    check_volumes,
+    volumes_from,
+)
+
+Row = tuple[Any, ...]
+
+INIT: Final = 1
+BRANCH_CREATED: Final = 2
+BRANCH_RENAMED: Final = 3
+BRANCH_DELETED: Final = 4
+BRANCH_RESTORED: Final = 5
+SWITCHED: Final = 6
+TAGGED: Final = 7
+UNTAGGED: Final = 8
+WROTE: Final = 16
+ZEROED: Final = 17
+TRIMMED: Final = 18
+BARRIER: Final = 19
+CHECKPOINTED: Final = 32
+IMPORTED: Final = 33
+SNAPSHOTTED: Final = 34
+ROLLED_BACK: Final = 35
+VOLUME_CHANGED: Final = 36
+
+DATA_CODES: Final = frozenset({WROTE, ZEROED, TRIMMED, BARRIER})
+WAYPOINT_CODES: Final = frozenset(
+    {BRANCH_CREATED, CHECKPOINTED, IMPORTED, SNAPSHOTTED, ROLLED_BACK, VOLUME_CHANGED}
+)
+VOLUME_ACTIONS: Final = ("add", "remove", "rename", "resize")
+
+
+def now_us() -> int:
+    """The wall clock, in microseconds since 1970 UTC, as events count time."""
+    return time.time_ns() // 1000
+
+
+# -- the events ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """Base of all events: fields are checked when one is built (``BadRequest``)."""
+
+    CODE: ClassVar[int]
+
+    def __post_init__(self) -> None:
+        for name, check in _FIELDS[self.CODE]:
+            check(getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Init(Event):
+    """The vault began; always event 1."""
+
+    CODE: ClassVar[int] = INIT
+    vault_id: bytes
+    block_size: int
+    compression: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchCreated(Event):
+    """A line of history began.  The branch's id is this event's sequence number.
+
+    It continues ``source`` as that was after event ``source_seq`` (both 0: it continues nothing).
+    ``snapshot`` is the snapshot that ``volumes`` equal, if they equal one.
+    """
+
+    CODE: ClassVar[int] = BRANCH_CREATED
+    name: str
+    source: int
+    source_seq: int
+    snapshot: bytes | None
+    volumes: tuple[Volume, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchRenamed(Event):
+    """A branch got another name."""
+
+    CODE: ClassVar[int] = BRANCH_RENAMED
+    branch: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchDeleted(Event):
+    """A branch lost its name; its history stays."""
+
+    CODE: ClassVar[int] = BRANCH_DELETED
+    branch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BranchRestored(Event):
+    """A deleted branch is back, under this name."""
+
+    CODE: ClassVar[int] = BRANCH_RESTORED
+    branch: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switched(Event):
+    """HEAD names another branch."""
+
+    CODE: ClassVar[int] = SWITCHED
+    branch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tagged(Event):
+    """A tag names a snapshot; an older tag of this name is replaced."""
+
+    CODE: ClassVar[int] = TAGGED
+    name: str
+    snapshot: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Untagged(Event):
+    """A tag is gone."""
+
+    CODE: ClassVar[int] = UNTAGGED
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wrote(Event):
+    """``length`` bytes at ``offset`` were written.
+
+    ``ids`` are the concatenated ids of all blocks touched, whole, the first being block
+    ``offset // block_size``.
+    """
+
+    CODE: ClassVar[int] = WROTE
+    branch: int
+    volume: str
+    offset: int
+    length: int
+    ids: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Zeroed(Event):
+    """Whole blocks were set to zero; the end may also be the volume's."""
+
+    CODE: ClassVar[int] = ZEROED
+    branch: int
+    volume: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trimmed(Event):
+    """As ``Zeroed``, but the guest said only that it needs the blocks no more."""
+
+    CODE: ClassVar[int] = TRIMMED
+    branch: int
+    volume: str
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Barrier(Event):
+    """A flush ended: what is before this event is a state that a real disk could have held."""
+
+    CODE: ClassVar[int] = BARRIER
+    branch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpointed(Event):
+    """The writes since the last waypoint were folded into trees; the state did not change."""
+
+    CODE: ClassVar[int] = CHECKPOINTED
+    branch: int
+    volumes: tuple[Volume, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported(Event):
+    """Volumes were replaced from images; ``source`` says which, for people."""
+
+    CODE: ClassVar[int] = IMPORTED
+    branch: int
+    volumes: tuple[Volume, ...]
+    snapshot: bytes
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshotted(Event):
+    """The state of this moment became a snapshot."""
+
+    CODE: ClassVar[int] = SNAPSHOTTED
+    branch: int
+    volumes: tuple[Volume, ...]
+    snapshot: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RolledBack(Event):
+    """The branch has the state again that ``target_branch`` had after event ``target_seq``."""
+
+    CODE: ClassVar[int] = ROLLED_BACK
+    branch: int
+    volumes: tuple[Volume, ...]
+    snapshot: bytes | None
+    target_branch: int
+    target_seq: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VolumeChanged(Event):
+    """The set of volumes changed: ``action`` (one of ``VOLUME_ACTIONS``) was done to ``volume``."""
+
+    CODE: ClassVar[int] = VOLUME_CHANGED
+    branch: int
+    volumes: tuple[Volume, ...]
+    action: str
+    volume: str
+
+
+EVENTS: Final[dict[int, type[Event]]] = {
+    kind.CODE: kind
+    for kind in (
+        *(Init, BranchCreated, BranchRenamed, BranchDeleted, BranchRestored),
+        *(Switched, Tagged, Untagged, Wrote, Zeroed, Trimmed, Barrier),
+        *(Checkpointed, Imported, Snapshotted, RolledBack, VolumeChanged),
+    )
+}
+
+
+# -- what each field may hold ----------------------------------------------------------------
+
+
+def _vault_id(value: Any) -> None:
+    if type(value) is not bytes or len(value) != 16:
+        raise BadRequest(f"{value!r:.80} is not a vault id")
+
+
+def _ids(value: Any) -> None:
+    if type(value) is not bytes or not value or len(value) % ID_SIZE:
+        raise BadRequest(f"{value!r:.80} is not a sequence of block ids")
+
+
+def _branch(value: Any) -> None:
+    if check_number(value) == 0:
+        raise BadRequest("no branch has the id 0")
+
+
+def _optional_id(value: Any) -> None:
+    if value is not None:
+        check_id(value)
+
+
+def _action(value: Any) -> None:
+    if value not in VOLUME_ACTIONS:
+        raise BadRequest(f"{value!r:.80} is not one of {', '.join(VOLUME_ACTIONS)}")
+
+
+_CHECKS: Final[dict[str, Callable[[Any], object]]] = {
+    "vault_id": _vault_id,
+    "block_size": check_number,
+    "compression": check_text,
+    "name": check_ref_name,
+    "branch": _branch,
+    "target_branch": _branch,
+    "target_seq": check_number,
+    "source_seq": check_number,
+    "offset": check_number,
+    "length": check_number,
+    "ids": _ids,
+    "volume": check_volume_name,
+    "volumes": check_volumes,
+    "action": _action,
+}
+_SPECIAL: Final[dict[tuple[int, str], Callable[[Any], object]]] = {
+    (BRANCH_CREATED, "source"): check_number,
+    (BRANCH_CREATED, "snapshot"): _optional_id,
+    (ROLLED_BACK, "snapshot"): _optional_id,
+    (IMPORTED, "source"): check_text,
+    (IMPORTED, "snapshot"): check_id,
+    (SNAPSHOTTED, "snapshot"): check_id,
+    (TAGGED, "snapshot"): check_id,
+}
+_FIELDS: Final[dict[int, tuple[tuple[str, Callable[[Any], object]], ...]]] = {
+    code: tuple(
+        (item.name, _SPECIAL.get((code, item.name)) or _CHECKS[item.name]) for item in fields(kind)
+    )
+    for code, kind in EVENTS.items()
+}
+_VOLUMES_AT: Final[dict[int, int]] = {
+    code: 2 + [name for name, _ in table].index("volumes")
+    for code, table in _FIELDS.items()
+    if code in WAYPOINT_CODES
+}
+
+
+# -- rows ------------------------------------------------------------------------------------
+
+
+def to_row(event: Event, dt_us: int) -> Row:
+    """The row of an event that happened ``dt_us`` after its record's time."""
+    names = _FIELDS[event.CODE]
+    return (event.CODE, dt_us, *(getattr(event, name) for name, _ in names))
+
+
+def from_row(row: Sequence[Any]) -> tuple[int, Event]:
+    """``(dt_us, event)`` of a row; ``Damaged`` if its fields are wrong."""
+    code, dt_us, *values = row
+    kind = EVENTS.get(code)
+    if kind is None:
+        raise _unknown(code)
+    names = _FIELDS[code]
+    try:
+        if code in WAYPOINT_CODES:
+            at = _VOLUMES_AT[code] - 2
+            values[at] = volumes_from(values[at])
+        pairs = zip(names, values, strict=True)
+        return check_number(dt_us), kind(**{name: value for (name, _), value in pairs})
+    except (TypeError, ValueError, IndexError, BadRequest) as error:
+        raise Damaged(f"event {kind.__name__} is damaged: {error}", kind="bad-event") from None
+
+
+def pack_rows(rows: Sequence[Row]) -> bytes:
+    """The payload of a record."""
+    return pack(rows)
+
+
+def unpack_rows(payload: bytes | memoryview) -> list[Row]:
+    """The rows of a record, checked: what passes here can be folded without further doubt.
+
+    Rows of data events stay as they are, volumes become ``Volume``s.  ``Damaged`` if the payload is
+    not a list of sound rows, ``Unsupported`` if it holds an event of a later version.
+    """
+    value = unpack(payload, "log record")
+    if not isinstance(value, tuple) or not value:
+        raise Damaged("log record is not a list of events", kind="bad-event")
+    before = 0
+    rows = []
+    for row in value:
+        rows.append(_checked(row))
+        if not before <= row[1]:
+            raise Damaged("times within a log record run backwards", kind="bad-event")
+        before = row[1]
+    return rows
+
+
+def _checked(row: Any) -> Row:
+    if not isinstance(row, tuple) or len(row) < 2 or type(row[0]) is not int:
+        raise Damaged(f"{row!r:.80} is not an event", kind="bad-event")
+    if row[0] == WROTE and len(row) == 7:
+        # The commonest row by far: the same checks as in Wrote, without building one.
+        _, dt_us, branch, volume, offset, length, ids = row
+        if (
+            type(dt_us) is type(branch) is type(offset) is type(length) is int
+            and type(volume) is str
+            and type(ids) is bytes
+            and min(dt_us, offset, length, branch - 1) >= 0
+            and ids
+            and not len(ids) % ID_SIZE
+            and _known_volume(volume)
+        ):
+            return row
+    dt_us, event = from_row(row)
+    return to_row(event, dt_us)
+
+
+_known: set[str] = set()
+
+
+def _known_volume(name: str) -> bool:
+    """Whether a name passed the check, remembering the few that a machine has."""
+    if name in _known:
+        return True
+    try:
+        check_volume_name(name)
+    except BadRequest:
+        return False
+    if len(_known) < 1024:
+        _known.add(name)
+    return True
+
+
+def _unknown(code: Any) -> Unsupported:
+    return Unsupported(f"the log holds an event of code {code!r:.20}; a later program wrote it")
