@@ -9,7 +9,7 @@ after it.
 
     events    the closed set of events and their rows           names     what may be called what
     snapshot  Snapshot and Volume, encoded canonically          refs      the revision syntax
-    state     the fold: events -> projections                   times     "10 minutes ago"
+    state     the fold: events -> projections                  projections  its tables
     overlay   blocks written since a waypoint                   extents   algebra of runs
     tree      read, update, resize, walk    builder  from leaves in order
     diff      what differs between two states                   history   ancestry of snapshots

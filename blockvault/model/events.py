@@ -4,9 +4,9 @@ The log is made of *records*; a record is a list of *rows*, ``[code, dt_us, fiel
 each event, numbered on from the record's first sequence number.  ``dt_us`` is the time since the
 record's, so that a row is short; it never decreases within a record.
 
-Two forms exist because a busy disk makes tens of thousands of *data* events a second (codes 16 to
-19).  Everybody may use the classes; a session builds the rows of its writes as plain tuples, and the
-fold reads rows as they are.  ``unpack_rows`` checks what comes from the disk once, in either case.
+Two forms exist because a busy disk makes tens of thousands of *data* events a second (codes 16
+to 19).  Everybody may use the classes; a session builds the rows of its writes as plain tuples, and
+the fold reads rows as they are.  ``unpack_rows`` checks what comes from the disk once, either way.
 
 *Waypoints* (2 and 32 to 36) carry the complete volumes of their branch.  The state of a branch at
 any event is its last waypoint at or before it plus the data events in between.

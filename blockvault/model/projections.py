@@ -1,0 +1,225 @@
+"""The projections: what the log says, folded into tables that answer in one lookup.
+
+    refs       b"HEAD" -> [branch]   b"heads/NAME" -> [branch]   b"tags/NAME" -> TagRow
+    branches   branch -> BranchRow
+    waypoints  branch, seq -> WaypointRow
+    trail      branch, first seq of a record -> TrailRow
+    snapshots  snapshot id -> RecordedRow
+
+Numbers in keys are u64 big-endian, values are packed arrays.  ``state`` writes these tables, and
+only from the log; the functions here read them through any store's ``Reader``.  They return None
+or nothing for what does not exist; ``Damaged`` for a row that cannot be decoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final, NamedTuple, Protocol
+
+from blockvault.encoding import unpack
+from blockvault.errors import Damaged
+from blockvault.model.snapshot import Volume, volumes_from
+
+REFS: Final = "refs"
+BRANCHES: Final = "branches"
+WAYPOINTS: Final = "waypoints"
+TRAIL: Final = "trail"
+SNAPSHOTS: Final = "snapshots"
+TABLES: Final = (REFS, BRANCHES, WAYPOINTS, TRAIL, SNAPSHOTS)
+
+HEAD: Final = b"HEAD"
+HEADS: Final = b"heads/"
+TAGS: Final = b"tags/"
+
+
+class Tables(Protocol):
+    """What can be read of the projections: any store's ``Reader``."""
+
+    def get(self, table: str, key: bytes) -> bytes | None: ...
+    def scan(
+        self, table: str, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]: ...
+
+
+# -- rows: each packs to the value that its table holds ----------------------------------------
+
+
+class BranchRow(NamedTuple):
+    """A branch.  ``tip`` is the newest snapshot in its line of history, after a rollback that of
+    the target, ``tip_seq`` the event that set it (0: none yet); ``waypoint_seq`` its last waypoint,
+    ``last_seq`` its last content event, ``barrier_seq`` its last barrier or waypoint.
+    """
+
+    name: str
+    source: int
+    source_seq: int
+    deleted: bool
+    waypoint_seq: int
+    last_seq: int
+    tip: bytes | None
+    tip_seq: int
+    barrier_seq: int
+
+
+class WaypointRow(NamedTuple):
+    """A waypoint: ``snapshot`` is the one its state equals, ``tip`` the newest one in the line.
+
+    ``detail``: BranchCreated (source, source_seq); Imported (source text,); RolledBack
+    (target_branch, target_seq); VolumeChanged (action, volume); else ().
+    """
+
+    code: int
+    time_us: int
+    snapshot: bytes | None
+    tip: bytes | None
+    volumes: tuple[Volume, ...]
+    detail: tuple[Any, ...]
+
+
+class TrailRow(NamedTuple):
+    """What one record did to one branch: its last content event and last crash-consistent point
+    (barrier or waypoint; 0: none) in it, and the record's time.
+    """
+
+    last_seq: int
+    barrier_seq: int
+    time_us: int
+
+
+class TagRow(NamedTuple):
+    """A tag: what it names, and the event that set it."""
+
+    snapshot: bytes
+    seq: int
+
+
+class RecordedRow(NamedTuple):
+    """Where a snapshot was first recorded."""
+
+    seq: int
+    branch: int
+
+
+def key(*numbers: int) -> bytes:
+    """The key made of these numbers, so that keys sort as the numbers do."""
+    return b"".join([number.to_bytes(8, "big") for number in numbers])
+
+
+def numbers(data: bytes) -> tuple[int, ...]:
+    """The numbers of a ``key``."""
+    return tuple(int.from_bytes(data[at : at + 8], "big") for at in range(0, len(data), 8))
+
+
+def _waypoint(data: bytes) -> WaypointRow:
+    code, time_us, snapshot, tip, volumes, *detail = unpack(data, "waypoint")
+    return WaypointRow(code, time_us, snapshot, tip, volumes_from(volumes), tuple(detail))
+
+
+# -- reading ---------------------------------------------------------------------------------
+
+
+def get_branch(tables: Tables, branch: int) -> BranchRow:
+    """A branch by its id; ``Damaged`` if there is none, for ids come from the tables."""
+    data = tables.get(BRANCHES, key(branch))
+    if data is None:
+        raise Damaged(f"branch {branch} is missing", kind="log-inconsistent")
+    return BranchRow(*unpack(data, "branch"))
+
+
+def branches(tables: Tables) -> Iterator[tuple[int, BranchRow]]:
+    """All branches, deleted ones too, in the order of their creation."""
+    for found, data in tables.scan(BRANCHES):
+        yield numbers(found)[0], BranchRow(*unpack(data, "branch"))
+
+
+def head(tables: Tables) -> int | None:
+    """The id of the current branch."""
+    return _ref(tables, HEAD)
+
+
+def branch_named(tables: Tables, name: str) -> int | None:
+    """The id of the branch of this name, if there is one that is not deleted."""
+    return _ref(tables, HEADS + name.encode())
+
+
+def _ref(tables: Tables, name: bytes) -> int | None:
+    data = tables.get(REFS, name)
+    if data is None:
+        return None
+    (branch,) = unpack(data, "ref")
+    return int(branch)
+
+
+def tag_named(tables: Tables, name: str) -> TagRow | None:
+    """The tag of this name."""
+    data = tables.get(REFS, TAGS + name.encode())
+    return None if data is None else TagRow(*unpack(data, "tag"))
+
+
+def tags(tables: Tables) -> Iterator[tuple[str, TagRow]]:
+    """All tags, by name."""
+    for found, data in tables.scan(REFS, TAGS, TAGS[:-1] + b"0"):
+        yield found[len(TAGS) :].decode(), TagRow(*unpack(data, "tag"))
+
+
+def waypoint(tables: Tables, branch: int, seq: int) -> WaypointRow | None:
+    """The waypoint at exactly this event."""
+    data = tables.get(WAYPOINTS, key(branch, seq))
+    return None if data is None else _waypoint(data)
+
+
+def waypoints(
+    tables: Tables, branch: int, upto: int | None = None, *, reverse: bool = True
+) -> Iterator[tuple[int, WaypointRow]]:
+    """``(seq, row)`` of a branch's waypoints with seq <= ``upto``; newest first unless told."""
+    for found, data in tables.scan(WAYPOINTS, key(branch), _end(branch, upto), reverse=reverse):
+        yield numbers(found)[1], _waypoint(data)
+
+
+def trail(
+    tables: Tables, branch: int, upto: int | None = None, *, start: int = 0, reverse: bool = True
+) -> Iterator[tuple[int, TrailRow]]:
+    """``(first_seq, row)`` of the records that hold content events of a branch, with ``start`` <=
+    first_seq <= ``upto``; newest first unless told.
+    """
+    span = key(branch, start), _end(branch, upto)
+    for found, data in tables.scan(TRAIL, *span, reverse=reverse):
+        yield numbers(found)[1], TrailRow(*unpack(data, "trail"))
+
+
+def trail_at_time(tables: Tables, branch: int, time_us: int) -> tuple[int, TrailRow] | None:
+    """The last record of a branch whose time is at or before ``time_us``; a few lookups, however
+    long the branch is, because times and sequence numbers ascend together.
+    """
+    newest = next(trail(tables, branch), None)
+    oldest = next(trail(tables, branch, reverse=False), None)
+    if newest is None or oldest is None or oldest[1].time_us > time_us:
+        return None
+    low, high, found = oldest[0], newest[0], oldest
+    while low <= high:
+        at = next(trail(tables, branch, (low + high) // 2))
+        if at[1].time_us <= time_us:
+            found = at
+            low = (low + high) // 2 + 1
+        else:
+            high = at[0] - 1
+    return found
+
+
+def recorded(tables: Tables, snapshot: bytes) -> RecordedRow | None:
+    """Where a snapshot was first recorded, if it is one."""
+    data = tables.get(SNAPSHOTS, snapshot)
+    return None if data is None else RecordedRow(*unpack(data, "snapshot row"))
+
+
+def snapshots(tables: Tables, prefix: str = "") -> Iterator[tuple[bytes, RecordedRow]]:
+    """All snapshots whose id begins with these hex digits, by id."""
+    start = bytes.fromhex(prefix + "0" * (len(prefix) % 2))
+    for found, data in tables.scan(SNAPSHOTS, start):
+        if not found.hex().startswith(prefix.lower()):
+            return
+        yield found, RecordedRow(*unpack(data, "snapshot row"))
+
+
+def _end(branch: int, upto: int | None) -> bytes:
+    return key(branch + 1) if upto is None else key(branch, upto + 1)

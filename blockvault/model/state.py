@@ -1,0 +1,206 @@
+"""The fold: one log record after another onto the projection tables.
+
+The tables follow from the log alone: folding it again from the start gives the same bytes, because
+every row is a function of the records before it.  The log was checked when it was written; a
+record that contradicts the tables (``Damaged``) means that one of the two was altered.
+
+Only *content* events (data events and waypoints) move a branch on: renaming it or switching to it
+leaves ``last_seq`` and the trail alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from blockvault.encoding import pack
+from blockvault.model import events
+from blockvault.model.events import Row
+from blockvault.model.projections import (
+    BRANCHES,
+    HEAD,
+    HEADS,
+    REFS,
+    SNAPSHOTS,
+    TAGS,
+    TRAIL,
+    WAYPOINTS,
+    BranchRow,
+    Tables,
+    get_branch,
+    key,
+    waypoints,
+)
+
+
+class WritableTables(Tables, Protocol):
+    """What the fold writes to: any store's ``Writer``."""
+
+    def put(self, table: str, key: bytes, value: bytes) -> None: ...
+    def delete(self, table: str, key: bytes) -> object: ...
+
+
+def apply_record(tables: WritableTables, first_seq: int, time_us: int, rows: Sequence[Row]) -> None:
+    """Fold one record: ``rows`` as ``events.unpack_rows`` gives them or a session builds them."""
+    fold = _Fold(tables, first_seq, time_us)
+    for seq, row in enumerate(rows, first_seq):
+        fold.step(seq, row)
+    fold.finish()
+
+
+class _Moved:
+    """Where a branch stands within the record being folded."""
+
+    __slots__ = ("barrier_seq", "last_seq")
+
+    def __init__(self) -> None:
+        self.last_seq = self.barrier_seq = 0
+
+
+class _Fold:
+    """One record.  Branch rows are kept until the end, for a record may hold many data events."""
+
+    def __init__(self, tables: WritableTables, first_seq: int, time_us: int) -> None:
+        self.tables = tables
+        self.first_seq, self.time_us = first_seq, time_us
+        self.rows: dict[int, BranchRow] = {}
+        self.moved: dict[int, _Moved] = {}
+
+    def step(self, seq: int, row: Row) -> None:
+        code, branch = row[0], row[2]
+        if code in events.DATA_CODES:
+            moved = self._move(branch, seq)
+            if code == events.BARRIER:
+                moved.barrier_seq = seq
+        else:
+            _STEPS[code](self, seq, row)
+
+    def finish(self) -> None:
+        for branch, moved in self.moved.items():
+            self.update(
+                branch,
+                last_seq=moved.last_seq,
+                barrier_seq=moved.barrier_seq or self.branch(branch).barrier_seq,
+            )
+            trail = (moved.last_seq, moved.barrier_seq, self.time_us)
+            self.tables.put(TRAIL, key(branch, self.first_seq), pack(trail))
+        for branch, row in self.rows.items():
+            self.tables.put(BRANCHES, key(branch), pack(row))
+
+    def branch(self, branch: int) -> BranchRow:
+        row = self.rows.get(branch)
+        return get_branch(self.tables, branch) if row is None else row
+
+    def update(self, branch: int, **changes: Any) -> None:
+        self.rows[branch] = self.branch(branch)._replace(**changes)
+
+    def _move(self, branch: int, seq: int) -> _Moved:
+        moved = self.moved.get(branch)
+        if moved is None:
+            moved = self.moved[branch] = _Moved()
+        moved.last_seq = seq
+        return moved
+
+    # names
+
+    def nothing(self, seq: int, row: Row) -> None:
+        """The vault's own parameters are kept by the store."""
+
+    def renamed(self, seq: int, row: Row) -> None:
+        _, _, branch, name = row
+        self._drop_name(self.branch(branch).name)
+        self._name(branch, name)
+        self.update(branch, name=name)
+
+    def deleted(self, seq: int, row: Row) -> None:
+        self._drop_name(self.branch(row[2]).name)
+        self.update(row[2], deleted=True)
+
+    def restored(self, seq: int, row: Row) -> None:
+        _, _, branch, name = row
+        self._name(branch, name)
+        self.update(branch, name=name, deleted=False)
+
+    def switched(self, seq: int, row: Row) -> None:
+        self.branch(row[2])
+        self.tables.put(REFS, HEAD, pack([row[2]]))
+
+    def tagged(self, seq: int, row: Row) -> None:
+        _, _, name, snapshot = row
+        self.tables.put(REFS, TAGS + name.encode(), pack([snapshot, seq]))
+
+    def untagged(self, seq: int, row: Row) -> None:
+        self.tables.delete(REFS, TAGS + row[2].encode())
+
+    def _name(self, branch: int, name: str) -> None:
+        self.tables.put(REFS, HEADS + name.encode(), pack([branch]))
+
+    def _drop_name(self, name: str) -> None:
+        self.tables.delete(REFS, HEADS + name.encode())
+
+    # waypoints
+
+    def created(self, seq: int, row: Row) -> None:
+        _, _, name, source, source_seq, snapshot, volumes = row
+        self._name(seq, name)
+        self.rows[seq] = BranchRow(name, source, source_seq, False, seq, seq, None, 0, seq)
+        tip = snapshot or self._tip_at(source, source_seq)
+        self._waypoint(seq, seq, row, (snapshot, tip, volumes, source, source_seq))
+
+    def checkpointed(self, seq: int, row: Row) -> None:
+        _, _, branch, volumes = row
+        self._waypoint(branch, seq, row, (None, self.branch(branch).tip, volumes))
+
+    def imported(self, seq: int, row: Row) -> None:
+        _, _, branch, volumes, snapshot, source = row
+        self._waypoint(branch, seq, row, (snapshot, snapshot, volumes, source))
+
+    def snapshotted(self, seq: int, row: Row) -> None:
+        _, _, branch, volumes, snapshot = row
+        self._waypoint(branch, seq, row, (snapshot, snapshot, volumes))
+
+    def rolled_back(self, seq: int, row: Row) -> None:
+        _, _, branch, volumes, snapshot, target, target_seq = row
+        tip = snapshot or self._tip_at(target, target_seq)
+        self._waypoint(branch, seq, row, (snapshot, tip, volumes, target, target_seq))
+
+    def volume_changed(self, seq: int, row: Row) -> None:
+        _, _, branch, volumes, action, volume = row
+        self._waypoint(branch, seq, row, (None, self.branch(branch).tip, volumes, action, volume))
+
+    def _waypoint(self, branch: int, seq: int, row: Row, what: tuple[Any, ...]) -> None:
+        """Record a waypoint; ``what`` is (snapshot, tip, volumes, detail...)."""
+        snapshot, tip = what[0], what[1]
+        value = (row[0], self.time_us + row[1], *what)
+        self.tables.put(WAYPOINTS, key(branch, seq), pack(value))
+        if snapshot is not None and self.tables.get(SNAPSHOTS, snapshot) is None:
+            self.tables.put(SNAPSHOTS, snapshot, pack([seq, branch]))
+        before = self.branch(branch)
+        set_now = snapshot is not None or tip != before.tip or row[0] == events.ROLLED_BACK
+        tip_seq = (seq if set_now else before.tip_seq) if tip is not None else 0
+        self.update(branch, waypoint_seq=seq, tip=tip, tip_seq=tip_seq)
+        self._move(branch, seq).barrier_seq = seq
+
+    def _tip_at(self, branch: int, seq: int) -> bytes | None:
+        """The newest snapshot in the line of ``branch`` as it was after event ``seq``."""
+        if branch == 0:
+            return None
+        found = next(waypoints(self.tables, branch, seq), None)
+        return None if found is None else found[1].tip
+
+
+_STEPS: Final[dict[int, Callable[[_Fold, int, Row], None]]] = {
+    events.INIT: _Fold.nothing,
+    events.BRANCH_CREATED: _Fold.created,
+    events.BRANCH_RENAMED: _Fold.renamed,
+    events.BRANCH_DELETED: _Fold.deleted,
+    events.BRANCH_RESTORED: _Fold.restored,
+    events.SWITCHED: _Fold.switched,
+    events.TAGGED: _Fold.tagged,
+    events.UNTAGGED: _Fold.untagged,
+    events.CHECKPOINTED: _Fold.checkpointed,
+    events.IMPORTED: _Fold.imported,
+    events.SNAPSHOTTED: _Fold.snapshotted,
+    events.ROLLED_BACK: _Fold.rolled_back,
+    events.VOLUME_CHANGED: _Fold.volume_changed,
+}
