@@ -1,0 +1,113 @@
+"""``blockvault branch``: list, create, rename, delete or restore branches."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from blockvault.cli import complete, output
+from blockvault.cli.common import command, with_vault
+from blockvault.ids import short
+
+if TYPE_CHECKING:
+    from blockvault.ops.branches import Branch
+    from blockvault.vault import Vault
+
+
+@command(
+    "branch",
+    examples={
+        "blockvault branch": "List branches; * marks the current one.",
+        "blockvault branch test main~2": "A clone of an older state; it copies nothing.",
+        "blockvault branch -m test staging": "Rename.",
+        "blockvault branch -d staging": "Delete; its history is kept until it is pruned.",
+        "blockvault branch --restore staging": "Bring it back.",
+    },
+    shape={
+        "name": "name of the branch",
+        "id": "its number: the event that created it",
+        "current": "true for the current branch",
+        "deleted": "true for a deleted branch (listed with --deleted)",
+        "seq": "sequence number of its last event",
+        "tip": "id of its newest snapshot, or null",
+    },
+)
+@click.argument("name", required=False, shell_complete=complete.branches)
+@click.argument("revision", metavar="[REV]", required=False, shell_complete=complete.revisions)
+@click.option("-d", "--delete", "action", flag_value="delete", help="Delete branch NAME.")
+@click.option("-m", "--move", "action", flag_value="move", help="Rename: -m OLD NEW, or -m NEW.")
+@click.option("--restore", "action", flag_value="restore", help="Bring back deleted branch NAME.")
+@click.option("--deleted", is_flag=True, help="List deleted branches too.")
+@with_vault
+def run(
+    vault: Vault,
+    name: str | None,
+    revision: str | None,
+    action: str | None,
+    deleted: bool,
+    as_json: bool,
+) -> None:
+    """List, create, rename, delete or restore branches.
+
+    With NAME, make a branch that starts at REV (default: the head of the current branch).  The
+    state of any branch, deleted or not, stays in its history: see reflog.
+    """
+    if name is None:
+        if action:
+            raise click.UsageError(f"--{action} needs the name of a branch")
+        _list(vault, deleted, as_json)
+        return
+    if action == "move":
+        old, new = (name, revision) if revision else (vault.head, name)
+        vault.rename_branch(old, new)
+        name, said = new, f"Renamed branch {old} to {new}"
+    elif action:
+        if revision:
+            raise click.UsageError(f"--{action} takes one name")
+        (vault.delete_branch if action == "delete" else vault.restore_branch)(name)
+        said = f"{action.capitalize()}d branch {name}"
+    else:
+        vault.create_branch(name, revision or "HEAD")
+        said = f"Created branch {name} at {revision or 'HEAD'}"
+    if not as_json:
+        output.write(said)
+        return
+    listing = vault.branches(deleted=True)
+    output.write_json(_json([branch for branch in listing if branch.name == name][-1], vault.head))
+
+
+def _list(vault: Vault, deleted: bool, as_json: bool) -> None:
+    head = vault.head
+    listing = vault.branches(deleted=deleted)
+    if as_json:
+        for branch in listing:
+            output.write_json(_json(branch, head))
+        return
+    rows = []
+    for branch in listing:
+        current = branch.name == head and not branch.deleted
+        mark = "* " if current else "  "
+        name = click.style(mark + branch.name, fg="green" if current else None)
+        rows.append((name, *_tip(vault, branch)))
+    for line in output.columns(rows):
+        output.write(line)
+
+
+def _tip(vault: Vault, branch: Branch) -> tuple[str, str]:
+    note = "(deleted) " if branch.deleted else ""
+    if branch.tip is None:
+        return "-", f"{note}no snapshot yet"
+    message = vault.get_snapshot(branch.tip).message
+    return click.style(short(branch.tip), fg="yellow"), note + output.subject(message)
+
+
+def _json(branch: Branch, head: str) -> dict[str, object]:
+    return {
+        "name": branch.name,
+        "id": branch.id,
+        "current": branch.name == head and not branch.deleted,
+        "deleted": branch.deleted,
+        "seq": branch.seq,
+        "tip": branch.tip.hex() if branch.tip else None,
+    }

@@ -1,0 +1,67 @@
+"""``blockvault checkout``: write a revision's volumes to a directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from blockvault.cli import complete, output
+from blockvault.cli.common import command, with_vault
+from blockvault.cli.progress import progress
+
+if TYPE_CHECKING:
+    from blockvault.vault import Vault
+
+_MARKS = {"new": "A", "update": "M", "unchanged": " ", "remove": "D"}
+
+
+@command(
+    "checkout",
+    examples={
+        "blockvault checkout main work": "All volumes of main as work/NAME.raw.",
+        "blockvault checkout main~1 work": "Rewrite only blocks that differ.",
+        "blockvault checkout v1.0 work --volume vda": "One volume.",
+        "blockvault checkout main work --dry-run": "Show what would be written.",
+    },
+    shape={
+        "name": "volume or attachment",
+        "path": "the file",
+        "size": "its size in bytes",
+        "mode": "new, update, unchanged or remove",
+        "bytes_to_write": "bytes that differ from what the directory held",
+    },
+)
+@click.argument("revision", metavar="REV", shell_complete=complete.revisions)
+@click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
+@click.option("--volume", "volumes", metavar="NAME", multiple=True, help="Only this volume.")
+@click.option("-n", "--dry-run", is_flag=True, help="Show what would be written; write nothing.")
+@with_vault
+def run(
+    vault: Vault,
+    revision: str,
+    directory: Path,
+    volumes: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Write a revision's volumes to a directory.
+
+    Each volume becomes a sparse file NAME.raw beside its attachments and a manifest.  In a
+    directory that holds an earlier checkout only blocks that differ are written.  Take changes
+    back with 'blockvault snapshot --from DIR'.
+    """
+    from blockvault.ops import checkout
+
+    plan = checkout.plan(vault, revision, directory, volumes=list(volumes) or None)
+    if not dry_run:
+        with progress("Writing", quiet=as_json) as report:
+            plan = checkout.execute(vault, plan, progress=report)
+    for item in plan.items:
+        if as_json:
+            fields = output.pick(item, ("name", "size", "mode", "bytes_to_write"))
+            output.write_json(fields | {"path": str(item.path)})
+        else:
+            written = f"{output.size(item.bytes_to_write)} of {output.size(item.size)}"
+            output.write(f"{_MARKS[item.mode]} {output.clean(str(item.path))}  {written}")

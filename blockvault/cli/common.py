@@ -1,0 +1,141 @@
+"""What the commands share: how they are declared, the vault they work on, and parameter types.
+
+A command is declared once, with its examples and the shape of its JSON; the help text, the
+reference in docs/cli and the tests are all taken from that declaration::
+
+    @command("switch", summary="...", examples={"blockvault switch test": "work on test"})
+    @click.argument("name")
+    @with_vault
+    def run(vault: Vault, name: str) -> None: ...
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from blockvault.vault import Vault
+
+FORMATS = ("raw", "qcow2", "vmdk", "vdi", "vhdx", "vpc")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass
+class Settings:
+    """What holds for the whole command line, whichever command it names."""
+
+    vault: str | None = None
+
+
+class Command(click.Command):
+    """A command that carries its examples and the shape of its ``--json`` output."""
+
+    def __init__(
+        self, *args: Any, examples: Mapping[str, str], shape: Mapping[str, str], **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.examples = examples
+        self.shape = shape
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """After the options: each example as it is typed, and what it does."""
+        with formatter.section("Examples"):
+            for line, meaning in self.examples.items():
+                formatter.write(f"{'':{formatter.current_indent}}{line}\n")
+                formatter.indent()
+                formatter.indent()
+                formatter.write_text(meaning)
+                formatter.dedent()
+                formatter.dedent()
+
+
+def command(
+    name: str, *, examples: Mapping[str, str], shape: Mapping[str, str] | None = None
+) -> Callable[[Callable[..., Any]], Command]:
+    """Declare a command.  ``shape`` (a dotted path of the JSON → its meaning) adds ``--json``."""
+
+    def declare(function: Callable[..., Any]) -> Command:
+        function = vault_option()(function)
+        if shape:
+            function = json_option(function)
+        settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+        return click.command(
+            name, cls=Command, examples=examples, shape=shape or {}, context_settings=settings
+        )(function)
+
+    return declare
+
+
+def vault_option(**extra: Any) -> Callable[[F], F]:
+    """``-V``: accepted before and after the command's name; the later one wins."""
+
+    def remember(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
+        if value:
+            ctx.ensure_object(Settings).vault = value
+
+    return click.option(
+        "-V",
+        "--vault",
+        metavar="DIR",
+        expose_value=False,
+        callback=remember,
+        type=click.Path(),
+        help="The vault, or a directory in its tree.  [default: found from here upward]",
+        **extra,
+    )
+
+
+def json_option(function: F) -> F:
+    return click.option(
+        "--json", "as_json", is_flag=True, help="Print JSON, one object per line, for programs."
+    )(function)
+
+
+def open_vault() -> Vault:
+    """The vault that the command line names; ``NotFound`` when there is none."""
+    from blockvault.vault import Vault
+
+    settings = click.get_current_context().ensure_object(Settings)
+    return Vault.open(settings.vault or ".")
+
+
+def with_vault(function: Callable[Concatenate[Vault, P], R]) -> Callable[P, R]:
+    """Open the vault, hand it over as the first argument, and close it whatever happens."""
+
+    @functools.wraps(function)
+    def opened(*args: P.args, **kwargs: P.kwargs) -> R:
+        with open_vault() as vault:
+            return function(vault, *args, **kwargs)
+
+    return opened
+
+
+class Size(click.ParamType):
+    """A number of bytes: ``4096``, ``4K``, ``1.5GiB``; units are powers of 1024."""
+
+    name = "SIZE"
+    _form = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?", re.IGNORECASE)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if isinstance(value, int):
+            return value
+        match = self._form.fullmatch(str(value).strip())
+        if not match:
+            self.fail(f"{value!r} is not a size such as 4096, 64K or 1.5G", param, ctx)
+        number, unit = match.groups()
+        if "." in number and not unit:
+            self.fail(f"{value!r} is not a whole number of bytes", param, ctx)
+        scale = 1024 ** (" KMGTP".index(unit.upper()) if unit else 0)
+        return int(number) * scale if "." not in number else int(float(number) * scale)
+
+
+SIZE = Size()

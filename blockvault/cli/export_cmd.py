@@ -1,0 +1,69 @@
+"""``blockvault export``: write one volume of a revision to an image file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from blockvault.cli import complete, output
+from blockvault.cli.common import FORMATS, command, with_vault
+from blockvault.cli.progress import progress
+
+if TYPE_CHECKING:
+    from blockvault.vault import Vault
+
+_STDOUT = "-"
+
+
+@command(
+    "export",
+    examples={
+        "blockvault export main disk.img": "The only volume of main, raw and sparse.",
+        "blockvault export main~1:vda old.qcow2 --format qcow2": "One volume, as qcow2.",
+        "blockvault export v1.0:vda - | gzip > vda.gz": "To standard output.",
+    },
+    shape={
+        "volume": "name of the volume",
+        "size": "its size in bytes",
+        "data_bytes": "bytes that are not holes",
+        "path": "the file",
+    },
+)
+@click.argument("source", metavar="REV[:VOLUME]", shell_complete=complete.revision_volumes)
+@click.argument("file", type=click.Path(allow_dash=True))
+@click.option(
+    "--format",
+    "image_format",
+    type=click.Choice(FORMATS),
+    default="raw",
+    show_default=True,
+    help="Format of the file; all but raw are written through qemu-img.",
+)
+@click.option("-f", "--force", is_flag=True, help="Replace FILE if it exists.")
+@with_vault
+def run(
+    vault: Vault, source: str, file: str, image_format: str, force: bool, as_json: bool
+) -> None:
+    """Write one volume to an image file, or with - to standard output.
+
+    The volume may be left out where the revision has only one.  The file appears under its name
+    only when it is complete.
+    """
+    from blockvault.ops.export import export
+
+    revision, volume = vault.split(source)
+    target = None if file == _STDOUT else Path(file)
+    with progress("Exporting", quiet=as_json) as report:
+        done = export(
+            vault, revision, volume, target, format=image_format, force=force, progress=report
+        )
+    if target is None:
+        return
+    if as_json:
+        sizes = output.pick(done, ("volume", "size", "data_bytes"))
+        output.write_json(sizes | {"path": str(done.path)})
+    else:
+        sizes = f"{output.size(done.size)}, {output.size(done.data_bytes)} data"
+        output.write(f"Exported {done.volume} to {output.clean(str(done.path))} ({sizes})")

@@ -1,0 +1,93 @@
+"""``blockvault log``: list the snapshots that led to one or several revisions."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import click
+
+from blockvault.cli import complete, history, output
+from blockvault.cli.common import command, with_vault
+
+if TYPE_CHECKING:
+    from blockvault.model.snapshot import Snapshot
+    from blockvault.vault import Vault
+
+
+@command(
+    "log",
+    examples={
+        "blockvault log": "The current branch, newest first.",
+        "blockvault log --oneline -n 5 main~2": "Five lines, from the third newest backward.",
+        "blockvault log --graph --oneline --all": "All branches and how they parted.",
+        "blockvault log --json | jq -r .message": "Messages only.",
+    },
+    shape={**history.SNAPSHOT_SHAPE, "names[]": "what points at it: HEAD -> main, tag: v1"},
+)
+@click.argument("revisions", metavar="[REV]...", nargs=-1, shell_complete=complete.revisions)
+@click.option("--all", "everything", is_flag=True, help="Start from all branches and tags.")
+@click.option("--graph", is_flag=True, help="Draw the lines of history.")
+@click.option("--oneline", is_flag=True, help="One line for each snapshot.")
+@click.option("-n", "--max-count", "count", metavar="N", type=click.IntRange(0), help="At most N.")
+@with_vault
+def run(
+    vault: Vault,
+    revisions: tuple[str, ...],
+    everything: bool,
+    graph: bool,
+    oneline: bool,
+    count: int | None,
+    as_json: bool,
+) -> None:
+    """List the snapshots that led to a revision.
+
+    Newest first, starting from the head of the current branch or from the revisions given.
+    """
+    names = history.names_of(vault)
+    if everything:
+        revisions += tuple(branch.name for branch in vault.branches())
+        revisions += tuple(f"tags/{tag.name}" for tag in vault.tags())
+    snapshots = islice(_merged(vault, revisions or ("HEAD",)), count)
+    if as_json:
+        for snapshot in snapshots:
+            known = {"names": list(names.get(snapshot.id, ()))}
+            output.write_json(history.snapshot_json(snapshot) | known)
+    elif graph:
+        _write_graph(snapshots, names, oneline)
+    else:
+        _write_list(snapshots, names, oneline)
+
+
+def _merged(vault: Vault, revisions: Sequence[str]) -> Iterator[Snapshot]:
+    """The histories of several revisions as one, newest first, each snapshot once."""
+    lines = [vault.log(revision) for revision in revisions]
+    seen = None
+    for snapshot in heapq.merge(*lines, key=lambda snapshot: (-snapshot.seq, snapshot.id)):
+        if snapshot.id != seen:
+            yield snapshot
+        seen = snapshot.id
+
+
+def _write_list(snapshots: Iterator[Snapshot], names: history.Names, oneline: bool) -> None:
+    for place, snapshot in enumerate(snapshots):
+        if oneline:
+            output.write(history.oneline(snapshot, names))
+            continue
+        if place:
+            output.write()
+        output.write("\n".join(history.paragraph(snapshot, names)))
+
+
+def _write_graph(snapshots: Iterator[Snapshot], names: history.Names, oneline: bool) -> None:
+    from blockvault.cli.graph import Graph
+
+    graph = Graph()
+    for snapshot in snapshots:
+        if oneline:
+            text = [history.oneline(snapshot, names)]
+        else:
+            text = [*history.paragraph(snapshot, names), ""]
+        output.write("\n".join(graph.draw(snapshot.id, snapshot.parents, text)))

@@ -1,0 +1,82 @@
+"""``blockvault show``: describe one revision and what it changed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from blockvault.cli import changes, complete, history, output
+from blockvault.cli.common import command, with_vault
+from blockvault.ids import short
+
+if TYPE_CHECKING:
+    from blockvault.ops.resolve import Position
+    from blockvault.vault import Vault
+
+
+@command(
+    "show",
+    examples={
+        "blockvault show": "The head of the current branch.",
+        "blockvault show main~1": "The snapshot before the newest, and what it changed.",
+        "blockvault show 'main@{10 minutes ago}'": "The state of that moment.",
+    },
+    shape={
+        "revision": "the revision as it was given",
+        "branch": "name of the branch it belongs to, or null",
+        "seq": "the state just after this event",
+        "snapshot": "the snapshot that this state equals, as in log, or null",
+        "base": "id of the nearest snapshot at or before this state, or null",
+        **history.VOLUME_SHAPE,
+        "changes[].volume": "a volume that differs from the state before (first parent or base)",
+        "changes[].size_a": "its size before, or null",
+        "changes[].size_b": "its size now, or null",
+        "changes[].changed": "bytes that differ, in whole blocks",
+        "changes[].ranges": "number of ranges that differ",
+    },
+)
+@click.argument("revision", metavar="[REV]", default="HEAD", shell_complete=complete.revisions)
+@with_vault
+def run(vault: Vault, revision: str, as_json: bool) -> None:
+    """Describe one revision and what it changed.
+
+    A snapshot is compared with its first parent; any other state with the snapshot below it.
+    """
+    position = vault.resolve(revision)
+    snapshot = vault.get_snapshot(position.snapshot) if position.snapshot else None
+    if snapshot:
+        before = snapshot.parents[0] if snapshot.parents else None
+    else:
+        before = position.tip
+    here = snapshot.id.hex() if snapshot else revision
+    differences = vault.diff(before.hex(), here) if before else []
+    if as_json:
+        output.write_json(
+            {
+                "revision": revision,
+                "branch": position.branch_name,
+                "seq": position.seq,
+                "snapshot": history.snapshot_json(snapshot) if snapshot else None,
+                "base": position.tip.hex() if position.tip else None,
+                "volumes": history.volumes_json(position.volumes),
+                "changes": [changes.summary_json(item) for item in changes.real(differences)],
+            }
+        )
+        return
+    for line in _heading(position, snapshot, history.names_of(vault)):
+        output.write(line)
+    output.write()
+    rows = [(f"{v.name}", output.size(v.size), short(v.root)) for v in position.volumes]
+    for line in output.columns(rows, right=frozenset({1})):
+        output.write(f" {line}")
+    for line in changes.stat(differences):
+        output.write(f" {line}")
+
+
+def _heading(position: Position, snapshot: Any, names: history.Names) -> list[str]:
+    if snapshot:
+        return list(history.paragraph(snapshot, names))
+    base = f", after snapshot {short(position.tip)}" if position.tip else ""
+    where = f"{position.branch_name}@{{#{position.seq}}}"
+    return [click.style(f"state {where}{base}", fg="yellow")]

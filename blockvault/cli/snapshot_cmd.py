@@ -1,0 +1,64 @@
+"""``blockvault snapshot`` (and ``commit``): record the head of a branch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from blockvault.cli import complete, history, output
+from blockvault.cli.common import command, with_vault
+from blockvault.cli.progress import progress
+
+if TYPE_CHECKING:
+    from blockvault.vault import Vault
+
+
+@command(
+    "snapshot",
+    examples={
+        "blockvault snapshot -m 'before the upgrade'": "Record the head of the current branch.",
+        "blockvault commit -m done -b test": "Record the head of branch test; commit is an alias.",
+        "blockvault snapshot --from work -m edited": "Take back what changed in a checkout.",
+    },
+    shape=history.SNAPSHOT_SHAPE,
+)
+@click.option("-m", "--message", default="", help="What this state is.")
+@click.option("-b", "--branch", shell_complete=complete.branches, help="Record this branch.")
+@click.option("--author", help="Who made it.  [default: user@host]")
+@click.option(
+    "--from",
+    "directory",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="First take in the files of DIR, a directory that checkout made.",
+)
+@with_vault
+def run(
+    vault: Vault,
+    message: str,
+    branch: str | None,
+    author: str | None,
+    directory: Path | None,
+    as_json: bool,
+) -> None:
+    """Record the head of a branch as a new snapshot.
+
+    A snapshot is an immutable version of all volumes of the branch.  It copies nothing and takes
+    the same short time whatever their size.  With --from, the volumes changed in a checkout
+    directory become the new state first.
+    """
+    if directory is None:
+        snapshot = vault.snapshot(message, branch=branch, author=author)
+    else:
+        from blockvault.ops.checkout import snapshot_from
+
+        with progress("Reading", quiet=as_json) as report:
+            snapshot = snapshot_from(
+                vault, directory, branch=branch, message=message, author=author, progress=report
+            )
+    if as_json:
+        output.write_json(history.snapshot_json(snapshot))
+    else:
+        output.write(history.recorded(branch or vault.head, snapshot))

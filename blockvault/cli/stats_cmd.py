@@ -1,0 +1,95 @@
+"""``blockvault stats``: how much space the vault takes, and for what."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from blockvault.cli import output
+from blockvault.cli.common import command, with_vault
+
+if TYPE_CHECKING:
+    from blockvault.ops.stats import Stats, Usage
+    from blockvault.vault import Vault
+
+_TOTALS = {
+    "logical": "bytes of all volumes of all snapshots and branches, holes included",
+    "referenced": "the same without holes",
+    "unique": "bytes of different blocks among them",
+    "stored": "those blocks as they are stored: compressed, in frames",
+    "file_bytes": "what the vault takes on the disk",
+    "log_bytes": "of that, the event log",
+    "index_bytes": "of that, the index of objects",
+    "ratio": "referenced / file_bytes",
+}
+
+
+@command(
+    "stats",
+    examples={
+        "blockvault stats": "Totals, then each branch and each snapshot.",
+        "blockvault stats --json | jq .ratio": "How many bytes a stored byte stands for.",
+    },
+    shape={
+        **_TOTALS,
+        "branches[].name": "a branch",
+        "branches[].logical": "bytes of its volumes, holes included",
+        "branches[].shared": "bytes of its blocks that others use too",
+        "branches[].own": "bytes of its blocks that nothing else uses",
+        "snapshots[].name": "a snapshot",
+        "snapshots[].logical": "bytes of its volumes, holes included",
+        "snapshots[].shared": "bytes of its blocks that others use too",
+        "snapshots[].own": "bytes that deleting only this snapshot would free, before compression",
+    },
+)
+@with_vault
+def run(vault: Vault, as_json: bool) -> None:
+    """Show how much space the vault takes, and for what.
+
+    Shared and own bytes count blocks before compression.
+    """
+    from blockvault.ops.stats import collect
+
+    stats = collect(vault)
+    if as_json:
+        output.write_json(_json(stats))
+        return
+    for line in _totals(stats):
+        output.write(line)
+    for title, usages in (("branch", stats.branches), ("snapshot", stats.snapshots)):
+        if usages:
+            output.write()
+            _write_usages(title, usages)
+
+
+def _totals(stats: Stats) -> list[str]:
+    rows = [
+        ("logical", output.size(stats.logical), "all volumes of all versions"),
+        ("referenced", output.size(stats.referenced), "without holes"),
+        ("unique", output.size(stats.unique), "different blocks"),
+        ("stored", output.size(stats.stored), "compressed"),
+        ("on disk", output.size(stats.file_bytes), f"{stats.ratio:.1f} times less than referenced"),
+        ("  log", output.size(stats.log_bytes), ""),
+        ("  index", output.size(stats.index_bytes), ""),
+    ]
+    return output.columns(rows, right=frozenset({1}))
+
+
+def _write_usages(title: str, usages: Sequence[Usage]) -> None:
+    head = tuple(click.style(cell, bold=True) for cell in (title, "logical", "shared", "own"))
+    rows = [
+        (usage.name, *map(output.size, (usage.logical, usage.shared, usage.own)))
+        for usage in usages
+    ]
+    for line in output.columns([head, *rows], right=frozenset({1, 2, 3})):
+        output.write(line)
+
+
+def _json(stats: Stats) -> dict[str, Any]:
+    fields = ("name", "logical", "shared", "own")
+    return output.pick(stats, _TOTALS) | {
+        "branches": [output.pick(usage, fields) for usage in stats.branches],
+        "snapshots": [output.pick(usage, fields) for usage in stats.snapshots],
+    }

@@ -1,0 +1,76 @@
+# Sourced by tools/test and tools/demo: system packages, and a virtual environment with blockvault.
+# shellcheck shell=bash
+
+venv=${BLOCKVAULT_VENV:-.venv}
+PATH=$PATH:/usr/sbin:/sbin
+
+# program=package, for what the tests and the demonstration run
+programs=(
+    mkfs.ext4=e2fsprogs debugfs=e2fsprogs e2fsck=e2fsprogs
+    qemu-img=qemu-utils qemu-nbd=qemu-utils qemu-io=qemu-utils
+    nbdinfo=libnbd-bin nbdcopy=libnbd-bin nbdsh=libnbd-bin nbdfuse=libnbd-bin
+    fio=fio gcc=gcc fusermount3=fuse3
+)
+# packages that hold no program: a file of theirs=package
+files=(/usr/include/stdio.h=libc6-dev /usr/lib/python3/dist-packages/nbd.py=python3-libnbd)
+
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+
+# Print the packages that are missing, of the "program=package" given, or of all.
+missing_packages() {
+    local pair
+    if [ $# = 0 ]; then
+        set -- "${programs[@]}"
+        for pair in "${files[@]}"; do
+            [ -e "${pair%%=*}" ] || echo "${pair##*=}"
+        done
+    fi
+    for pair in "$@"; do
+        command -v "${pair%%=*}" >/dev/null || echo "${pair##*=}"
+    done
+    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+}
+
+# Install what is missing, or say so.
+need_programs() {
+    local missing
+    missing=$(missing_packages "$@" | sort -u | tr '\n' ' ')
+    [ -n "$missing" ] || return 0
+    if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
+        say "not installed: ${missing}(sudo apt-get install ${missing% })"
+        return 0
+    fi
+    say "installing $missing"
+    export DEBIAN_FRONTEND=noninteractive
+    # shellcheck disable=SC2086  # a list of words
+    if ! { apt-get -qq update && apt-get -qq install -y --no-install-recommends $missing; } \
+        >"${log:=$(mktemp)}" 2>&1; then
+        tail -n 20 "$log" >&2
+        say "apt-get could not install: $missing"
+        exit 1
+    fi
+    rm -f "$log"
+}
+
+# make_environment [EXTRA]: a virtual environment with this working copy installed in it.
+make_environment() {
+    local wanted=.${1:+[$1]} stamp=$venv/.blockvault-$1 log
+    if ! [ -x "$venv/bin/python" ] && ! python3 -m venv "$venv"; then
+        say "python3 could not make the virtual environment $venv (Debian: apt-get install python3-venv)"
+        exit 1
+    fi
+    if ! "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
+        say "blockvault needs Python 3.11 or newer; $venv has $("$venv/bin/python" -V)"
+        exit 1
+    fi
+    [ "$stamp" -nt pyproject.toml ] && return 0
+    log=$(mktemp)
+    say "installing Python packages into $venv"
+    if ! "$venv/bin/python" -m pip install --disable-pip-version-check -e "$wanted" >"$log" 2>&1; then
+        tail -n 20 "$log" >&2
+        say "pip could not install the Python packages"
+        exit 1
+    fi
+    rm -f "$log"
+    touch "$stamp"
+}
