@@ -67,3 +67,10 @@ def shim(tmp_path_factory: pytest.TempPathFactory, need_tool: Callable[[str], st
     """The LD_PRELOAD library, compiled for this run."""
     need_tool("cc")
     return Shim.build(tmp_path_factory.mktemp("shim"))
+
+
+@pytest.fixture
+def mounts() -> None:
+    """For tests that mount real file systems."""
+    if os.geteuid():
+        pytest.skip("mounting needs root")

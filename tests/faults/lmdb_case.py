@@ -17,6 +17,7 @@ from pathlib import Path
 
 import lmdb
 
+from tools.faults.bitrot import Damage, Seen
 from tools.faults.crash import Cut, Replay, promises
 from tools.faults.disk import Op
 from tools.faults.mount import mark
@@ -63,6 +64,29 @@ def missing(path: Path, promised: Sequence[int]) -> list[int]:
         return sorted({*wrong, *lost})
     finally:
         env.close()
+
+
+def rot_checker(lane: int, sound: Path, scratch: Path, prove: bool) -> Callable[[Damage], Seen]:
+    """For ``Children``: read a damaged copy of ``sound``; ``prove``: check the hashes in values."""
+    here = scratch / f"lane{lane}"
+    here.mkdir(exist_ok=True)
+
+    def check(damage: Damage) -> Seen:
+        shutil.copyfile(sound / "data.mdb", here / "data.mdb")
+        damage.apply(here / "data.mdb")
+        errors: list[str] = []
+        digest = hashlib.sha256()
+        try:
+            with lmdb.open(str(here), readonly=True, lock=False) as env, env.begin() as txn:
+                for found, data in txn.cursor():
+                    digest.update(found + data)
+                    if prove and hashlib.sha256(data[32:]).digest() != data[:32]:
+                        errors.append(f"value of {found!r}")
+        except lmdb.Error as error:
+            errors.append(str(error))
+        return Seen(tuple(errors), digest.hexdigest())
+
+    return check
 
 
 def numbers(texts: Sequence[str]) -> list[int]:

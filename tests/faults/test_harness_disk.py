@@ -6,6 +6,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from tools.faults.crash import Cut, Replay, choose, enumerate_cuts, promises
 from tools.faults.disk import (
     ROOT,
@@ -42,7 +43,7 @@ def frozen(image: Image) -> dict[str, bytes | None]:
 
 
 def everything(disk: Disk) -> dict[int, int]:
-    return {n: WHOLE for n in range(len(disk.pending))}
+    return dict.fromkeys(range(len(disk.pending)), WHOLE)
 
 
 def test_a_write_without_sync_may_be_lost_and_with_sync_not() -> None:

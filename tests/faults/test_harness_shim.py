@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from tools.faults.shim import NAMES, SYNCS, WRITES, Fault, Shim
 
 from tests.faults import lmdb_case
+from tools.faults.shim import NAMES, SYNCS, WRITES, Fault, Shim
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

@@ -6,7 +6,7 @@
     shim      makes the nth write or sync of a program fail, fall short, tear or kill
     pages     which byte of an LMDB file means what; ``bitrot`` flips bits and truncates
     children  runs checks in processes that may die of what they are given
-    acks      what a workload had been promised before it was killed
+    kill      programs that are killed in the middle, and what they had promised by then
     smalldisk file systems that are small enough to fill
 
 Nothing here imports blockvault.  Every tool is tested against plain LMDB first, with durability

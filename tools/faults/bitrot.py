@@ -1,0 +1,136 @@
+"""Bit rot: small, silent changes of a file, and what became of each.
+
+A ``Damage`` replaces bytes of the sound file, or cuts it short; generators pick where.  ``judge``
+then says how it ended.  The rules are strict: a change counts as harmless only if everything reads
+as before *and* the page map proves that the changed byte is not in use.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tools.faults.children import Outcome
+from tools.faults.pages import IN_USE, META_SIZE, PageMap, Span
+
+
+class Damage(NamedTuple):
+    """``data`` in place of the file's bytes from ``offset``; ``None`` cuts the file there."""
+
+    offset: int
+    data: bytes | None
+    what: str
+
+    def apply(self, path: Path) -> None:
+        with path.open("r+b") as file:
+            if self.data is None:
+                file.truncate(self.offset)
+            else:
+                file.seek(self.offset)
+                file.write(self.data)
+
+
+class Verdict(Enum):
+    FOUND = "found"  # an error, and nothing wrong was returned before it
+    FREE = "free"  # nothing changed, and the byte is proved unused
+    SILENT = "silent"  # wrong content, or a byte in use that nobody noticed
+    CRASHED = "crashed"  # a signal or a hang instead of an answer
+
+
+class Seen(NamedTuple):
+    """What a check saw: the errors it was told of, and a digest of all that it could read."""
+
+    errors: tuple[str, ...]
+    digest: str
+
+
+def flip(sound: bytes, offset: int, bit: int, what: str) -> Damage:
+    return Damage(offset, bytes([sound[offset] ^ 1 << bit]), f"{what} bit {bit} at {offset}")
+
+
+def meta_flips(sound: bytes, page_size: int) -> Iterator[Damage]:
+    """Every bit that LMDB uses of its two meta pages: 2,432 of them."""
+    for page in (0, 1):
+        for offset in range(page * page_size, page * page_size + META_SIZE):
+            for bit in range(8):
+                yield flip(sound, offset, bit, f"meta {page}")
+
+
+def flips_in(sound: bytes, spans: Sequence[Span], count: int, rng: random.Random) -> list[Damage]:
+    """Random bits of the spans' bytes, each byte as likely as another."""
+    sizes = [span.stop - span.start for span in spans]
+    chosen = []
+    for span in rng.choices(spans, sizes, k=count):
+        offset = rng.randrange(span.start, span.stop)
+        chosen.append(flip(sound, offset, rng.randrange(8), f"{span.table} {span.kind}"))
+    return chosen
+
+
+def flips_anywhere(
+    sound: bytes, pages: PageMap, count: int, rng: random.Random
+) -> Iterator[Damage]:
+    for _ in range(count):
+        offset = rng.randrange(len(sound))
+        span = pages.span_at(offset)
+        name = f"{span.table} {span.kind}" if span else "unused"
+        yield flip(sound, offset, rng.randrange(8), name)
+
+
+def truncations(sound: bytes, pages: PageMap, count: int, rng: random.Random) -> Iterator[Damage]:
+    """At the last bytes, at page borders, and anywhere."""
+    for size in (0, 1, len(sound) - 1, len(sound) - pages.page_size, pages.page_size):
+        yield Damage(size, None, f"cut to {size} of {len(sound)}")
+    for _ in range(count - 5):
+        size = rng.randrange(len(sound))
+        size -= size % pages.page_size if rng.random() < 0.5 else 0
+        yield Damage(size, None, f"cut to {size} of {len(sound)}")
+
+
+def lost_sectors(sound: bytes, count: int, rng: random.Random) -> Iterator[Damage]:
+    """A sector that reads as zeros, or as another sector of the same file."""
+    for _ in range(count):
+        at, other = (512 * rng.randrange(len(sound) // 512) for _ in range(2))
+        data = rng.choice((bytes(512), sound[other : other + 512]))
+        if data != sound[at : at + 512]:
+            yield Damage(at, data, f"sector at {at} replaced")
+
+
+def judge(outcome: Outcome, sound: Seen, before: bytes, pages: PageMap) -> Verdict:
+    """How the damage in ``outcome.task`` ended, if the check returned a ``Seen``."""
+    if outcome.died:
+        return Verdict.CRASHED
+    if outcome.error:  # an error that nobody meant to raise is no answer either
+        return Verdict.CRASHED
+    seen: Seen = outcome.value
+    if seen.errors:
+        return Verdict.FOUND
+    if seen.digest != sound.digest or _in_use(outcome.task, before, pages):
+        return Verdict.SILENT
+    return Verdict.FREE
+
+
+def summary(verdicts: Iterable[Verdict]) -> dict[str, int]:
+    return {verdict.value: count for verdict, count in Counter(verdicts).items()}
+
+
+def _in_use(damage: Damage, before: bytes, pages: PageMap) -> bool:
+    if damage.data is None:
+        return bool(damage.offset < pages.size)
+    return any(
+        byte != before[offset] and _used(pages.span_at(offset))
+        for offset, byte in enumerate(damage.data, damage.offset)
+    )
+
+
+def _used(span: Span | None) -> bool:
+    return span is not None and span.kind in IN_USE
+
+
+def report(outcomes: Sequence[Outcome], verdicts: Sequence[Verdict], *bad: Verdict) -> list[Any]:
+    """The cases to show when a test fails."""
+    pairs = zip(outcomes, verdicts, strict=True)
+    return [(o.task.what, v.value, o.value or o.died or o.error) for o, v in pairs if v in bad]
