@@ -7,12 +7,13 @@ names volumes and its parents; a *branch* is a line of events of one machine.  T
 is its last *waypoint* (an event that carries complete volumes) and the *overlay* of the writes
 after it.
 
-    events    the closed set of events and their rows           names     what may be called what
-    snapshot  Snapshot and Volume, encoded canonically          refs      the revision syntax
-    state     the fold: events -> projections                  projections  its tables
-    overlay   blocks written since a waypoint                   extents   algebra of runs
-    tree      read, update, resize, walk    builder  from leaves in order
-    diff      what differs between two states                   history   ancestry of snapshots
+    events       the closed set of events and their rows      names     what may be called what
+    snapshot     Snapshot and Volume, encoded canonically     refs      the revision syntax
+    state        the fold: log records -> projections         times     "10 minutes ago"
+    projections  the tables it writes, and how to read them   history   ancestry of snapshots
+    tree         read, update, resize, walk                   builder   a tree from its leaves
+    overlay      blocks written since a waypoint              extents   algebra of runs
+    diff         what differs between two states
 
 Nothing in this package reads a file or the environment, and only ``events.now_us`` a clock: trees
 get their nodes from a ``NodeSource``, the fold writes to ``Tables``; the store implements both.

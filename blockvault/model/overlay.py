@@ -10,11 +10,12 @@ below.  Long runs are kept as runs, so that zeroing a terabyte costs as much as 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from blockvault.ids import ID_SIZE, ZERO_ID
 from blockvault.model import tree
-from blockvault.model.extents import Run
+from blockvault.model.events import BARRIER, DATA_CODES, WROTE, Row
+from blockvault.model.extents import Run, clipped, overlaid
 
 LONG_RUN = 1024
 """Blocks from which a zeroed run is kept as a run instead of block by block."""
@@ -79,23 +80,41 @@ class Overlay:
 
     def runs(self, first: int, stop: int) -> Iterator[Run]:
         """What this overlay says of ``[first, stop)``: sorted, disjoint runs of data and zeros."""
-        singles = sorted(block for block in self.blocks if first <= block < stop)
-        zeros = iter([run for run in self.cleared if run[0] < stop and first < run[1]])
-        long = next(zeros, None)
-        at = first
-        for block in [*singles, stop]:
-            while long and max(at, long[0]) < block:
-                yield Run(max(at, long[0]), min(block, long[1]), True)
-                if long[1] > block:
-                    break
-                long = next(zeros, None)
-            if block < stop:
-                yield Run(block, block + 1, self.blocks[block] == ZERO_ID)
-            at = block + 1
+        # Copied in one step each, for a writer may change them while the caller draws runs.
+        cleared = self.cleared
+        blocks = self.blocks.copy()
+        if stop - first < len(blocks):
+            numbers = [block for block in range(first, stop) if block in blocks]
+        else:
+            numbers = sorted(block for block in blocks if first <= block < stop)
+        singles = (Run(block, block + 1, blocks[block] == ZERO_ID) for block in numbers)
+        low = bisect_right(cleared, first, key=lambda run: run[1])
+        high = bisect_left(cleared, stop, key=lambda run: run[0])
+        zeros = [Run(start, end, True) for start, end in cleared[low:high]]
+        return overlaid(clipped(zeros, first, stop), singles)
 
     def fold(self, nodes: tree.NodeSource, sink: tree.NodeSink, root: bytes, height: int) -> bytes:
         """The root of the tree below with this overlay applied; new nodes go to ``sink``."""
         return tree.update(nodes, sink, root, height, self.blocks, self.cleared)
+
+
+def replay(overlays: dict[str, Overlay], rows: Iterable[Row], branch: int, block_size: int) -> None:
+    """Apply the data rows of ``branch``, in the order of the log, to its volumes' overlays.
+
+    Other rows are passed over: the caller starts behind a waypoint and stops where it wants.
+    """
+    for row in rows:
+        code = row[0]
+        if row[2] != branch or code not in DATA_CODES or code == BARRIER:
+            continue
+        overlay = overlays.get(row[3])
+        if overlay is None:
+            overlay = overlays[row[3]] = Overlay()
+        first = row[4] // block_size
+        if code == WROTE:
+            overlay.write(first, row[6])
+        else:
+            overlay.clear(first, -(-(row[4] + row[5]) // block_size) - first)
 
 
 def _covers(runs: Sequence[tuple[int, int]], block: int) -> bool:

@@ -1,0 +1,85 @@
+"""Ancestry: walking from snapshots to their parents.
+
+Snapshots come from ``load``, which takes an id and raises for one that does not exist; each is
+loaded once per walk.  A snapshot's first parent is its own line of history, further ones are what
+was merged into it.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+
+from blockvault.model.snapshot import Snapshot
+
+Load = Callable[[bytes], Snapshot]
+
+
+def walk(load: Load, starts: Iterable[bytes], *, first_parent: bool = False) -> Iterator[Snapshot]:
+    """Yield all ancestors, the starts included, newest first, each once; lazily.
+
+    The order is that of ``git log``: by time, a parent never before the child that led to it.
+    """
+    order = count()
+    queue: list[tuple[int, int, int, Snapshot]] = []
+    seen: set[bytes] = set()
+
+    def push(ids: Iterable[bytes]) -> None:
+        for oid in ids:
+            if oid not in seen:
+                seen.add(oid)
+                found = load(oid)
+                # Times may be equal, sequence numbers of two vaults incomparable: the last
+                # resort is the order in which they were met, which never compares snapshots.
+                heapq.heappush(queue, (-found.time_us, -found.seq, next(order), found))
+
+    push(starts)
+    while queue:
+        snapshot = heapq.heappop(queue)[-1]
+        yield snapshot
+        push(snapshot.parents[:1] if first_parent else snapshot.parents)
+
+
+def topological(load: Load, starts: Iterable[bytes]) -> Iterator[Snapshot]:
+    """Yield all ancestors, newest first but no parent before all of its children; for graphs.
+
+    Loads the whole ancestry before the first one is yielded.
+    """
+    starts = list(dict.fromkeys(starts))
+    found = {snapshot.id: snapshot for snapshot in walk(load, starts)}
+    rank = {oid: at for at, oid in enumerate(found)}
+    waiting = dict.fromkeys(found, 0)
+    for snapshot in found.values():
+        for parent in snapshot.parents:
+            waiting[parent] += 1
+    ready = [rank[oid] for oid in found if waiting[oid] == 0]
+    by_rank = list(found.values())
+    while ready:
+        snapshot = by_rank[heapq.heappop(ready)]
+        yield snapshot
+        for parent in snapshot.parents:
+            waiting[parent] -= 1
+            if waiting[parent] == 0:
+                heapq.heappush(ready, rank[parent])
+
+
+def nth_ancestor(load: Load, snapshot: Snapshot, steps: int) -> Snapshot | None:
+    """``snapshot~steps``: that many first parents back; None beyond the first snapshot."""
+    for _ in range(steps):
+        if not snapshot.parents:
+            return None
+        snapshot = load(snapshot.parents[0])
+    return snapshot
+
+
+def nth_parent(load: Load, snapshot: Snapshot, number: int) -> Snapshot | None:
+    """``snapshot^number``: parents count from 1, 0 is itself; None if there is no such parent."""
+    if number == 0:
+        return snapshot
+    return load(snapshot.parents[number - 1]) if number <= len(snapshot.parents) else None
+
+
+def is_ancestor(load: Load, ancestor: bytes, of: bytes) -> bool:
+    """Whether ``ancestor`` is ``of`` or one of its ancestors."""
+    return any(snapshot.id == ancestor for snapshot in walk(load, [of]))
