@@ -54,7 +54,12 @@ def parse_time(text: str, now_us: int, zone: tzinfo | None = None) -> int:
     words = _SEPARATORS.sub(" ", text.strip().lower()).strip()
     now = _moment(now_us, zone)
     try:
-        found = _named(words, now) or _iso(text, now) or _clock(text, now) or _relative(words, now)
+        found = (
+            _named(words, now, zone)
+            or _iso(text, zone)
+            or _clock(text, now, zone)
+            or _relative(words, now, zone)
+        )
         if found is not None:
             return max(0, _microseconds(found))
     except (ValueError, OverflowError) as error:
