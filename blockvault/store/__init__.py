@@ -1,0 +1,30 @@
+"""The bytes of a vault on disk: one LMDB environment, and nothing that gives them a meaning.
+
+The vault directory *is* the environment::
+
+    .blockvault/  data.mdb  every table; one commit is one atomic, durable change of all of them
+                  lock.mdb  LMDB's reader slots and writer mutex, preallocated
+                  head      the newest commits' log position, kept apart from LMDB to catch rollback
+
+    table        key                     value
+    meta         name                    format version, feature flags, vault id, options
+    frames       frame number            a frame: 1..65535 objects compressed together
+    index        object id               u64 BE: frame number << 16 | place in the frame
+    log          seq of its first event  a record: the events of one commit, chained by hash
+    refs branches waypoints trail snapshots   projections: what replaying the log yields
+
+*Objects* are byte strings named by their BLAKE3-256.  They are written in *frames*, because
+compressing neighbours together gains half again over compressing 4 KiB blocks alone, and because
+LMDB stores few large values at a fraction of the cost of many small ones.  The *log* is the only
+source of truth: it is append-only, and each record's hash covers the whole log before it.
+
+Reading order: ``types`` says what a store is, ``codec``, ``frames`` and ``eventlog`` define the
+bytes, ``tables`` and ``format`` name and version them; ``env`` is the LMDB store, over ``shared``
+(one environment per process), ``txn`` (its transactions), ``headfile``, ``pages`` (the file as seen
+without the engine) and ``faults`` (errors); ``memory`` is the same store in dictionaries;
+``objects`` puts and gets objects through either.
+
+What is not here: events, trees, branches, and when an object is garbage.
+"""
+
+from __future__ import annotations

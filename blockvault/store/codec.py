@@ -1,0 +1,94 @@
+"""Compression, and decompression that a hostile header cannot turn into a memory bomb.
+
+zstd's one-shot decoder believes the size in the frame header, whatever limit it is given: 32 KB of
+input became 1 GiB.  So the caller always says how many bytes it expects, that number is bounded,
+and the header must state exactly it before anything is decoded.  Every frame carries a checksum,
+because without one most bit flips decode to wrong bytes without a word.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+
+import zstandard
+
+from blockvault.errors import BadRequest, Damaged
+
+RAW = 0
+ZSTD = 1
+
+WORTH_IT = 0.97
+"""A payload that does not get smaller than this stays raw, so that reads can slice it as it is."""
+
+_SPEC = re.compile(r"none|zstd:([1-9]|1[0-9]|2[0-2])")
+_local = threading.local()
+
+
+class Codec:
+    """A compression setting: ``zstd:1`` to ``zstd:22``, or ``none``.  Used from any thread."""
+
+    def __init__(self, spec: str) -> None:
+        match = _SPEC.fullmatch(spec)
+        if match is None:
+            raise BadRequest(f"unknown compression {spec!r}: use zstd:1 … zstd:22, or none")
+        self.spec = spec
+        self.level = int(match[1]) if match[1] else None
+
+    def compress(self, raw: bytes) -> tuple[int, bytes]:
+        """Return (codec number, payload); the payload is ``raw`` itself if nothing is gained."""
+        if self.level is None or not raw:
+            return RAW, raw
+        packed = _compressor(self.level).compress(raw)
+        if len(packed) >= WORTH_IT * len(raw):
+            return RAW, raw
+        return ZSTD, packed
+
+
+def decompress(
+    codec: int, payload: bytes | memoryview, raw_size: int, limit: int, what: str
+) -> bytes | memoryview:
+    """Undo ``compress``: exactly ``raw_size`` (at most ``limit``) bytes, or ``Damaged``.
+
+    A raw payload is returned as it is, not copied.
+    """
+    if raw_size > limit:
+        raise _damaged(what, f"it claims {raw_size:,} bytes, more than {limit:,}")
+    if codec == RAW:
+        if len(payload) != raw_size:
+            raise _damaged(what, f"{len(payload)} bytes where {raw_size} were written")
+        return payload
+    if codec != ZSTD:
+        raise _damaged(what, f"unknown codec {codec}")
+    return _unzstd(payload, raw_size, what)
+
+
+def _unzstd(payload: bytes | memoryview, raw_size: int, what: str) -> bytes:
+    try:
+        if zstandard.frame_content_size(payload) != raw_size:
+            raise _damaged(what, "its two statements of its size disagree")
+        raw = _decompressor().decompress(payload, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise _damaged(what, str(error)) from None
+    if len(raw) != raw_size:
+        raise _damaged(what, "it decodes to another size")
+    return raw
+
+
+def _damaged(what: str, why: str) -> Damaged:
+    return Damaged(f"{what} is damaged: {why}", kind="bad-encoding")
+
+
+def _compressor(level: int) -> zstandard.ZstdCompressor:
+    # One context per thread and level: contexts are costly to make and not safe to share.
+    contexts: dict[int, zstandard.ZstdCompressor] = _local.__dict__.setdefault("compressors", {})
+    if level not in contexts:
+        contexts[level] = zstandard.ZstdCompressor(level=level, write_checksum=True)
+    return contexts[level]
+
+
+def _decompressor() -> zstandard.ZstdDecompressor:
+    context: zstandard.ZstdDecompressor | None = getattr(_local, "decompressor", None)
+    if context is None:
+        context = _local.decompressor = zstandard.ZstdDecompressor()
+    return context

@@ -1,0 +1,177 @@
+"""The LMDB store: a vault directory, made atomically, opened with care.
+
+Creating: everything is written and committed in a temporary directory beside the target, synced,
+and renamed into place.  An interrupted creation leaves no vault, never a broken one.
+
+Opening: network file systems and newer formats are refused, stale reader slots cleared, the lock
+file's blocks allocated, and the end of the log compared with the head file.  Whether the file may
+be written decides how LMDB opens it; ``readonly`` only makes this store refuse to write.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Self
+
+import lmdb
+
+from blockvault.errors import Conflict, Damaged, IOFailed, NotFound
+from blockvault.store import eventlog, faults, filesystem, shared, tables, writelock
+from blockvault.store import format as fmt
+from blockvault.store.txn import LmdbReader, LmdbWriter
+from blockvault.store.types import Options, Writer
+
+OPEN_WAIT = 5.0
+"""Seconds that opening waits for a writer of another process; then it opens for reading only."""
+
+Populate = Callable[[Writer], None]
+
+
+class LmdbStore:
+    """A vault directory, open.  See ``types.Store``; usable from any thread."""
+
+    def __init__(
+        self, environment: shared.Environment, *, readonly: bool, write_timeout: float
+    ) -> None:
+        """Use ``create`` or ``open``."""
+        self._env = environment
+        self._open = True
+        self._write_timeout = write_timeout
+        self.path = environment.path
+        self.options = environment.options
+        self.readonly = readonly
+
+    @classmethod
+    def create(
+        cls, path: str | os.PathLike[str], options: Options, populate: Populate | None = None
+    ) -> LmdbStore:
+        """Make a new vault directory at ``path``; its parent must exist.
+
+        ``populate`` may write to the store before anybody can see it: the vault appears with what
+        it wrote, or not at all.  ``Conflict`` if something is there already.
+        """
+        path = Path(os.path.abspath(path))
+        fmt.check_options(options)
+        try:
+            filesystem.refuse_network(path.parent)
+            _create(path, options, populate)
+        except lmdb.Error as error:
+            raise faults.from_lmdb(error, path.parent) from error
+        except OSError as error:
+            raise faults.from_os(error, path.parent) from error
+        return cls.open(path)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        readonly: bool = False,
+        write_timeout: float = writelock.TIMEOUT,
+    ) -> LmdbStore:
+        """Open the vault directory at ``path``.
+
+        Errors: ``NotFound``, ``Unsupported`` (newer format, unknown feature, network file system),
+        ``Damaged``, ``NoSpace`` (no room for the lock file), ``IOFailed``.
+        """
+        path = Path(os.path.abspath(path))
+        filesystem.refuse_network(path)
+        environment = shared.open_environment(path, 0 if readonly else OPEN_WAIT)
+        store = cls(environment, readonly=readonly, write_timeout=write_timeout)
+        try:
+            if not readonly and not environment.writable:
+                raise IOFailed(f"{path}: this vault is read-only", kind="not-permitted")
+            store._check_head()
+        except BaseException:
+            store.close()
+            raise
+        return store
+
+    def read(self) -> LmdbReader:
+        """The newest commit, as a context manager.  Keep it short."""
+        self._check_open()
+        return LmdbReader(self._env)
+
+    def write(self) -> LmdbWriter:
+        """The write transaction, as a context manager: one at a time, whoever writes."""
+        self._check_open()
+        if self.readonly:
+            raise IOFailed(f"{self.path}: this vault was opened read-only", kind="not-permitted")
+        return LmdbWriter(self._env, self._write_timeout)
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._env.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise IOFailed("the vault has been closed", kind="closed")
+
+    def _check_head(self) -> None:
+        # The head first: it is written after its commit, so the snapshot must contain that commit.
+        slot = None if self._env.head is None else self._env.head.newest()
+        if slot is None:
+            return
+        with self.read() as reader:
+            found = reader._log_at(slot.seq)
+            if slot.seq == 0:
+                known = slot.chain == eventlog.genesis(self.options.vault_id)
+            else:
+                known = found is not None and eventlog.peek(*found)[::2] == (slot.seq, slot.chain)
+            if not known or reader.txn_id < slot.txn_id:
+                raise _rolled_back(self.path, slot.seq, reader.last().seq)
+
+
+def _create(path: Path, options: Options, populate: Populate | None) -> None:
+    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
+        raise Conflict(f"{path} already exists")
+    if not path.parent.is_dir():
+        raise NotFound(f"{path.parent} is not a directory")
+    building = Path(tempfile.mkdtemp(prefix=f"{path.name}.new-", dir=path.parent))
+    try:
+        _make_tables(building, options)
+        with LmdbStore.open(building) as store, store.write() as writer:
+            if populate is not None:
+                populate(writer)
+        for name in (shared.DATA, shared.LOCK, shared.HEAD, "."):
+            filesystem.sync_path(building / name)
+        os.rename(building, path)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    filesystem.sync_path(path.parent)
+
+
+def _make_tables(path: Path, options: Options) -> None:
+    filesystem.prepare_lock_file(path / shared.LOCK)
+    environment = shared.open_lmdb(path, readonly=False, lock=True)
+    try:
+        with environment.begin(write=True) as txn:
+            for name in (*tables.KEYED, *tables.NUMBERED):
+                numbered = name in tables.NUMBERED
+                database = environment.open_db(name.encode(), txn=txn, integerkey=numbered)
+                if name == tables.META:
+                    for key, value in fmt.to_meta(options).items():
+                        txn.put(key, value, db=database)
+    finally:
+        environment.close()
+
+
+def _rolled_back(path: Path, expected: int, found: int) -> Damaged:
+    return Damaged(
+        f"{path}: the database ends at event {found}, but event {expected} was committed: it has "
+        "silently gone back to an older state. Copy the vault directory before anything else. If "
+        f"you restored an older data.mdb on purpose, delete {path / shared.HEAD} to accept it.",
+        kind="rolled-back",
+    )

@@ -1,0 +1,120 @@
+"""Log records: the events of one commit, chained to everything before them.
+
+::
+
+    offset  size  field
+    0       1     version = 1
+    1       1     codec of the payload: 0 raw, 1 zstd
+    2       2     reserved = 0
+    4       4     count: events in the record, at least 1
+    8       4     raw_size: bytes of the payload when decoded, at most 64 MiB
+    12      8     time_us: microseconds since 1970, of the record's first event (signed)
+    20      32    chain
+    52      …     payload: the packed list of event rows
+
+All numbers are little-endian.  The key is the seq of the first event; its events have consecutive
+seqs, and the next record's key is ``first_seq + count``.  ::
+
+    chain_0 = BLAKE3("blockvault log 1" ‖ vault_id)
+    chain_i = BLAKE3(chain_{i-1} ‖ first_seq u64 ‖ time_us i64 ‖ count u32 ‖ decoded payload)
+
+so the last chain value names the whole history.  The rows' meaning is the model's business.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from blake3 import blake3
+
+from blockvault.errors import BadRequest, Damaged
+from blockvault.store.codec import Codec, decompress
+
+VERSION = 1
+MAX_RAW = 64 << 20
+CHAIN_SIZE = 32
+COMPRESS_FROM = 256
+"""Shorter payloads are mostly ids and names, which do not compress: they are not tried."""
+
+_HEADER = struct.Struct("<BBHIIq32s")
+_CHAINED = struct.Struct("<QqI")
+HEADER_SIZE = _HEADER.size
+_RAW = Codec("none")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What one commit appended: ``count`` events from ``first_seq`` on, their packed rows."""
+
+    first_seq: int
+    count: int
+    time_us: int
+    payload: bytes
+    chain: bytes
+
+    @property
+    def last_seq(self) -> int:
+        return self.first_seq + self.count - 1
+
+
+class Last(NamedTuple):
+    """The end of the log: seq of the last event, time of its record, chain."""
+
+    seq: int
+    time_us: int
+    chain: bytes
+
+
+def genesis(vault_id: bytes) -> bytes:
+    """chain_0, which binds the log to its vault."""
+    return blake3(b"blockvault log 1" + vault_id).digest()
+
+
+def next_chain(chain: bytes, first_seq: int, time_us: int, count: int, payload: bytes) -> bytes:
+    """The chain value of the record that follows ``chain``."""
+    hasher = blake3(chain)
+    hasher.update(_CHAINED.pack(first_seq, time_us, count))
+    hasher.update(payload)
+    return hasher.digest()
+
+
+def encode(record: Record, codec: Codec) -> bytes:
+    """Encode a record whose chain is already computed."""
+    if len(record.payload) > MAX_RAW:
+        raise BadRequest(f"{len(record.payload):,} bytes of events do not fit in one commit")
+    chosen = codec if len(record.payload) >= COMPRESS_FROM else _RAW
+    number, payload = chosen.compress(record.payload)
+    return (
+        _HEADER.pack(
+            VERSION, number, 0, record.count, len(record.payload), record.time_us, record.chain
+        )
+        + payload
+    )
+
+
+def peek(first_seq: int, data: bytes | memoryview) -> Last:
+    """The record's end, from its header alone."""
+    _, count, _, time_us, chain = _header(first_seq, data)
+    return Last(first_seq + count - 1, time_us, chain)
+
+
+def decode(first_seq: int, data: bytes | memoryview, before: bytes) -> Record:
+    """Decode the record at ``first_seq``; ``before`` is the chain value it must continue."""
+    codec, count, raw_size, time_us, chain = _header(first_seq, data)
+    what = f"the log record at event {first_seq}"
+    packed = memoryview(data)[HEADER_SIZE:]
+    payload = bytes(decompress(codec, packed, raw_size, MAX_RAW, what))
+    if next_chain(before, first_seq, time_us, count, payload) != chain:
+        raise Damaged(f"{what} does not continue the log before it", kind="broken-chain")
+    return Record(first_seq, count, time_us, payload, chain)
+
+
+def _header(first_seq: int, data: bytes | memoryview) -> tuple[int, int, int, int, bytes]:
+    if len(data) < HEADER_SIZE:
+        raise Damaged(f"the log record at event {first_seq} is cut short", kind="bad-encoding")
+    version, codec, reserved, count, raw_size, time_us, chain = _HEADER.unpack_from(data)
+    if version != VERSION or reserved or not count:
+        raise Damaged(f"the log record at event {first_seq} has a bad header", kind="bad-encoding")
+    return codec, count, raw_size, time_us, chain

@@ -1,0 +1,179 @@
+"""The store in dictionaries: the model that the LMDB store is held against, and a store for tests.
+
+A commit is an immutable state: a Reader keeps the one it began with, a Writer works on copies of
+the tables it touches and publishes a new state when it is left cleanly.  Nothing is on disk.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from blockvault.errors import BadRequest, IOFailed
+from blockvault.store import format as fmt
+from blockvault.store import tables
+from blockvault.store.frames import Frame
+from blockvault.store.types import Options, Reader, Writer
+
+State = dict[str, dict[Any, bytes]]
+
+
+class MemoryStore:
+    """A store that lives as long as this value.  See ``types.Store``."""
+
+    def __init__(self, options: Options, populate: Callable[[Writer], None] | None = None) -> None:
+        self.options = fmt.check_options(options)
+        self.readonly = False
+        self._state: State = {name: {} for name in (*tables.KEYED, *tables.NUMBERED)}
+        self._state[tables.META] = dict(fmt.to_meta(options))
+        self._writing = threading.Lock()
+        self._open = True
+        if populate is not None:
+            with self.write() as writer:
+                populate(writer)
+
+    @classmethod
+    def create(
+        cls, options: Options, populate: Callable[[Writer], None] | None = None
+    ) -> MemoryStore:
+        return cls(options, populate)
+
+    def read(self) -> MemoryReader:
+        self._check_open()
+        return MemoryReader(self.options, self._state)
+
+    def write(self) -> MemoryWriter:
+        self._check_open()
+        return MemoryWriter(self)
+
+    def close(self) -> None:
+        self._open = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if not self._open:
+            raise IOFailed("the vault has been closed", kind="closed")
+
+
+class MemoryReader(Reader):
+    def __init__(self, options: Options, state: State) -> None:
+        self.options = options
+        self._tables = state
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._tables = {}
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        return self._keyed(table).get(tables.check_key(key))
+
+    def scan(
+        self, table: str, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        rows = self._keyed(table)
+        keys = [key for key in rows if start <= key and (stop is None or key < stop)]
+        keys.sort(reverse=reverse)
+        return iter([(key, rows[key]) for key in keys])
+
+    def locate(self, ids: Sequence[bytes]) -> list[int | None]:
+        index = self._tables[tables.INDEX]
+        return [int.from_bytes(index[i]) if i in index else None for i in ids]
+
+    def indexed(self, ids: Sequence[bytes]) -> set[bytes]:
+        return {i for i in ids if i in self._tables[tables.INDEX]}
+
+    def frame_view(self, number: int) -> memoryview | None:
+        data = self._tables[tables.FRAMES].get(number)
+        return None if data is None else memoryview(data)
+
+    def frames(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        rows = self._tables[tables.FRAMES]
+        return iter([(number, rows[number]) for number in sorted(rows) if number >= start])
+
+    def _log_at(self, seq: int) -> tuple[int, bytes] | None:
+        log = self._tables[tables.LOG]
+        first = max((key for key in log if key <= seq), default=None)
+        return None if first is None else (first, log[first])
+
+    def _log_after(self, seq: int) -> tuple[int, bytes] | None:
+        log = self._tables[tables.LOG]
+        first = min((key for key in log if key > seq), default=None)
+        return None if first is None else (first, log[first])
+
+    def _keyed(self, table: str) -> dict[bytes, bytes]:
+        if table not in tables.KEYED:
+            raise BadRequest(f"there is no table {table!r} with byte keys")
+        return self._tables[table]
+
+
+class MemoryWriter(MemoryReader, Writer):
+    def __init__(self, store: MemoryStore) -> None:
+        super().__init__(store.options, {})
+        self._store = store
+
+    def __enter__(self) -> Self:
+        if not self._store._writing.acquire(timeout=60):
+            raise IOFailed("another thread has been writing for a minute", kind="busy")
+        self._tables = dict(self._store._state)
+        self._copied: set[str] = set()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None:
+            self._store._state = self._tables
+        self._tables = {}
+        self._store._writing.release()
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        self._keyed(table)
+        self._own(table)[tables.check_key(key)] = bytes(value)
+
+    def delete(self, table: str, key: bytes) -> bool:
+        self._keyed(table)
+        return self._own(table).pop(tables.check_key(key), None) is not None
+
+    def clear(self, table: str) -> None:
+        self._keyed(table)
+        self._own(table).clear()
+
+    def add_frames(self, frames: Sequence[Frame]) -> None:
+        index, stored = self._own(tables.INDEX), self._own(tables.FRAMES)
+        for frame in frames:
+            if all(oid in index for oid in frame.ids):
+                continue
+            number = self._first_free_frame()
+            stored[number] = frame.data
+            for slot, oid in enumerate(frame.ids):
+                index.setdefault(oid, tables.pack_location(tables.location(number, slot)))
+
+    def _delete_frames(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._own(tables.FRAMES).pop(number, None)
+
+    def _last_frame(self) -> int | None:
+        return max(self._tables[tables.FRAMES], default=None)
+
+    def _log_put(self, first_seq: int, data: bytes) -> None:
+        self._own(tables.LOG)[first_seq] = data
+
+    def _own(self, table: str) -> dict[Any, bytes]:
+        if table not in self._copied:
+            self._tables[table] = dict(self._tables[table])
+            self._copied.add(table)
+        return self._tables[table]

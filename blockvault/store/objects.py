@@ -1,0 +1,349 @@
+"""Objects in and out of a store: getting by id, and collecting new ones into frames.
+
+``ObjectReader`` finds an object through the index and proves it with its hash before it leaves.  An
+object in a raw frame is sliced out of the map; a compressed frame is decoded once and kept in a
+bounded cache, since neighbours in a frame are mostly neighbours on the disk too.
+
+``ObjectWriter`` takes whole runs of objects, drops those that are known, and compresses the rest in
+frames of 256 KiB, in threads: zstd works outside Python's lock.  Blocks and tree nodes go to frames
+of their own, because they are read at different times.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from blockvault.errors import Damaged
+from blockvault.ids import ZERO_ID, object_id, short
+from blockvault.store import frames, tables
+from blockvault.store.codec import Codec
+from blockvault.store.frames import Frame, Objects
+from blockvault.store.types import Reader, Store
+
+CACHE_BYTES = 32 << 20
+FRAME_BYTES = 256 << 10
+KNOWN_PLACES = 1 << 16
+FRAMES_A_SNAPSHOT = 64
+"""Frames that one read transaction fetches at most, so that none lives long."""
+
+WORKERS = max(2, min(4, os.cpu_count() or 1))
+IN_FLIGHT = 2 * WORKERS
+INLINE_BELOW = 64 << 10
+"""A last frame smaller than this is compressed where it stands: a thread would take longer."""
+
+
+class ObjectReader:
+    """Reads objects by id, from any thread.  Every object is checked against its id."""
+
+    def __init__(self, store: Store, cache_bytes: int = CACHE_BYTES) -> None:
+        self._store = store
+        self._cache = _FrameCache(cache_bytes)
+        self._places: dict[bytes, int] = {}
+
+    def get(self, oid: bytes) -> bytes:
+        """The object's bytes; ``Damaged`` if it is missing or is not what was stored."""
+        place = self._places.get(oid)
+        if place is not None:
+            cached = self._cache.get(place >> tables.SLOT_BITS)
+            if cached is not None:
+                return cached.get(place & 0xFFFF, oid)
+        with self._store.read() as reader:
+            place = reader.locate((oid,))[0]
+            view = None if place is None else reader.frame_view(place >> tables.SLOT_BITS)
+            if place is None or view is None:
+                raise _missing(oid)
+            data = frames.raw_object(view, place & 0xFFFF)
+            if data is not None:
+                return _checked(data, oid)
+            self._remember({oid: place})
+            return self._decoded(place >> tables.SLOT_BITS, view).get(place & 0xFFFF, oid)
+
+    def get_many(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
+        """The bytes of each id; every frame is decoded once.  Errors as for ``get``."""
+        wanted = list(dict.fromkeys(ids))
+        if len(wanted) == 1:
+            return {wanted[0]: self.get(wanted[0])}
+        found: dict[bytes, bytes] = {}
+        with self._store.read() as reader:
+            places = self._locate(reader, wanted)
+        batches = list(_by_frame(places).items())
+        for start in range(0, len(batches), FRAMES_A_SNAPSHOT):
+            with self._store.read() as reader:
+                for number, members in batches[start : start + FRAMES_A_SNAPSHOT]:
+                    self._take(reader, number, members, found)
+        return found
+
+    def close(self) -> None:
+        """Forget everything that is cached."""
+        self._cache.clear()
+        self._places.clear()
+
+    def _locate(self, reader: Reader, ids: Sequence[bytes]) -> dict[bytes, int]:
+        places: dict[bytes, int] = {}
+        for oid, place in zip(ids, reader.locate(ids), strict=True):
+            if place is None:
+                raise _missing(oid)
+            places[oid] = place
+        return places
+
+    def _take(
+        self,
+        reader: Reader,
+        number: int,
+        members: Sequence[tuple[int, bytes]],
+        found: dict[bytes, bytes],
+    ) -> None:
+        cached = self._cache.get(number)
+        if cached is None:
+            view = reader.frame_view(number)
+            if view is None:
+                # The objects were moved to another frame since they were located.
+                found.update((oid, self.get(oid)) for _, oid in members)
+                return
+            objects = frames.decode(view)
+            if isinstance(objects.payload, memoryview):
+                found.update((oid, _checked(objects[slot], oid)) for slot, oid in members)
+                return
+            cached = self._cache.put(number, objects)
+        found.update((oid, cached.get(slot, oid)) for slot, oid in members)
+
+    def _decoded(self, number: int, view: memoryview) -> _Cached:
+        cached = self._cache.get(number)
+        if cached is None:
+            objects = frames.decode(view)
+            # A raw payload lies in the map, and must not outlive the transaction.
+            objects.payload = bytes(objects.payload)
+            cached = self._cache.put(number, objects)
+        return cached
+
+    def _remember(self, places: Mapping[bytes, int]) -> None:
+        # Places may go stale when objects move, but a frame number always means the same frame.
+        if len(self._places) + len(places) > KNOWN_PLACES:
+            self._places.clear()
+        self._places.update(places)
+
+
+class _Cached:
+    """A decoded frame; each of its objects is hashed once, when it is first asked for."""
+
+    __slots__ = ("_checked", "objects", "size")
+
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+        self.size = len(objects.payload)
+        self._checked: list[bytes | None] = [None] * len(objects)
+
+    def get(self, slot: int, oid: bytes) -> bytes:
+        data = self.objects[slot]
+        # Compared with the id, so that a damaged index cannot pass one object for another.
+        if self._checked[slot] != oid:
+            _checked(data, oid)
+            self._checked[slot] = oid
+        return data
+
+
+class _FrameCache:
+    """The most recently used decoded frames, up to a number of bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._frames: OrderedDict[int, _Cached] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def get(self, number: int) -> _Cached | None:
+        with self._guard:
+            cached = self._frames.get(number)
+            if cached is not None:
+                self._frames.move_to_end(number)
+            return cached
+
+    def put(self, number: int, objects: Objects) -> _Cached:
+        cached = _Cached(objects)
+        with self._guard:
+            replaced = self._frames.pop(number, None)
+            self._size += cached.size - (replaced.size if replaced else 0)
+            self._frames[number] = cached
+            while self._size > self._limit and len(self._frames) > 1:
+                self._size -= self._frames.popitem(last=False)[1].size
+        return cached
+
+    def clear(self) -> None:
+        with self._guard:
+            self._frames.clear()
+            self._size = 0
+
+
+class ObjectWriter:
+    """Collects the new objects of one or more commits, from any thread.
+
+    ``take`` gives the frames that are full, ``finish`` all of them; the caller stores them with
+    ``Writer.add_frames``.  At most a few frames wait uncompressed; those that are ready wait until
+    they are taken, so a long import takes (and commits) now and then.
+    """
+
+    def __init__(self, store: Store, frame_bytes: int = FRAME_BYTES) -> None:
+        self._store = store
+        self._codec = Codec(store.options.compression)
+        self._frame_bytes = frame_bytes
+        self._pending: set[bytes] = set()
+        self._blocks, self._nodes = _Batch(), _Batch()
+        self._sealed: deque[tuple[tuple[bytes, ...], Future[bytes]]] = deque()
+        self._ready: list[Frame] = []
+        self._guard = threading.Lock()
+
+    def add_blocks(self, ids: Sequence[bytes], datas: Sequence[bytes | memoryview]) -> int:
+        """Take the blocks that are neither stored nor pending; return how many those are.
+
+        ``ids[i]`` is the id of ``datas[i]``; ``ZERO_ID`` is passed over.  The buffers are not kept
+        beyond the call.
+        """
+        with self._guard:
+            return self._add(self._blocks, ids, datas)
+
+    def add_node(self, data: bytes) -> bytes:
+        """Take a tree node, snapshot or other small object; return its id."""
+        oid = object_id(data)
+        with self._guard:
+            self._add(self._nodes, (oid,), (data,))
+        return oid
+
+    add = add_node
+
+    def take(self) -> list[Frame]:
+        """The full frames, compressed; what is left of the last ones stays for later."""
+        with self._guard:
+            return self._take()
+
+    def finish(self) -> list[Frame]:
+        """All frames, the unfinished ones too."""
+        with self._guard:
+            for batch in (self._blocks, self._nodes):
+                if batch.ids:
+                    self._seal(batch)
+            return self._take()
+
+    @property
+    def ready_bytes(self) -> int:
+        """Compressed bytes that wait to be taken (those still being compressed do not count)."""
+        with self._guard:
+            return sum(len(frame.data) for frame in self._ready)
+
+    def _add(self, batch: _Batch, ids: Sequence[bytes], datas: Sequence[bytes | memoryview]) -> int:
+        fresh = self._fresh(ids)
+        self._pending |= fresh
+        count = len(fresh)
+        for oid, data in zip(ids, datas, strict=True):
+            if oid not in fresh:
+                continue
+            fresh.discard(oid)
+            batch.put(oid, data)
+            if batch.size >= self._frame_bytes or len(batch.ids) == frames.MAX_OBJECTS:
+                self._seal(batch)
+        batch.own()
+        return count
+
+    def _fresh(self, ids: Sequence[bytes]) -> set[bytes]:
+        fresh = set(ids)
+        fresh.discard(ZERO_ID)
+        fresh -= self._pending
+        if fresh:
+            with self._store.read() as reader:
+                fresh -= reader.indexed(list(fresh))
+        return fresh
+
+    def _seal(self, batch: _Batch) -> None:
+        ids, datas, size = batch.empty()
+        if size < INLINE_BELOW and not self._sealed:
+            self._ready.append(Frame(frames.encode(datas, self._codec), ids))
+            return
+        # The join copies, so that the caller's buffers are free when add_blocks returns.
+        future = _pool().submit(frames.encode, list(map(bytes, datas)), self._codec)
+        self._sealed.append((ids, future))
+        if len(self._sealed) > IN_FLIGHT:
+            self._collect()
+
+    def _collect(self) -> None:
+        ids, future = self._sealed.popleft()
+        self._ready.append(Frame(future.result(), ids))
+
+    def _take(self) -> list[Frame]:
+        while self._sealed:
+            self._collect()
+        taken, self._ready = self._ready, []
+        for frame in taken:
+            self._pending.difference_update(frame.ids)
+        return taken
+
+
+class _Batch:
+    """Objects that will share a frame."""
+
+    __slots__ = ("datas", "ids", "size")
+
+    def __init__(self) -> None:
+        self.ids: list[bytes] = []
+        self.datas: list[bytes | memoryview] = []
+        self.size = 0
+
+    def put(self, oid: bytes, data: bytes | memoryview) -> None:
+        self.ids.append(oid)
+        self.datas.append(data)
+        self.size += len(data)
+
+    def own(self) -> None:
+        """Copy what still lies in a caller's buffer."""
+        for at in range(len(self.datas) - 1, -1, -1):
+            if isinstance(self.datas[at], bytes):
+                break
+            self.datas[at] = bytes(self.datas[at])
+
+    def empty(self) -> tuple[tuple[bytes, ...], list[bytes | memoryview], int]:
+        taken = tuple(self.ids), self.datas, self.size
+        self.ids, self.datas, self.size = [], [], 0
+        return taken
+
+
+def _by_frame(places: Mapping[bytes, int]) -> dict[int, list[tuple[int, bytes]]]:
+    groups: dict[int, list[tuple[int, bytes]]] = {}
+    for oid, place in sorted(places.items(), key=lambda item: item[1]):
+        groups.setdefault(place >> tables.SLOT_BITS, []).append((place & 0xFFFF, oid))
+    return groups
+
+
+def _checked(data: bytes, oid: bytes) -> bytes:
+    if object_id(data) != oid:
+        raise Damaged(
+            f"object {short(oid)} is damaged: its bytes are not what was stored",
+            kind="object-damaged",
+        )
+    return data
+
+
+def _missing(oid: bytes) -> Damaged:
+    return Damaged(f"object {short(oid)} is missing from the vault", kind="object-missing")
+
+
+_executor: ThreadPoolExecutor | None = None
+_executor_guard = threading.Lock()
+
+
+def _pool() -> ThreadPoolExecutor:
+    """The process's compression threads, started when first needed."""
+    global _executor
+    with _executor_guard:
+        if _executor is None:
+            _executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="vault-compress")
+        return _executor
+
+
+def _after_fork() -> None:
+    global _executor, _executor_guard
+    _executor, _executor_guard = None, threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,74 @@
+"""Names of the tables, and the keys that are not plain text.
+
+Byte-keyed tables are sorted as bytes, so composite keys are big-endian.  ``frames`` and ``log``
+have LMDB integer keys (machine order), which makes appending a large value one step; they are
+reached through their own methods of a Reader, never through ``get`` and ``scan``.
+"""
+
+from __future__ import annotations
+
+import struct
+
+from blockvault.errors import BadRequest
+
+META = "meta"
+INDEX = "index"
+PROJECTIONS = ("refs", "branches", "waypoints", "trail", "snapshots")
+KEYED = (META, INDEX, *PROJECTIONS)
+"""Tables with byte keys, for ``get``, ``put``, ``delete``, ``scan`` and ``clear``."""
+
+FRAMES = "frames"
+LOG = "log"
+NUMBERED = (FRAMES, LOG)
+"""Tables whose keys are integers."""
+
+MAX_KEY = 511
+"""LMDB's limit on the length of a key, in bytes."""
+
+MAX_NUMBER = (1 << 63) - 1
+MAX_FRAME_NUMBER = (1 << 48) - 1
+SLOT_BITS = 16
+
+_U64 = struct.Struct(">Q")
+_PAIR = struct.Struct(">QQ")
+_MACHINE = struct.Struct("=Q")
+
+u64_key = _U64.pack
+"""``u64_key(number)``: the key of a branch, 8 bytes, sorted by number."""
+
+pair_key = _PAIR.pack
+"""``pair_key(branch, seq)``: the key of a waypoint or a trail entry, 16 bytes."""
+
+integer_key = _MACHINE.pack
+"""The key of a numbered table; LMDB compares it as a machine word."""
+
+pack_location = _U64.pack
+
+
+def number_of_key(key: bytes | memoryview) -> int:
+    """Inverse of ``integer_key``."""
+    number: int = _MACHINE.unpack(key)[0]
+    return number
+
+
+def split_pair(key: bytes) -> tuple[int, int]:
+    """Inverse of ``pair_key``: (branch, seq)."""
+    branch, seq = _PAIR.unpack(key)
+    return branch, seq
+
+
+def location(frame: int, slot: int) -> int:
+    """Where an object is: frame number (48 bits) and its place in the frame (16 bits)."""
+    return frame << SLOT_BITS | slot
+
+
+def split_location(where: int) -> tuple[int, int]:
+    """Inverse of ``location``: (frame number, slot)."""
+    return where >> SLOT_BITS, where & 0xFFFF
+
+
+def check_key(key: bytes) -> bytes:
+    """Return ``key`` if every store can hold it; ``BadRequest`` otherwise."""
+    if not 0 < len(key) <= MAX_KEY:
+        raise BadRequest(f"a key has 1 to {MAX_KEY} bytes, this one has {len(key)}")
+    return key

@@ -1,0 +1,267 @@
+"""Transactions of the LMDB store.
+
+A read transaction costs about 0.3 µs, because py-lmdb resets and renews one spare handle per
+environment: so begin one for each thing you look up, and never hold one.  A write transaction
+begins, works and commits in one thread; LMDB would hang the next writer otherwise.
+
+Values are read as views into the map and copied before they leave.  A view that is kept beyond its
+transaction is a crash, not an exception.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import Self
+
+import lmdb
+
+from blockvault.errors import BadRequest, Busy, IOFailed
+from blockvault.store import faults, tables
+from blockvault.store.frames import Frame
+from blockvault.store.shared import Database, Environment
+from blockvault.store.types import Reader, Writer
+
+PAGE = 256
+"""Rows that a scan in a write transaction takes at a time, so that its table may change."""
+
+READER_CHECK_EVERY = 256
+
+
+class LmdbReader(Reader):
+    """A snapshot; see ``types.Reader``.  Begins when it is entered."""
+
+    def __init__(self, environment: Environment) -> None:
+        self._env = environment
+        self.options = environment.options
+        self._dbs = environment.databases
+
+    def __enter__(self) -> Self:
+        self._env.acquire()
+        try:
+            self._txn = self._begin()
+        except BaseException as error:
+            self._env.release()
+            if isinstance(error, lmdb.Error):
+                raise faults.from_lmdb(error, self._env.path) from error
+            raise
+        return self
+
+    def _begin(self) -> lmdb.Transaction[memoryview]:
+        try:
+            return self._env.lmdb.begin(buffers=True)
+        except lmdb.ReadersFullError:
+            # Slots of killed processes are freed by nobody else.
+            self._env.lmdb.reader_check()
+            return self._env.lmdb.begin(buffers=True)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            if self._env.lockless:
+                self._check_unchanged()
+            self._txn.abort()
+        finally:
+            self._env.release()
+        if isinstance(error, lmdb.Error):
+            raise faults.from_lmdb(error, self._env.path) from error
+
+    def _check_unchanged(self) -> None:
+        # Without locks a writer does not know of us: two commits on, it may reuse our pages.
+        if self._env.usable and self._env.lmdb.info()["last_txnid"] > self._txn.id() + 1:
+            raise Busy(
+                f"{self._env.path}: the vault was written to while it was read without locks",
+                kind="unlocked-read",
+            )
+
+    @property
+    def txn_id(self) -> int:
+        """LMDB's number of the commit that is read, or of the one that is being made."""
+        return self._txn.id()
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        value = self._txn.get(tables.check_key(key), None, self._keyed(table))
+        return None if value is None else bytes(value)
+
+    def scan(
+        self, table: str, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        cursor = self._txn.cursor(self._keyed(table))
+        return _backward(cursor, start, stop) if reverse else _forward(cursor, start, stop)
+
+    def locate(self, ids: Sequence[bytes]) -> list[int | None]:
+        get, index = self._txn.get, self._dbs[tables.INDEX]
+        # In key order, so that a cold index is read page by page.
+        order = sorted(set(ids)) if len(ids) > 1 else ids
+        found = {oid: get(oid, None, index) for oid in order}
+        return [None if (v := found[oid]) is None else int.from_bytes(v) for oid in ids]
+
+    def indexed(self, ids: Sequence[bytes]) -> set[bytes]:
+        cursor = self._txn.cursor(self._dbs[tables.INDEX])
+        return set(map(bytes, cursor.getmulti(sorted(ids), values=False)))
+
+    def frame_view(self, number: int) -> memoryview | None:
+        return self._txn.get(tables.integer_key(number), None, self._dbs[tables.FRAMES])
+
+    def frames(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        cursor = self._txn.cursor(self._dbs[tables.FRAMES])
+        more = cursor.set_range(tables.integer_key(start))
+        while more:
+            yield tables.number_of_key(cursor.key()), bytes(cursor.value())
+            more = cursor.next()
+
+    def _log_at(self, seq: int) -> tuple[int, memoryview] | None:
+        cursor = self._txn.cursor(self._dbs[tables.LOG])
+        if not cursor.set_range(tables.integer_key(max(seq, 0))):
+            return _numbered(cursor) if cursor.last() else None
+        if tables.number_of_key(cursor.key()) == seq:
+            return _numbered(cursor)
+        return _numbered(cursor) if cursor.prev() else None
+
+    def _log_after(self, seq: int) -> tuple[int, memoryview] | None:
+        cursor = self._txn.cursor(self._dbs[tables.LOG])
+        found = cursor.set_range(tables.integer_key(max(seq + 1, 0)))
+        return _numbered(cursor) if found else None
+
+    def _keyed(self, table: str) -> Database:
+        if table not in tables.KEYED:
+            raise BadRequest(f"there is no table {table!r} with byte keys")
+        return self._dbs[table]
+
+
+class LmdbWriter(LmdbReader, Writer):
+    """The write transaction; see ``types.Writer``.  Commits when left cleanly."""
+
+    def __init__(self, environment: Environment, timeout: float) -> None:
+        super().__init__(environment)
+        self._timeout = timeout
+
+    def _begin(self) -> lmdb.Transaction[memoryview]:
+        self._queue = self._env.write_queue()
+        self._queue.acquire(self._timeout)
+        try:
+            return self._env.lmdb.begin(write=True, buffers=True)
+        except BaseException:
+            self._queue.release()
+            raise
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if not self._env.usable:
+            raise IOFailed("a write transaction was left in a forked process", kind="closed")
+        if not self._queue.held_by_me():
+            raise RuntimeError("a write transaction ends in the thread that began it")
+        try:
+            if error is None:
+                self._commit()
+            else:
+                self._txn.abort()
+        except lmdb.Error as failure:
+            raise faults.from_lmdb(failure, self._env.path) from failure
+        finally:
+            self._queue.release()
+            self._env.release()
+        if isinstance(error, lmdb.Error):
+            raise faults.from_lmdb(error, self._env.path) from error
+
+    def _commit(self) -> None:
+        txn_id, last = self._txn.id(), self.last()
+        self._txn.commit()
+        # A transaction that changed nothing leaves the number to the next one.
+        if self._env.head is not None and self._env.lmdb.info()["last_txnid"] == txn_id:
+            self._env.head.note(txn_id, last)
+        if txn_id % READER_CHECK_EVERY == 0:
+            self._env.lmdb.reader_check()
+
+    def scan(
+        self, table: str, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        database = self._keyed(table)
+        while True:
+            cursor = self._txn.cursor(database)
+            rows = _backward(cursor, start, stop) if reverse else _forward(cursor, start, stop)
+            page = [row for row, _ in zip(rows, range(PAGE), strict=False)]
+            yield from page
+            if len(page) < PAGE:
+                return
+            if reverse:
+                stop = page[-1][0]
+            else:
+                start = page[-1][0] + b"\0"
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        self._txn.put(tables.check_key(key), value, db=self._keyed(table))
+
+    def delete(self, table: str, key: bytes) -> bool:
+        return self._txn.delete(tables.check_key(key), db=self._keyed(table))
+
+    def clear(self, table: str) -> None:
+        self._txn.drop(self._keyed(table), delete=False)
+
+    def add_frames(self, frames: Sequence[Frame]) -> None:
+        index: dict[bytes, bytes] = {}
+        number = self._first_free_frame()
+        known = self.indexed([oid for frame in frames for oid in frame.ids])
+        for frame in frames:
+            if known.issuperset(frame.ids):
+                continue
+            self._txn.put(
+                tables.integer_key(number), frame.data, append=True, db=self._dbs[tables.FRAMES]
+            )
+            base = tables.location(number, 0)
+            for slot, oid in enumerate(frame.ids):
+                if oid not in known:
+                    index[oid] = tables.pack_location(base | slot)
+            known.update(frame.ids)
+            number += 1
+        # Sorted: random keys would dirty a page each, and neighbours share one.
+        cursor = self._txn.cursor(self._dbs[tables.INDEX])
+        cursor.putmulti(sorted(index.items()), overwrite=False)
+
+    def _delete_frames(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._txn.delete(tables.integer_key(number), db=self._dbs[tables.FRAMES])
+
+    def _last_frame(self) -> int | None:
+        cursor = self._txn.cursor(self._dbs[tables.FRAMES])
+        return tables.number_of_key(cursor.key()) if cursor.last() else None
+
+    def _log_put(self, first_seq: int, data: bytes) -> None:
+        self._txn.put(tables.integer_key(first_seq), data, append=True, db=self._dbs[tables.LOG])
+
+
+def _forward(
+    cursor: lmdb.Cursor[memoryview], start: bytes, stop: bytes | None
+) -> Iterator[tuple[bytes, bytes]]:
+    more = cursor.set_range(start) if start else cursor.first()
+    while more:
+        key = bytes(cursor.key())
+        if stop is not None and key >= stop:
+            return
+        yield key, bytes(cursor.value())
+        more = cursor.next()
+
+
+def _backward(
+    cursor: lmdb.Cursor[memoryview], start: bytes, stop: bytes | None
+) -> Iterator[tuple[bytes, bytes]]:
+    beyond = stop is not None and cursor.set_range(stop)
+    more = cursor.prev() if beyond else cursor.last()
+    while more:
+        key = bytes(cursor.key())
+        if key < start:
+            return
+        yield key, bytes(cursor.value())
+        more = cursor.prev()
+
+
+def _numbered(cursor: lmdb.Cursor[memoryview]) -> tuple[int, memoryview]:
+    return tables.number_of_key(cursor.key()), cursor.value()

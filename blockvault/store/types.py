@@ -1,0 +1,234 @@
+"""What a store is: short read snapshots, exclusive write transactions, and the log in between.
+
+``LmdbStore`` and ``MemoryStore`` behave alike; the contract tests run on both.  A concrete store
+supplies tables of bytes; the log's rules (order, clock, chain) stand here once, on top of them.
+
+A Reader sees one commit for as long as it lives.  Keep it short: while it lives the file cannot
+reuse what later commits free.  Readers and writers belong to the thread that began them.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
+
+from blockvault.encoding import pack, unpack
+from blockvault.errors import BadRequest, Damaged
+from blockvault.store import eventlog, tables
+from blockvault.store.codec import Codec
+from blockvault.store.eventlog import Last, Record
+from blockvault.store.frames import Frame
+
+__all__ = ["Last", "Options", "Reader", "Record", "Store", "Writer"]
+
+
+class Options(NamedTuple):
+    """What is chosen once, when a vault is made."""
+
+    vault_id: bytes
+    block_size: int
+    compression: str
+
+
+class Store(Protocol):
+    """A vault's storage.  All methods may be called from several threads."""
+
+    @property
+    def options(self) -> Options: ...
+    @property
+    def readonly(self) -> bool: ...
+    def read(self) -> Reader:
+        """A context manager: the newest commit, as a snapshot."""
+        ...
+
+    def write(self) -> Writer:
+        """A context manager: commits when left cleanly, aborts when an exception leaves it.
+
+        ``Busy`` if another writer does not finish in time, ``NoSpace`` and ``IOFailed`` if the
+        commit cannot be made durable; then nothing of it is there.
+        """
+        ...
+
+    def close(self) -> None:
+        """Idempotent.  Transactions that are open keep working until they end."""
+        ...
+
+
+class Reader(ABC):
+    """A snapshot of the store.  Everything it returns, views aside, is a copy and may be kept."""
+
+    options: Options
+
+    def __enter__(self) -> Self:
+        return self
+
+    @abstractmethod
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    # tables
+
+    @abstractmethod
+    def get(self, table: str, key: bytes) -> bytes | None: ...
+
+    @abstractmethod
+    def scan(
+        self, table: str, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """Rows with start <= key < stop in key order, or the same rows backwards.
+
+        In a Writer, rows may be put and deleted during a scan: it never fails or repeats a row,
+        and may or may not show those changes.
+        """
+
+    # objects
+
+    @abstractmethod
+    def locate(self, ids: Sequence[bytes]) -> list[int | None]:
+        """For each id its location (``tables.split_location``), or None if it is not stored."""
+
+    @abstractmethod
+    def indexed(self, ids: Sequence[bytes]) -> set[bytes]:
+        """Those of ``ids`` that are stored."""
+
+    @abstractmethod
+    def frame_view(self, number: int) -> memoryview | None:
+        """An encoded frame where it lies: valid only until this transaction ends."""
+
+    @abstractmethod
+    def frames(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        """(number, encoded frame) from number ``start`` on, ascending."""
+
+    def frame(self, number: int) -> bytes | None:
+        """An encoded frame, copied."""
+        view = self.frame_view(number)
+        return None if view is None else bytes(view)
+
+    # log
+
+    @abstractmethod
+    def _log_at(self, seq: int) -> tuple[int, bytes | memoryview] | None:
+        """The record with the greatest key <= seq, as (key, bytes)."""
+
+    @abstractmethod
+    def _log_after(self, seq: int) -> tuple[int, bytes | memoryview] | None:
+        """The record with the smallest key > seq, as (key, bytes)."""
+
+    def last(self) -> Last:
+        """(seq, time_us, chain) of the end of the log; (0, 0, chain_0) of an empty one."""
+        found = self._log_at(tables.MAX_NUMBER)
+        if found is None:
+            return Last(0, 0, eventlog.genesis(self.options.vault_id))
+        return eventlog.peek(*found)
+
+    def record(self, seq: int) -> Record | None:
+        """The record that holds event ``seq``; None beyond the ends of the log.
+
+        It is checked against the record before it, so ``Damaged`` means one of the two.
+        """
+        found = self._log_at(seq)
+        if found is None:
+            return None
+        first, data = found
+        if seq > eventlog.peek(first, data).seq:
+            return None
+        return eventlog.decode(first, data, self._chain_before(first))
+
+    def records(self, start_seq: int = 1, stop_seq: int | None = None) -> Iterator[Record]:
+        """Records in order: from the one that holds ``start_seq``, while first_seq < stop_seq."""
+        stop = tables.MAX_NUMBER if stop_seq is None else stop_seq
+        found = self._log_at(start_seq)
+        if found is None or eventlog.peek(*found).seq < start_seq:
+            found = self._log_after(start_seq)
+        if found is None or found[0] >= stop:
+            return
+        chain = self._chain_before(found[0])
+        while found is not None and found[0] < stop:
+            record = eventlog.decode(*found, chain)
+            chain = record.chain
+            yield record
+            found = self._log_after(record.first_seq)
+            if found is not None and found[0] != record.last_seq + 1:
+                raise _gap(record.last_seq + 1)
+
+    def _chain_before(self, first_seq: int) -> bytes:
+        if first_seq == 1:
+            return eventlog.genesis(self.options.vault_id)
+        found = self._log_at(first_seq - 1)
+        before = None if found is None else eventlog.peek(*found)
+        if before is None or before.seq != first_seq - 1:
+            raise _gap(first_seq - 1)
+        return before.chain
+
+
+class Writer(Reader):
+    """The one write transaction: a Reader that sees its own changes."""
+
+    @abstractmethod
+    def put(self, table: str, key: bytes, value: bytes) -> None: ...
+
+    @abstractmethod
+    def delete(self, table: str, key: bytes) -> bool:
+        """True if there was such a row."""
+
+    @abstractmethod
+    def clear(self, table: str) -> None:
+        """Delete all rows of a table."""
+
+    @abstractmethod
+    def add_frames(self, frames: Sequence[Frame]) -> None:
+        """Store frames under new numbers and index their objects, except those already indexed.
+
+        A frame of which every object is already indexed is not stored.
+        """
+
+    def drop_frames(self, numbers: Sequence[int]) -> None:
+        """Delete frames; their index rows are the caller's to delete.
+
+        Frame numbers are never reused, so that whoever keeps a decoded frame may trust its number.
+        """
+        free = self._first_free_frame()
+        self._delete_frames(numbers)
+        if self._first_free_frame() != free:
+            self.put(tables.META, b"next_frame", pack(free))
+
+    def _first_free_frame(self) -> int:
+        kept = self.get(tables.META, b"next_frame")
+        floor = 1 if kept is None else unpack(kept, "the next frame's number")
+        return max(floor, (self._last_frame() or 0) + 1)
+
+    @abstractmethod
+    def _last_frame(self) -> int | None: ...
+
+    @abstractmethod
+    def _delete_frames(self, numbers: Sequence[int]) -> None: ...
+
+    @abstractmethod
+    def _log_put(self, first_seq: int, data: bytes) -> None: ...
+
+    def append(self, payload: bytes, count: int, time_us: int) -> int:
+        """Append one record of ``count`` events with these packed rows; return its first seq.
+
+        A clock that went backwards is clamped to the previous record's time: ``last()`` tells.
+        """
+        if count < 1:
+            raise BadRequest("a log record holds at least one event")
+        last = self.last()
+        first, time_us = last.seq + 1, max(time_us, last.time_us)
+        chain = eventlog.next_chain(last.chain, first, time_us, count, payload)
+        record = Record(first, count, time_us, payload, chain)
+        self._log_put(first, eventlog.encode(record, self._log_codec()))
+        return first
+
+    def _log_codec(self) -> Codec:
+        return Codec(self.options.compression)
+
+
+def _gap(seq: int) -> Damaged:
+    return Damaged(f"the log has no record of event {seq}", kind="broken-chain")

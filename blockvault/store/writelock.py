@@ -1,0 +1,114 @@
+"""The writers' queue: who may begin a write transaction, with a time limit.
+
+LMDB's own writer mutex waits without limit and does not hear Ctrl-C until it has the lock; a
+stopped process would hang every other.  So writers first take this lock: a mutex between threads,
+then ``flock`` on the head file between processes.  Whoever holds both finds LMDB's mutex free.
+``flock`` ends with its process, so a killed writer holds up nobody.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import threading
+import time
+
+from blockvault.errors import Busy
+
+TIMEOUT = 60.0
+
+
+class WriteLock:
+    """Exclusive between the threads of this process and all processes with the same file."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._holding = descriptor
+        self._mutex = threading.Lock()
+        self._owner: int | None = None
+
+    def acquire(self, timeout: float = TIMEOUT) -> None:
+        """``Busy`` after ``timeout`` seconds; RuntimeError if this thread is already writing."""
+        if self.held_by_me():
+            raise RuntimeError("write transactions do not nest: this thread is already writing")
+        deadline = time.monotonic() + timeout
+        if not self._mutex.acquire(timeout=timeout):
+            raise _busy("another thread", timeout)
+        try:
+            self._holding = self._lock_file(deadline, timeout)
+            self._owner = threading.get_ident()
+        except BaseException:
+            self._mutex.release()
+            raise
+
+    def try_acquire(self, timeout: float) -> bool:
+        """Like ``acquire``, but False instead of ``Busy``."""
+        try:
+            self.acquire(timeout)
+        except Busy:
+            return False
+        return True
+
+    def release(self) -> None:
+        self._owner = None
+        if self._holding == self._descriptor:
+            fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+        else:
+            os.close(self._holding)
+        self._mutex.release()
+
+    def held_by_me(self) -> bool:
+        return self._owner == threading.get_ident()
+
+    def _lock_file(self, deadline: float, timeout: float) -> int:
+        try:
+            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return self._descriptor
+        except BlockingIOError:
+            pass
+        # flock has no time limit, and polling starves beside a busy writer: a helper thread
+        # queues in the kernel.
+        waiting = _Waiting(self._descriptor)
+        try:
+            waiting.done.wait(max(0.0, deadline - time.monotonic()))
+        finally:
+            taken = waiting.finish()
+        if taken is None:
+            raise _busy("another process", timeout)
+        return taken
+
+
+class _Waiting:
+    """One blocking flock, in a thread and on an open file of its own, that may be given up.
+
+    Its own open file, because locks belong to open files: a given-up wait that ends late must not
+    unlock what a later writer of this process has locked meanwhile.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.done = threading.Event()
+        self._descriptor = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        self._guard = threading.Lock()
+        self._given_up = False
+        threading.Thread(target=self._run, name="vault-write-queue", daemon=True).start()
+
+    def _run(self) -> None:
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        with self._guard:
+            if self._given_up:
+                os.close(self._descriptor)
+            self.done.set()
+
+    def finish(self) -> int | None:
+        """The descriptor that holds the lock, or None: then it is let go as soon as it is got."""
+        with self._guard:
+            self._given_up = not self.done.is_set()
+            return None if self._given_up else self._descriptor
+
+
+def _busy(who: str, timeout: float) -> Busy:
+    return Busy(
+        f"{who} has been writing to this vault for more than {timeout:.0f} seconds; "
+        "nothing was changed. Try again when it is done.",
+        kind="write-locked",
+    )
