@@ -1,0 +1,15 @@
+"""The network edge: volumes served over NBD, to QEMU or any other client.
+
+wire          numbers of the protocol
+options       payloads of options and of their replies
+negotiation   bytes in, option replies out, until an export is chosen     (no sockets)
+connection    bytes in, validated requests out                            (no sockets)
+service       requests in, replies out: the one place that calls a device (no sockets)
+contexts      block status: base:allocation, blockvault:diff:REV
+exports       name to device: opened late, shared, released with the last client
+volumes       the volumes of a vault as exports: heads, revisions, copy-on-write
+channel, tls  a socket, or a socket under TLS
+server        listeners and threads
+stats         counters, rates, latency histogram
+control       a second socket, for `status` and for `snapshot` while a server runs
+"""

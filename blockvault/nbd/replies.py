@@ -1,0 +1,88 @@
+"""Replies of the transmission phase, as pieces of bytes for one send.
+
+Structured replies carry what READ and BLOCK_STATUS return and every error; a success that has
+nothing else to say stays the 16 bytes of a simple reply, which the protocol allows and which can
+be made for a whole batch with one ``join``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from blockvault.nbd.wire import (
+    CHUNK,
+    CHUNK_MAGIC,
+    CONTEXT_ID,
+    DATA_CHUNK,
+    DESCRIPTOR,
+    ERROR_CHUNK,
+    SIMPLE_REPLY,
+    SIMPLE_REPLY_MAGIC,
+    Chunk,
+    ChunkFlag,
+    Errno,
+)
+
+Piece = bytes | memoryview
+OK_HEAD = SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, Errno.OK, b"")[:-8]
+ERROR_SIZE = 4 + 2
+OFFSET_SIZE = 8
+
+
+def successes(cookies: Sequence[bytes]) -> bytes:
+    """Simple replies without data, one for each cookie."""
+    return OK_HEAD + OK_HEAD.join(cookies)
+
+
+def failure(cookie: bytes, errno: Errno, structured: bool) -> bytes:
+    """An error, in the form that a reply to any command may have."""
+    if not structured:
+        return SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, errno, cookie)
+    return ERROR_CHUNK.pack(CHUNK_MAGIC, ChunkFlag.DONE, Chunk.ERROR, cookie, ERROR_SIZE, errno, 0)
+
+
+def data_replies(
+    cookies: Iterable[bytes],
+    ranges: Iterable[tuple[int, int]],
+    contents: Iterable[Piece],
+    structured: bool,
+) -> list[Piece]:
+    """Replies to READs, headers and data by turns; ``ValueError`` if data are not as long as asked.
+
+    A wrong length must be found before anything is sent: the client would take the next header
+    for data.
+    """
+    pieces: list[Piece] = []
+    if structured:
+        pack = DATA_CHUNK.pack
+        magic, done, kind = CHUNK_MAGIC, int(ChunkFlag.DONE), int(Chunk.OFFSET_DATA)
+        for cookie, (offset, length), data in zip(cookies, ranges, contents, strict=True):
+            if len(data) != length:
+                raise ValueError(f"{len(data)} bytes read instead of {length}")
+            pieces.append(pack(magic, done, kind, cookie, length + OFFSET_SIZE, offset))
+            pieces.append(data)
+    else:
+        for cookie, (_, length), data in zip(cookies, ranges, contents, strict=True):
+            if len(data) != length:
+                raise ValueError(f"{len(data)} bytes read instead of {length}")
+            pieces.append(OK_HEAD + cookie)
+            pieces.append(data)
+    return pieces
+
+
+def empty_read(cookie: bytes, structured: bool) -> bytes:
+    """The answer to a READ of no bytes: content chunks must not be empty, so there is none."""
+    if not structured:
+        return OK_HEAD + cookie
+    return CHUNK.pack(CHUNK_MAGIC, ChunkFlag.DONE, Chunk.NONE, cookie, 0)
+
+
+def block_status(cookie: bytes, answers: Sequence[tuple[int, list[tuple[int, int]]]]) -> bytes:
+    """One chunk for each (context id, descriptors), the last marked as such."""
+    chunks = []
+    for place, (context, descriptors) in enumerate(answers, start=1):
+        payload = CONTEXT_ID.pack(context) + b"".join(DESCRIPTOR.pack(*d) for d in descriptors)
+        flags = ChunkFlag.DONE if place == len(answers) else 0
+        head = CHUNK.pack(CHUNK_MAGIC, flags, Chunk.BLOCK_STATUS, cookie, len(payload))
+        chunks.append(head + payload)
+    return b"".join(chunks)

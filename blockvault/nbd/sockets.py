@@ -1,0 +1,132 @@
+"""Listening and connecting: unix sockets that only their owner can open, and TCP.
+
+The path of a unix socket is limited to 107 bytes, a vault's directory is not; so both sides go
+through the directory's descriptor in /proc, which is always short.  A socket file that nobody
+listens on any more is replaced; one that somebody listens on is not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import stat
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+from blockvault.errors import BadRequest, Busy, Conflict, IOFailed, NotFound
+
+BACKLOG = 128
+CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+
+
+@contextlib.contextmanager
+def _short_name(path: Path) -> Iterator[str]:
+    """A name for ``path`` that fits into a socket address while the context lasts."""
+    try:
+        directory = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise NotFound(f"cannot use directory {path.parent}: {error.strerror}") from None
+    try:
+        yield f"/proc/self/fd/{directory}/{path.name}"
+    finally:
+        os.close(directory)
+
+
+def connect_unix(path: Path, *, timeout: float | None = None) -> socket.socket:
+    """Connect to a unix socket; ``OSError`` if nobody listens there."""
+    connected = socket.socket(socket.AF_UNIX)
+    connected.settimeout(timeout)
+    try:
+        with _short_name(path) as name:
+            connected.connect(name)
+    except BaseException:
+        connected.close()
+        raise
+    return connected
+
+
+def listen_unix(path: Path) -> socket.socket:
+    """Listen on a unix socket of mode 0600; ``Busy`` if another process listens on it."""
+    _clear(path)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        with _short_name(path) as name:
+            listener.bind(name)
+            # Until listen() nobody can connect, so there is no moment at which others could.
+            os.chmod(name, 0o600)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise IOFailed(f"cannot listen on {path}: {error.strerror}") from None
+    return listener
+
+
+def _clear(path: Path) -> None:
+    """Remove a socket that a dead server left behind."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise IOFailed(f"cannot look at {path}: {error.strerror}") from None
+    if not stat.S_ISSOCK(mode):
+        raise Conflict(f"{path} exists and is not a socket")
+    try:
+        connect_unix(path, timeout=1.0).close()
+    except ConnectionRefusedError:
+        path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Busy(f"{path} is in use: {error.strerror}") from None
+    else:
+        raise Busy(f"another server listens on {path}")
+
+
+def listen_tcp(host: str, port: int) -> socket.socket:
+    """Listen on one address; port 0 takes a free one."""
+    try:
+        family, kind, proto, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise BadRequest(f"no such address: {host}: {error.strerror}") from None
+    listener = socket.socket(family, kind, proto)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(address)
+        listener.listen(BACKLOG)
+    except OSError as error:
+        listener.close()
+        raise IOFailed(f"cannot listen on {host}:{port}: {error.strerror}") from None
+    return listener
+
+
+def prepare(connected: socket.socket) -> None:
+    """Options of a connection: small replies leave at once, dead peers are noticed."""
+    connected.setblocking(True)
+    if connected.family != socket.AF_UNIX:
+        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+
+
+def peer_of(connected: socket.socket) -> str:
+    """Who is at the other end: ``pid 123, uid 1000`` or ``192.0.2.1:40000``."""
+    if connected.family == socket.AF_UNIX:
+        data = connected.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        pid, uid, _ = CREDENTIALS.unpack(data)
+        return f"pid {pid}, uid {uid}"
+    host, port = connected.getpeername()[:2]
+    return f"{host}:{port}"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether every address of ``host`` stays on this machine."""
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return False
+    addresses = {str(entry[4][0]) for entry in found}
+    return all(a.startswith("127.") or a == "::1" for a in addresses)
