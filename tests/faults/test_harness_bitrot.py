@@ -132,10 +132,9 @@ def test_some_flips_of_meta_bits_roll_back_silently(
     sound: Path, data: bytes, scratch: Path
 ) -> None:
     """What a vault keeps its head file for: LMDB by itself cannot see these."""
-    counts = Counter(examine(sound, scratch, list(bitrot.meta_flips(data, 4096))[1216:]))
-    counts += Counter(examine(sound, scratch, list(bitrot.meta_flips(data, 4096))[:1216]))
-    assert counts[Verdict.FOUND] > 200
-    assert counts[Verdict.SILENT] > 20
+    counts = Counter(examine(sound, scratch, list(bitrot.meta_flips(data, 4096))[::5]))
+    assert counts[Verdict.FOUND] > 30
+    assert counts[Verdict.SILENT] > 10
 
 
 def test_a_check_that_dies_is_reported_and_the_next_one_runs(

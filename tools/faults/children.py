@@ -17,7 +17,7 @@ import tempfile
 import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from tools.faults.channel import inherited, spawn
 
@@ -65,16 +65,35 @@ class Children:
     def _serve(
         self, todo: queue.SimpleQueue[tuple[int, Any] | None], done: list[Outcome], lane: int
     ) -> None:
-        worker: _Worker | None = None
-        for number, task in iter(todo.get, None):
-            worker = worker or _Worker(self._target, (lane, *self._arguments))
-            outcome = worker.take(number, task, self._timeout)
-            if outcome.died:
-                worker.close()
-                worker = None
-            done.append(outcome)
-        if worker:
-            worker.close()
+        with Child(self._target, lane, *self._arguments, timeout=self._timeout) as child:
+            for number, task in iter(todo.get, None):
+                done.append(child.ask(task, number))
+
+
+class Child:
+    """One worker at a time; a context manager.  The next ``ask`` replaces a dead one."""
+
+    def __init__(self, target: str, *arguments: Any, timeout: float = 20.0) -> None:
+        self._target, self._arguments, self._timeout = target, arguments, timeout
+        self._worker: _Worker | None = None
+
+    def ask(self, task: Any, number: int = 0) -> Outcome:
+        self._worker = self._worker or _Worker(self._target, self._arguments)
+        outcome = self._worker.take(number, task, self._timeout)
+        if outcome.died:
+            self.close()
+        return outcome
+
+    def close(self) -> None:
+        if self._worker:
+            self._worker.close()
+        self._worker = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 class _Worker:
