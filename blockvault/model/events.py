@@ -236,7 +236,10 @@ class Snapshotted(Event):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RolledBack(Event):
-    """The branch has the state again that ``target_branch`` had after event ``target_seq``."""
+    """The branch has the state again that ``target_branch`` had after event ``target_seq``.
+
+    ``target_branch`` is 0 for a snapshot that only a tag names.
+    """
 
     CODE: ClassVar[int] = ROLLED_BACK
     branch: int
@@ -315,6 +318,7 @@ _SPECIAL: Final[dict[tuple[int, str], Callable[[Any], object]]] = {
     (BRANCH_CREATED, "source"): check_number,
     (BRANCH_CREATED, "snapshot"): _optional_id,
     (ROLLED_BACK, "snapshot"): _optional_id,
+    (ROLLED_BACK, "target_branch"): check_number,
     (IMPORTED, "source"): check_text,
     (IMPORTED, "snapshot"): check_id,
     (SNAPSHOTTED, "snapshot"): check_id,

@@ -128,6 +128,7 @@ class _Fold:
     def tagged(self, seq: int, row: Row) -> None:
         _, _, name, snapshot = row
         self.tables.put(REFS, TAGS + name.encode(), pack([snapshot, seq]))
+        self._recorded(snapshot, seq, 0)
 
     def untagged(self, seq: int, row: Row) -> None:
         self.tables.delete(REFS, TAGS + row[2].encode())
@@ -173,13 +174,18 @@ class _Fold:
         snapshot, tip = what[0], what[1]
         value = (row[0], self.time_us + row[1], *what)
         self.tables.put(WAYPOINTS, key(branch, seq), pack(value))
-        if snapshot is not None and self.tables.get(SNAPSHOTS, snapshot) is None:
-            self.tables.put(SNAPSHOTS, snapshot, pack([seq, branch]))
+        if snapshot is not None:
+            self._recorded(snapshot, seq, branch)
         before = self.branch(branch)
         set_now = snapshot is not None or tip != before.tip or row[0] == events.ROLLED_BACK
         tip_seq = (seq if set_now else before.tip_seq) if tip is not None else 0
         self.update(branch, waypoint_seq=seq, tip=tip, tip_seq=tip_seq)
         self._move(branch, seq).barrier_seq = seq
+
+    def _recorded(self, snapshot: bytes, seq: int, branch: int) -> None:
+        """The first event that names a snapshot is where it is found; a tag's has no branch."""
+        if self.tables.get(SNAPSHOTS, snapshot) is None:
+            self.tables.put(SNAPSHOTS, snapshot, pack([seq, branch]))
 
     def _tip_at(self, branch: int, seq: int) -> bytes | None:
         """The newest snapshot in the line of ``branch`` as it was after event ``seq``."""

@@ -1,0 +1,180 @@
+"""One volume of a branch while it is being written: a device over three layers.
+
+    dirty     block -> bytes   written, not yet stored (what a disk calls its volatile cache)
+    overlay   block -> id      stored since the last waypoint
+    tree      root             everything older
+
+A read looks at them in that order.  The session moves blocks down: after a commit ``settle_…``
+turns dirty bytes into ids, after a checkpoint ``rebase`` empties the overlay into a new root.  Both
+put the lower layer in place before they clear the upper one, so a reader that runs beside them,
+with no lock, sees each block in one layer or the other and never an older state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from blockvault.model import events, extents
+from blockvault.model.overlay import LONG_RUN, Overlay
+from blockvault.ops.reading import StateDevice
+
+if TYPE_CHECKING:
+    from blockvault.session import Session
+
+
+class HeadDevice(StateDevice):
+    """The writable head of one volume; see ``blockvault.device.Device``."""
+
+    read_only = False
+
+    def __init__(
+        self, session: Session, name: str, size: int, root: bytes, overlay: Overlay
+    ) -> None:
+        vault = session.vault
+        super().__init__(vault.objects, name, size, root, overlay, vault.options.block_size)
+        self._session = session
+        self.dirty: dict[int, bytes] = {}
+
+    @property
+    def dirty_bytes(self) -> int:
+        """Bytes that the session holds in memory and has not stored yet, over all its volumes."""
+        return self._session.pending_bytes
+
+    # -- reading: the dirty layer over what StateDevice reads -------------------------------------
+
+    def block(self, number: int) -> bytes:
+        return self.dirty.get(number) or super().block(number)
+
+    def blocks(self, first: int, stop: int) -> list[bytes]:
+        return self.scattered(range(first, stop)) if self.dirty else super().blocks(first, stop)
+
+    def scattered(self, numbers: Sequence[int]) -> list[bytes]:
+        dirty = self.dirty
+        if not dirty:
+            return super().scattered(numbers)
+        held = [dirty.get(block) for block in numbers]
+        below = iter(
+            super().scattered(
+                [block for block, data in zip(numbers, held, strict=True) if data is None]
+            )
+        )
+        return [next(below) if data is None else data for data in held]
+
+    def upper_runs(self, first: int, stop: int) -> Iterable[extents.Run]:
+        with self._session.mutex:
+            dirty = sorted(block for block in self.dirty if first <= block < stop)
+        over = (extents.Run(block, block + 1, self._reads_zero(block)) for block in dirty)
+        return extents.union(super().upper_runs(first, stop), over)
+
+    def _reads_zero(self, block: int) -> bool:
+        return self.dirty.get(block) == self._zero
+
+    # -- writing ---------------------------------------------------------------------------------
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        """Take ``data``; durable after the next ``flush``."""
+        self.write_many(((offset, data),))
+
+    def write_many(self, writes: Sequence[tuple[int, bytes | memoryview]]) -> None:
+        """Several writes, in order, each one event; all are checked before any is taken."""
+        for offset, data in writes:
+            self.check(offset, len(data))
+        size = self.block_size
+        session = self._session
+        session.make_room()
+        with session.mutex:
+            now = events.now_us()
+            taken = 0
+            for offset, data in writes:
+                length = len(data)
+                first, skip = divmod(offset, size)
+                if not skip and length == size:
+                    block = bytes(data)
+                    self.dirty[first] = block
+                    session.pending.append((now, self, offset, length, (block,)))
+                elif length:
+                    blocks = self._cut(offset, bytes(data))
+                    self.dirty.update(zip(range(first, first + len(blocks)), blocks, strict=True))
+                    session.pending.append((now, self, offset, length, blocks))
+                taken += length
+            session.took(taken)
+
+    def zero(self, offset: int, length: int) -> None:
+        """The range reads as zeros; whole blocks of it take no space."""
+        self._clear(offset, length, events.ZEROED)
+
+    def trim(self, offset: int, length: int) -> None:
+        """The guest needs the range no more: whole blocks in it read as zeros, edges stay."""
+        self._clear(offset, length, events.TRIMMED)
+
+    def flush(self) -> None:
+        """Return when everything written to the branch before this call is durable."""
+        self._session.flush()
+
+    def _clear(self, offset: int, length: int, code: int) -> None:
+        self.check(offset, length)
+        size, end = self.block_size, offset + length
+        start = -(-offset // size) * size
+        stop = end if end == self.size else end // size * size
+        if code == events.ZEROED:
+            head = (offset, min(start, end))
+            tail = (max(stop, head[1]), end)
+            edges = [(at, bytes(to - at)) for at, to in (head, tail) if at < to]
+            if edges:
+                self.write_many(edges)
+        if start < stop:
+            self._clear_blocks(start, stop, code)
+
+    def _clear_blocks(self, start: int, stop: int, code: int) -> None:
+        """Clear whole blocks: short runs through the dirty layer, long ones straight to the log.
+
+        Each short run has a mark of its own, so that ``settle`` can tell it from a later one.
+        """
+        session = self._session
+        first, last = start // self.block_size, -(-stop // self.block_size)
+        mark = bytes(self.block_size) if last - first < LONG_RUN else b""
+        session.make_room()
+        with session.mutex:
+            if mark:
+                self.dirty.update(dict.fromkeys(range(first, last), mark))
+            session.pending.append((events.now_us(), self, start, stop - start, (code, mark)))
+            session.took(len(mark))
+        if not mark:
+            session.commit(barrier=False)
+
+    def _cut(self, offset: int, data: bytes) -> list[bytes]:
+        """Whole blocks that hold ``data`` at ``offset``, the edges filled from what is there."""
+        size = self.block_size
+        skip = offset % size
+        if skip:
+            data = self.block(offset // size)[:skip] + data
+        rest = -len(data) % size
+        if rest:
+            last = (offset - skip + len(data)) // size
+            data += self.block(last)[size - rest :]
+        return [data[at : at + size] for at in range(0, len(data), size)]
+
+    # -- moving blocks down: only the session's committer calls these ------------------------------
+
+    def settle_write(self, first: int, blocks: Sequence[bytes], ids: bytes) -> None:
+        """A stored write: its ids become the overlay, its bytes leave unless written again."""
+        self.overlay.write(first, ids)
+        dirty = self.dirty
+        for number, block in enumerate(blocks, first):
+            if dirty.get(number) is block:
+                del dirty[number]
+
+    def settle_clear(self, first: int, count: int, mark: bytes) -> None:
+        """A stored zero or trim."""
+        self.overlay.clear(first, count)
+        dirty = self.dirty
+        if mark:
+            for number in range(first, first + count):
+                if dirty.get(number) is mark:
+                    del dirty[number]
+
+    def rebase(self, root: bytes) -> None:
+        """``root`` says all that the tree and the overlay said: it takes their place."""
+        self.tree = self.tree.rebased(root, self.overlay)
+        self.overlay = Overlay()

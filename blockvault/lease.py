@@ -1,0 +1,45 @@
+"""The right to write one branch, held by one process at a time.
+
+A lease is an exclusive ``flock`` on a file of its own, so the kernel gives it back the moment its
+holder dies, however it dies.  The file's text only says who holds it, for the message that a
+second writer gets; it is never trusted for the decision.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from blockvault.errors import Busy
+
+_DIRECTORY = "leases"
+
+
+class Lease:
+    """Held from construction to ``release``; ``Busy`` names the holder of a taken one."""
+
+    def __init__(self, vault: Path, branch: int, name: str, holder: str) -> None:
+        directory = vault / _DIRECTORY
+        directory.mkdir(mode=0o700, exist_ok=True)
+        self.path = directory / str(branch)
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            other = os.read(self._fd, 4096).decode(errors="replace").strip() or "another process"
+            os.close(self._fd)
+            raise Busy(
+                f"branch '{name}' is being written by {other}; "
+                "nothing was changed, try again when it is done",
+                kind="branch-busy",
+            ) from None
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{holder} (process {os.getpid()})\n".encode(), 0)
+
+    def release(self) -> None:
+        """Give the branch back.  The file stays: removing it would race with the next holder."""
+        if self._fd >= 0:
+            os.ftruncate(self._fd, 0)
+            os.close(self._fd)
+            self._fd = -1

@@ -1,0 +1,23 @@
+"""What a vault can do, one module per subject; ``Vault`` is the short way to most of them.
+
+    resolve   revision text -> Position            reading   Position -> device, file object
+    refs      branches, tags, HEAD, rollback       snapshots building, loading, log, events
+    images    image files as runs of bytes         ingest    images -> volumes of a snapshot
+    export    volume -> image file or stream       checkout  snapshot <-> a directory of files
+    compare   what differs between two states      check     verify all that is stored
+    rebuild   projections from the log             stats     who takes how much space
+
+Each function takes the vault first.  Those that change files or drop data compute a plan that can
+be shown, then execute it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+Progress = Callable[[int, int], None]
+"""Called as ``progress(done, total)`` in bytes, often; it must be cheap."""
+
+
+def silent(done: int, total: int) -> None:
+    """The progress of somebody who does not want to know."""

@@ -1,0 +1,79 @@
+"""What differs between two states, or between a state and an image file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from blockvault.ids import ZERO_ID
+from blockvault.model import diff as model_diff
+from blockvault.model.diff import Side
+from blockvault.model.tree import NodeSource, Scratch
+from blockvault.ops import images, ingest, silent, states
+
+if TYPE_CHECKING:
+    from blockvault.ops.resolve import Position
+    from blockvault.vault import Vault
+
+
+class VolumeDiff(NamedTuple):
+    """One volume in two states; a size is None where the state has no such volume.
+
+    ``extents`` are (offset, length) in bytes, ascending, in whole blocks cut at the larger size.
+    """
+
+    name: str
+    size_a: int | None
+    size_b: int | None
+    extents: tuple[tuple[int, int], ...]
+
+    @property
+    def changed(self) -> int:
+        """Bytes in all extents."""
+        return sum(length for _, length in self.extents)
+
+    @property
+    def differs(self) -> bool:
+        return bool(self.extents) or self.size_a != self.size_b
+
+
+def diff(vault: Vault, a: Position, b: Position) -> list[VolumeDiff]:
+    """Every volume of either state, by name; a missing one is compared as if it were zeros."""
+    sides_a, sides_b = _sides(vault, a), _sides(vault, b)
+    return [
+        _volume_diff(vault, name, sides_a.get(name), sides_b.get(name))
+        for name in sorted(sides_a | sides_b)
+    ]
+
+
+def diff_file(
+    vault: Vault, rev: str, volume: str | None, path: Path, *, format: str | None = None
+) -> VolumeDiff:
+    """One volume of a revision against an image file; nothing is stored."""
+    position = vault.resolve(rev)
+    chosen = position.volume(volume)
+    with images.opened(path, images.format_of(path, format), vault.path, False) as source:
+        nodes = Scratch(vault.objects)
+        intake = ingest.Intake(vault, silent, source.size, nodes)
+        read = intake.volume(chosen.name, source, chosen)
+        source.check_unchanged()
+    side = _sides(vault, position)[chosen.name]
+    return _volume_diff(vault, chosen.name, side, Side(read.size, read.root), nodes)
+
+
+def _sides(vault: Vault, position: Position) -> dict[str, Side]:
+    folded = states.overlays(vault, position)
+    return {
+        volume.name: Side(volume.size, volume.root, folded.get(volume.name))
+        for volume in position.volumes
+    }
+
+
+def _volume_diff(
+    vault: Vault, name: str, a: Side | None, b: Side | None, nodes: NodeSource | None = None
+) -> VolumeDiff:
+    none = Side(0, ZERO_ID)
+    extents = model_diff.changed_bytes(
+        nodes or vault.objects, a or none, b or none, vault.options.block_size
+    )
+    return VolumeDiff(name, a.size if a else None, b.size if b else None, tuple(extents))

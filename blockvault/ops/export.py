@@ -1,0 +1,219 @@
+"""Volumes out of a vault: into image files, block devices and streams.
+
+Data goes out in batches of whole blocks: one fetch from the store each, written by a second thread
+while the next batch is decoded and checked.  Zeros become holes in files and real zeros in streams.
+Formats other than raw are qemu-img's to write, from a sparse temporary raw file.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
+
+from blockvault.device import Device
+from blockvault.errors import BadRequest, Conflict, IOFailed, NoSpace, NotFound
+from blockvault.ops import Progress, images, silent
+
+if TYPE_CHECKING:
+    from blockvault.vault import Vault
+
+_BATCH = 4 << 20
+_T = TypeVar("_T")
+
+
+class Exported(NamedTuple):
+    """What an export wrote; ``path`` None means the standard output."""
+
+    volume: str
+    size: int
+    data_bytes: int
+    path: Path | None
+
+
+def export(
+    vault: Vault,
+    rev: str,
+    volume: str | None,
+    target: Path | BinaryIO,
+    *,
+    format: str = "raw",  # noqa: A002 - the word every image tool uses
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Exported:
+    """Write one volume of a revision as an image; a stream gets raw bytes.
+
+    A file appears under its name only when it is complete; ``force`` lets it replace another.
+    """
+    device = vault.device(rev, volume)
+    report = progress or silent
+    if not isinstance(target, Path):
+        if format != "raw":
+            raise BadRequest(f"a {format} image cannot be written to a stream; name a file")
+        data = _stream(device, target, 0, device.size, report)
+        return Exported(device.name, device.size, data, None)
+    images.format_of(target, format)
+    if target.is_block_device():
+        data = _to_block_device(device, target, force, report)
+    else:
+        data = _to_file(device, target, format, force, report)
+    return Exported(device.name, device.size, data, target)
+
+
+def _to_file(
+    device: Device, target: Path, image_format: str, force: bool, progress: Progress
+) -> int:
+    if target.is_dir():
+        raise BadRequest(f"{target} is a directory; name the file to write")
+    if target.exists() and not force:
+        raise Conflict(f"{target} exists; --force replaces it", kind="file-exists")
+    with _replacing(target) as (fd, temporary):
+        data = copy_out(device, lambda offset, part: write_at(fd, offset, part), progress)
+        _wrapped(os.ftruncate, fd, device.size)
+        if image_format != "raw":
+            _convert(temporary, image_format)
+    return data
+
+
+def cat(
+    vault: Vault,
+    rev: str,
+    volume: str | None,
+    out: BinaryIO,
+    *,
+    offset: int = 0,
+    length: int | None = None,
+) -> int:
+    """Write a range of a volume's bytes to a stream; return how many there were."""
+    device = vault.device(rev, volume)
+    if offset > device.size:
+        raise BadRequest(f"offset {offset} is beyond the volume's {device.size} bytes")
+    wanted = device.size - offset if length is None else min(length, device.size - offset)
+    _stream(device, out, offset, wanted, silent)
+    return wanted
+
+
+def copy_out(
+    device: Device, write: Callable[[int, bytes], None], progress: Progress, start: int = 0
+) -> int:
+    """Call ``write(offset, data)`` for all that is not zero, ascending; return the data's bytes.
+
+    ``write`` runs in one other thread; the first error it raises ends the copy.
+    """
+    done = 0
+    with ThreadPoolExecutor(1, "write") as writer:
+        behind: list[Future[None]] = []
+        for offset, length in _batches(device, start, device.size - start):
+            data = device.read(offset, length)
+            done += length
+            behind.append(writer.submit(write, offset, data))
+            if len(behind) > 2:
+                behind.pop(0).result()
+            progress(offset + length, device.size)
+        for future in behind:
+            future.result()
+    progress(device.size, device.size)
+    return done
+
+
+def _batches(device: Device, start: int, length: int) -> Iterator[tuple[int, int]]:
+    """The device's data extents, cut to batches."""
+    for extent in device.extents(start, length):
+        if not extent.zero:
+            end = extent.offset + extent.length
+            for at in range(extent.offset, end, _BATCH):
+                yield at, min(end - at, _BATCH)
+
+
+def _stream(device: Device, out: BinaryIO, start: int, length: int, progress: Progress) -> int:
+    at, data_bytes = start, 0
+    zeros = bytes(_BATCH)
+    for offset, count in [*_batches(device, start, length), (start + length, 0)]:
+        while at < offset:
+            at += out.write(zeros[: min(offset - at, _BATCH)])
+        if count:
+            out.write(device.read(offset, count))
+            at += count
+            data_bytes += count
+        progress(at - start, length)
+    out.flush()
+    return data_bytes
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[tuple[int, Path]]:
+    """A temporary file beside ``target`` that becomes it, durably, when the block ends well."""
+    try:
+        fd, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    except FileNotFoundError:
+        raise NotFound(f"directory {target.parent} does not exist") from None
+    except OSError as error:
+        raise IOFailed(f"{target} cannot be written: {error.strerror}") from None
+    temporary = Path(name)
+    try:
+        yield fd, temporary
+        _wrapped(os.fsync, fd)
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+    finally:
+        os.close(fd)
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _to_block_device(device: Device, target: Path, force: bool, progress: Progress) -> int:
+    if not force:
+        raise Conflict(f"{target} is a block device; --force overwrites it", kind="file-exists")
+    with open(target, "r+b") as out:
+        room = out.seek(0, os.SEEK_END)
+        if room < device.size:
+            raise NoSpace(f"{target} holds {room:,} bytes, the volume has {device.size:,}")
+        out.seek(0)
+        data = _stream(device, out, 0, device.size, progress)
+        _wrapped(os.fsync, out.fileno())
+    return data
+
+
+def _convert(raw: Path, image_format: str) -> None:
+    """Turn the raw file at ``raw`` into another format, in place."""
+    made = raw.with_name(f"{raw.name}.{image_format}")
+    try:
+        images.run_tool(
+            [
+                *("qemu-img", "convert", "-f", "raw", "-O", image_format, "-W"),
+                *(images.file_name(raw), images.file_name(made)),
+            ],
+            f"the {image_format} image could not be written",
+        )
+        with open(made, "rb") as file:
+            _wrapped(os.fsync, file.fileno())
+        made.replace(raw)
+    finally:
+        made.unlink(missing_ok=True)
+
+
+def write_at(fd: int, offset: int, data: bytes) -> None:
+    """Write all of ``data``, however many calls that takes."""
+    view = memoryview(data)
+    while view:
+        count = _wrapped(os.pwrite, fd, view, offset)
+        view, offset = view[count:], offset + count
+
+
+def _wrapped(call: Callable[..., _T], *arguments: object) -> _T:
+    """Call into the operating system; its refusals become this program's errors."""
+    try:
+        return call(*arguments)
+    except OSError as error:
+        kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else IOFailed
+        raise kind(f"writing failed: {error.strerror}; the target was left as it was") from None

@@ -1,0 +1,228 @@
+"""Disk image files as what they mean to a guest: a size, and runs of data between holes.
+
+Raw files and block devices are read as they are.  Every other format is qemu-img's to decode: it
+writes the guest's bytes into a sparse temporary file.  The format is stated or taken from the file
+name, never probed from the content: a guest can write a qcow2 header into a raw disk, and a prober
+would then open whatever file that header names.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import stat
+import struct
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blockvault.errors import BadRequest, IOFailed, NoSpace, NotFound, ToolFailed
+
+FORMATS = ("raw", "qcow2", "vmdk", "vdi", "vhdx", "vpc")
+"""What can be imported and exported, by qemu's names; ``vpc`` is VirtualPC's and Azure's vhd."""
+
+_SUFFIXES = {".qcow2": "qcow2", ".vmdk": "vmdk", ".vdi": "vdi", ".vhdx": "vhdx", ".vhd": "vpc"}
+_RAW_SUFFIXES = ("", ".img", ".raw", ".bin", ".ext4", ".iso", ".dd")
+_BLKGETSIZE64 = 0x80081272
+_TOOL_SECONDS = 24 * 3600
+
+
+class Fingerprint(NamedTuple):
+    """What tells that a file was written to while it was read."""
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    inode: int
+
+
+class RawImage:
+    """An open raw image; ``path`` is what messages call it."""
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self.fd = fd
+        self.path = path
+        self.fingerprint = self._look()
+        self.size = self.fingerprint.size
+
+    def _look(self) -> Fingerprint:
+        info = os.fstat(self.fd)
+        if stat.S_ISBLK(info.st_mode):
+            size = struct.unpack("Q", fcntl.ioctl(self.fd, _BLKGETSIZE64, bytes(8)))[0]
+            return Fingerprint(size, 0, 0, info.st_rdev)
+        return Fingerprint(info.st_size, info.st_mtime_ns, info.st_ctime_ns, info.st_ino)
+
+    def check_unchanged(self) -> None:
+        """``Conflict``-like refusal when the file was written since it was opened."""
+        now = self._look()
+        if now == self.fingerprint:
+            return
+        how = "grew" if now.size > self.size else "shrank" if now.size < self.size else "changed"
+        raise IOFailed(
+            f"{self.path} {how} while it was read; nothing was recorded. "
+            "Stop what writes to it, or import a copy",
+            kind="image-changed",
+        )
+
+    def data_runs(self) -> Iterator[tuple[int, int]]:
+        """``(offset, end)`` of what is not a hole, in order; all of it where holes are unknown."""
+        at = 0
+        while at < self.size:
+            try:
+                start = os.lseek(self.fd, at, os.SEEK_DATA)
+            except OSError as error:
+                if error.errno == errno.ENXIO:
+                    return
+                yield at, self.size
+                return
+            at = min(os.lseek(self.fd, start, os.SEEK_HOLE), self.size)
+            if start < at:
+                yield start, at
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Exactly ``length`` bytes, zeros past the end."""
+        parts = []
+        want = max(0, min(length, self.size - offset))
+        while want:
+            try:
+                part = os.pread(self.fd, want, offset)
+            except OSError as error:
+                raise IOFailed(f"{self.path} cannot be read: {error.strerror}") from None
+            if not part:
+                self.check_unchanged()
+                raise IOFailed(f"{self.path} ends at {offset}, before its size of {self.size}")
+            parts.append(part)
+            offset += len(part)
+            want -= len(part)
+        data = parts[0] if len(parts) == 1 else b"".join(parts)
+        return data + bytes(length - len(data)) if len(data) < length else data
+
+
+def format_of(path: Path, stated: str | None) -> str:
+    """The image format: what was stated, or what the file name's ending says."""
+    if stated is not None:
+        if stated not in FORMATS:
+            raise BadRequest(f"unknown format '{stated}': use one of {', '.join(FORMATS)}")
+        return stated
+    suffix = path.suffix.lower()
+    if suffix in _SUFFIXES:
+        return _SUFFIXES[suffix]
+    if suffix in _RAW_SUFFIXES or path.is_block_device():
+        return "raw"
+    raise BadRequest(
+        f"the format of {path} is not clear from its name; say it with --format "
+        f"({', '.join(FORMATS)})",
+        kind="format-unknown",
+    )
+
+
+@contextmanager
+def opened(path: Path, image_format: str, scratch: Path, allow_backing: bool) -> Iterator[RawImage]:
+    """Open an image for reading; formats other than raw are decoded into ``scratch`` first."""
+    fd = _open(path)
+    try:
+        if image_format == "raw":
+            yield RawImage(fd, path)
+            return
+        source = RawImage(fd, path)
+        with tempfile.TemporaryDirectory(dir=scratch, prefix="import-") as folder:
+            decoded = Path(folder) / "decoded.raw"
+            _decode(path, image_format, decoded, allow_backing)
+            source.check_unchanged()
+            inner = os.open(decoded, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                yield RawImage(inner, path)
+            finally:
+                os.close(inner)
+    finally:
+        os.close(fd)
+
+
+def _open(path: Path) -> int:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise NotFound(f"image {path} does not exist", kind="no-image") from None
+    except OSError as error:
+        raise IOFailed(f"image {path} cannot be opened: {error.strerror}") from None
+    mode = os.fstat(fd).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        os.close(fd)
+        raise BadRequest(f"{path} is neither a file nor a block device", kind="not-an-image")
+    return fd
+
+
+def _decode(path: Path, image_format: str, target: Path, allow_backing: bool) -> None:
+    info = image_info(path, image_format)
+    others = [info[key] for key in ("backing-filename", "full-backing-filename") if key in info]
+    others += _data_files(info)
+    if others and not allow_backing:
+        raise BadRequest(
+            f"{path} refers to another file, {others[0]}; "
+            "--allow-backing reads that file too, if you trust the image",
+            kind="backing-file",
+        )
+    need, free = int(info.get("actual-size", 0)), shutil.disk_usage(target.parent).free
+    if need > free:
+        raise NoSpace(
+            f"decoding {path} needs {need:,} bytes beside the vault, {free:,} are free"
+        )
+    run_tool(
+        [
+            *("qemu-img", "convert", "-f", image_format, "-O", "raw", "-S", "4k"),
+            *("-W", "-t", "unsafe", file_name(path), file_name(target)),
+        ],
+        f"{path} could not be read as {image_format}",
+    )
+
+
+def _data_files(info: dict[str, Any]) -> list[str]:
+    """External data files and extents that an image's header names."""
+    data = info.get("format-specific", {}).get("data", {})
+    named = [data["data-file"]] if data.get("data-file") else []
+    own = os.path.basename(info.get("filename", ""))
+    extents = [extent.get("filename", "") for extent in data.get("extents", [])]
+    return named + [name for name in extents if os.path.basename(name) != own]
+
+
+def image_info(path: Path, image_format: str) -> dict[str, Any]:
+    """What ``qemu-img info`` says of an image, of itself alone and without opening others."""
+    text = run_tool(
+        ["qemu-img", "info", "--output=json", "-U", "-f", image_format, file_name(path)],
+        f"{path} is not a {image_format} image",
+    )
+    info: dict[str, Any] = json.loads(text)
+    return info
+
+
+def file_name(path: Path) -> str:
+    """A file name that qemu cannot take for a protocol (``nbd:…``) or an option."""
+    return f"file:{os.path.abspath(path)}"
+
+
+def run_tool(command: list[str], failure: str) -> str:
+    """Run a program quietly; ``ToolFailed`` says ``failure`` and the program's last line."""
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_TOOL_SECONDS,
+            check=False,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except FileNotFoundError:
+        raise ToolFailed(
+            f"{command[0]} is not installed; formats other than raw need it (Debian: qemu-utils)",
+            kind="tool-missing",
+        ) from None
+    if done.returncode:
+        said = done.stderr.decode(errors="replace").strip().splitlines()
+        raise ToolFailed(f"{failure}: {said[-1] if said else f'exit {done.returncode}'}")
+    return done.stdout.decode(errors="replace")

@@ -1,0 +1,233 @@
+"""Images into a vault: bytes -> blocks -> tree -> one event.
+
+    image ─ reader thread, 4 MiB ahead ─> leaves of 32 blocks ─> Builder (tree) ─┐
+                                             └ leaf differs from parent's ─> ObjectWriter
+
+A leaf that the branch's present tree has in the same place is known to be stored: its blocks are
+hashed and nothing else.  New blocks go to disk as they come, in commits without an event; only the
+last commit, with the event, makes them part of history.  An import that stops before leaves blocks
+that nothing points at, and the same command run again finds them there.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from blake3 import blake3
+
+from blockvault.errors import BadRequest, Conflict
+from blockvault.ids import ZERO_ID, object_id
+from blockvault.model import events, tree
+from blockvault.model.builder import Builder
+from blockvault.model.names import check_ref_name, check_volume_name
+from blockvault.model.snapshot import Snapshot, Volume
+from blockvault.model.tree import Scratch
+from blockvault.ops import Progress, images, refs, silent, snapshots
+from blockvault.ops.images import RawImage
+
+if TYPE_CHECKING:
+    from blockvault.store.frames import Frame
+    from blockvault.vault import Vault
+
+_CHUNK_LEAVES = 32
+_READ_AHEAD = 2
+_COMMIT_BYTES = 64 << 20
+
+
+class Image(NamedTuple):
+    """One image to import; ``format`` None takes it from the file's name."""
+
+    path: Path
+    volume: str
+    format: str | None = None
+
+
+def import_images(
+    vault: Vault,
+    images_: Sequence[Image],
+    *,
+    branch: str | None = None,
+    message: str = "",
+    author: str | None = None,
+    allow_backing: bool = False,
+    progress: Progress | None = None,
+) -> Snapshot:
+    """Make the images volumes of the branch's next snapshot; other volumes stay as they are.
+
+    The branch is made when it does not exist.  Nothing is recorded unless every image was read
+    whole and did not change meanwhile.
+    """
+    _check_names(images_)
+    with ExitStack() as stack:
+        sources = [
+            (image, stack.enter_context(_opened(vault, image, allow_backing))) for image in images_
+        ]
+        for _, source in sources:
+            if not source.size:
+                raise BadRequest(f"{source.path} is empty: a volume has at least one byte")
+        target = hold_target(vault, branch, stack)
+        volumes = {volume.name: volume for volume in target.volumes}
+        intake = Intake(vault, progress or silent, sum(source.size for _, source in sources))
+        for image, source in sources:
+            volumes[image.volume] = intake.volume(image.volume, source, volumes.get(image.volume))
+        frames = intake.finish()
+        for _, source in sources:
+            source.check_unchanged()
+        return target.record(
+            volumes.values(),
+            frames,
+            " ".join(str(image.path) for image in images_),
+            message,
+            author,
+        )
+
+
+class Target(NamedTuple):
+    """The branch that an import goes to, held until it is recorded."""
+
+    vault: Vault
+    branch: int | snapshots.NewBranch
+    volumes: Sequence[Volume]
+
+    def record(
+        self,
+        volumes: Iterable[Volume],
+        frames: Sequence[Frame],
+        source: str,
+        message: str,
+        author: str | None,
+    ) -> Snapshot:
+        """Make ``volumes`` the branch's state and its next snapshot."""
+        ordered = tuple(sorted(volumes))
+        return snapshots.record(
+            self.vault,
+            self.branch,
+            ordered,
+            lambda branch, snapshot: events.Imported(
+                branch=branch, volumes=ordered, snapshot=snapshot, source=source
+            ),
+            message=message,
+            author=author,
+            frames=frames,
+        )
+
+
+def hold_target(vault: Vault, name: str | None, stack: ExitStack) -> Target:
+    """The named branch under a lease, the current one for None, or one that is to be made."""
+    if name is not None and name not in {branch.name for branch in refs.listing(vault)}:
+        check_ref_name(name)
+        return Target(vault, snapshots.NewBranch(name), ())
+    session = stack.enter_context(vault.session(name, holder="an import"))
+    return Target(vault, session.branch.id, session.checkpoint())
+
+
+def _check_names(images_: Sequence[Image]) -> None:
+    if not images_:
+        raise BadRequest("no image to import")
+    names = [image.volume for image in images_]
+    for name in names:
+        check_volume_name(name)
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise Conflict(f"two images would become volume '{twice[0]}'; import them one by one")
+
+
+def _opened(vault: Vault, image: Image, allow_backing: bool) -> AbstractContextManager[RawImage]:
+    chosen = images.format_of(image.path, image.format)
+    return images.opened(image.path, chosen, vault.path, allow_backing)
+
+
+class Intake:
+    """Reads images one after another and stores what is new in them."""
+
+    def __init__(
+        self, vault: Vault, progress: Progress, total: int, scratch: Scratch | None = None
+    ) -> None:
+        """With ``scratch`` nothing is stored: it keeps the new tree nodes, in memory."""
+        self._vault = vault
+        self._objects = vault.new_objects()
+        self._scratch = scratch
+        self._progress = progress
+        self._total = total
+        self._done = 0
+        self._uncommitted = 0
+        self._zero_id = object_id(bytes(vault.options.block_size))
+
+    def volume(self, name: str, image: RawImage, before: Volume | None) -> Volume:
+        """Read the whole image; its tree is stored, but for what ``finish`` still holds."""
+        size = self._vault.options.block_size
+        builder = Builder(
+            self._scratch or self._objects,
+            tree.blocks_in(image.size, size),
+            nodes=self._vault.objects,
+            parent=before.root if before else ZERO_ID,
+            parent_blocks=tree.blocks_in(before.size, size) if before else 0,
+        )
+        leaf = size * tree.FANOUT
+        for offset, data in _chunks(image, leaf):
+            self._advance(offset)
+            builder.skip(offset // leaf - builder.done)
+            self._leaves(builder, data, size)
+            if self._uncommitted >= _COMMIT_BYTES:
+                self._commit()
+        root = builder.finish()
+        self._done += image.size
+        self._advance(0)
+        return Volume(name, image.size, root)
+
+    def finish(self) -> list[Frame]:
+        """The last frames; whoever records the event stores them with it."""
+        return self._objects.finish()
+
+    def _advance(self, offset: int) -> None:
+        self._progress(self._done + offset, self._total)
+
+    def _leaves(self, builder: Builder, data: bytes, size: int) -> None:
+        """Hash the leaves of one chunk; hand on the blocks of those that are not in the parent."""
+        view = memoryview(data)
+        leaf = size * tree.FANOUT
+        zeros = bytes(leaf)
+        for start in range(0, len(data), leaf):
+            if data.startswith(zeros, start):
+                builder.skip(1)
+                continue
+            cuts = range(start, start + leaf, size)
+            ids = [blake3(view[at : at + size]).digest() for at in cuts]
+            if self._zero_id in ids:
+                ids = [ZERO_ID if oid == self._zero_id else oid for oid in ids]
+            if not builder.add(b"".join(ids)) and self._scratch is None:
+                self._objects.add_blocks(ids, [data[at : at + size] for at in cuts])
+                self._uncommitted += leaf
+
+    def _commit(self) -> None:
+        with self._vault.transaction() as transaction:
+            transaction.add_frames(self._objects.take())
+        self._uncommitted = 0
+
+
+def _chunks(image: RawImage, leaf: int) -> Iterator[tuple[int, bytes]]:
+    """``(offset, data)`` of whole leaves that hold data, read ahead by a thread."""
+    with ThreadPoolExecutor(1, "read") as reader:
+        ahead: deque[tuple[int, Future[bytes]]] = deque()
+        for offset, length in _spans(image, leaf):
+            ahead.append((offset, reader.submit(image.read, offset, length)))
+            if len(ahead) > _READ_AHEAD:
+                at, data = ahead.popleft()
+                yield at, data.result()
+        for at, data in ahead:
+            yield at, data.result()
+
+
+def _spans(image: RawImage, leaf: int) -> Iterator[tuple[int, int]]:
+    """The image's data runs, widened to whole leaves and cut into chunks."""
+    done = 0
+    for start, end in image.data_runs():
+        start, end = max(done, start // leaf * leaf), -(-end // leaf) * leaf
+        for at in range(start, end, leaf * _CHUNK_LEAVES):
+            yield at, min(end - at, leaf * _CHUNK_LEAVES)
+        done = max(done, end)

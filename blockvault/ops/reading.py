@@ -1,0 +1,222 @@
+"""Reading the past: any position as a device, and as a file object.
+
+    TreeReader    one tree: block number -> id, with a bounded cache of leaves
+    StateDevice   tree + overlay of one volume, read-only; the head of a branch builds on it
+    VolumeFile    the same as ``io.RawIOBase``, for libraries that read files
+
+All are safe to use from several threads: they hold no transaction, only an immutable root.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from blockvault.device import Device, Extent
+from blockvault.errors import BadRequest
+from blockvault.ids import ID_SIZE, ZERO_ID
+from blockvault.model import extents, tree
+from blockvault.model.overlay import Overlay
+from blockvault.ops import states
+
+if TYPE_CHECKING:
+    from blockvault.ops.resolve import Position
+    from blockvault.store.objects import ObjectReader
+    from blockvault.vault import Vault
+
+_LEAF_CACHE = 32768
+"""Leaves kept per volume, about 1.1 KiB each: 36 MiB, which maps 4 GiB of 4 KiB blocks."""
+
+
+class TreeReader:
+    """Block ids of one immutable tree."""
+
+    def __init__(self, objects: ObjectReader, height: int, root: bytes) -> None:
+        self.objects = objects
+        self.height = height
+        self.root = root
+        self._leaves: dict[int, bytes] = {}
+
+    def rebased(self, root: bytes, overlay: Overlay) -> TreeReader:
+        """The reader of the root that ``overlay`` made of this one; untouched leaves are kept."""
+        later = TreeReader(self.objects, self.height, root)
+        if not overlay.cleared:
+            later._leaves = dict(self._leaves)
+            for leaf in {block // tree.FANOUT for block in overlay.blocks}:
+                later._leaves.pop(leaf, None)
+        return later
+
+    def block_id(self, block: int) -> bytes:
+        leaf = self._leaves.get(block // tree.FANOUT)
+        if leaf is None:
+            leaf = self._load(block // tree.FANOUT)
+        at = block % tree.FANOUT * ID_SIZE
+        return leaf[at : at + ID_SIZE]
+
+    def block_ids(self, first: int, stop: int) -> list[bytes]:
+        """Ids of the blocks ``first`` to ``stop``; ZERO_ID where there is nothing."""
+        low, high = first // tree.FANOUT, -(-stop // tree.FANOUT)
+        get = self._leaves.get
+        ids = b"".join([get(leaf) or self._load(leaf) for leaf in range(low, high)])
+        skip = (first - low * tree.FANOUT) * ID_SIZE
+        return [
+            ids[at : at + ID_SIZE] for at in range(skip, skip + (stop - first) * ID_SIZE, ID_SIZE)
+        ]
+
+    def _load(self, number: int) -> bytes:
+        leaf = tree.lookup_range(
+            self.objects, self.root, self.height, number * tree.FANOUT, tree.FANOUT
+        )
+        if len(self._leaves) >= _LEAF_CACHE:
+            self._leaves.clear()
+        self._leaves[number] = leaf
+        return leaf
+
+
+class StateDevice:
+    """One volume of one state, read-only; see ``blockvault.device.Device``."""
+
+    read_only = True
+
+    def __init__(
+        self,
+        objects: ObjectReader,
+        name: str,
+        size: int,
+        root: bytes,
+        overlay: Overlay,
+        block_size: int,
+    ) -> None:
+        self.name = name
+        self.size = size
+        self.block_size = block_size
+        self.objects = objects
+        self.tree = TreeReader(objects, tree.depth(tree.blocks_in(size, block_size)), root)
+        self.overlay = overlay
+        self._zero = bytes(block_size)
+
+    def read(self, offset: int, length: int) -> bytes:
+        """Read ``length`` bytes at ``offset``; the range must lie within the device."""
+        first, skip = divmod(offset, self.block_size)
+        self.check(offset, length)
+        if not skip and length == self.block_size:
+            return self.block(first)
+        if not length:
+            return b""
+        data = b"".join(self.blocks(first, -(-(offset + length) // self.block_size)))
+        return data if len(data) == length else data[skip : skip + length]
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """``read`` for several ranges; single blocks among them are fetched together."""
+        size = self.block_size
+        if any(length != size or offset % size for offset, length in ranges):
+            return [self.read(offset, length) for offset, length in ranges]
+        for offset, length in ranges:
+            self.check(offset, length)
+        return self.scattered([offset // size for offset, _ in ranges])
+
+    def scattered(self, numbers: Sequence[int]) -> list[bytes]:
+        """Whole blocks in any order, fetched together."""
+        ids = [self.overlay.get(block) or self.tree.block_id(block) for block in numbers]
+        return self._fetch(ids)
+
+    def block(self, number: int) -> bytes:
+        """One whole block; the last one of a device is padded with zeros."""
+        oid = self.overlay.get(number) or self.tree.block_id(number)
+        return self._zero if oid == ZERO_ID else self.objects.get(oid)
+
+    def blocks(self, first: int, stop: int) -> list[bytes]:
+        """Whole blocks, fetched together."""
+        return self._fetch(self.ids(first, stop))
+
+    def _fetch(self, ids: Sequence[bytes]) -> list[bytes]:
+        found = self.objects.get_many({oid for oid in ids if oid != ZERO_ID})
+        return [found[oid] if oid != ZERO_ID else self._zero for oid in ids]
+
+    def ids(self, first: int, stop: int) -> list[bytes]:
+        """Block ids of a range, ZERO_ID for zeros."""
+        upper = self.overlay.lookup(first, stop)
+        if None not in upper:
+            return upper  # type: ignore[return-value]
+        below = self.tree.block_ids(first, stop)
+        return [above or under for above, under in zip(upper, below, strict=True)]
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        """Data and zero runs of the range, merged and in order, as the guest reads them."""
+        self.check(offset, length)
+        if not length:
+            return
+        size = self.block_size
+        first, stop = offset // size, -(-(offset + length) // size)
+        base, upper = self.tree, self.upper_runs(first, stop)
+        for run in extents.of_state(self.objects, base.root, base.height, upper, first, stop):
+            start, end = max(offset, run.start * size), min(offset + length, run.stop * size)
+            yield Extent(start, end - start, run.zero)
+
+    def upper_runs(self, first: int, stop: int) -> Iterable[extents.Run]:
+        """What lies over the tree in ``[first, stop)``: sorted, disjoint runs."""
+        return self.overlay.runs(first, stop)
+
+    def write(self, offset: int, data: bytes | memoryview) -> None:
+        raise self._refusal()
+
+    def zero(self, offset: int, length: int) -> None:
+        raise self._refusal()
+
+    def trim(self, offset: int, length: int) -> None:
+        raise self._refusal()
+
+    def flush(self) -> None:
+        """Nothing can be pending."""
+
+    def check(self, offset: int, length: int) -> None:
+        if offset < 0 or length < 0 or offset + length > self.size:
+            raise BadRequest(
+                f"{length} bytes at {offset} reach beyond the {self.size} of '{self.name}'",
+                kind="out-of-range",
+            )
+
+    def _refusal(self) -> BadRequest:
+        return BadRequest(f"volume '{self.name}' is open read-only", kind="read-only")
+
+
+class VolumeFile(io.RawIOBase):
+    """A device as a seekable file that can be read."""
+
+    def __init__(self, device: Device) -> None:
+        super().__init__()
+        self._device = device
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._device.size}[whence]
+        if base + offset < 0:
+            raise ValueError(f"negative seek position {base + offset}")
+        self._at = base + offset
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer).cast("B")
+        length = max(0, min(len(view), self._device.size - self._at))
+        view[:length] = self._device.read(self._at, length)
+        self._at += length
+        return length
+
+
+def open_device(vault: Vault, position: Position, volume: str | None) -> StateDevice:
+    """The named volume, or the only one, at a position."""
+    chosen = position.volume(volume)
+    overlay = states.overlays(vault, position).get(chosen.name, Overlay())
+    return StateDevice(
+        vault.objects, chosen.name, chosen.size, chosen.root, overlay, vault.options.block_size
+    )

@@ -1,0 +1,126 @@
+"""Snapshots and the log: making versions, reading them, listing what led to them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+from blockvault.errors import Conflict, Damaged, NotFound
+from blockvault.ids import short
+from blockvault.model import events, history, projections
+from blockvault.model.snapshot import Snapshot, Volume
+from blockvault.ops import refs
+
+if TYPE_CHECKING:
+    from blockvault.ops.resolve import Position
+    from blockvault.store.frames import Frame
+    from blockvault.vault import Vault
+
+
+class Logged(NamedTuple):
+    """One event where it stands in the log."""
+
+    seq: int
+    time_us: int
+    event: events.Event
+
+
+class NewBranch(NamedTuple):
+    """A branch that begins with the snapshot that is being recorded."""
+
+    name: str
+
+
+def record(
+    vault: Vault,
+    branch: int | NewBranch,
+    volumes: Sequence[Volume],
+    event: Callable[[int, bytes], events.Event],
+    *,
+    message: str = "",
+    author: str | None = None,
+    attachments: Sequence[Volume] = (),
+    frames: Sequence[Frame] = (),
+) -> Snapshot:
+    """Store a snapshot of ``volumes`` with ``event(branch, snapshot id)`` in one transaction."""
+    objects = vault.new_objects()
+    with vault.transaction() as transaction:
+        if isinstance(branch, NewBranch):
+            if projections.branch_named(transaction.writer, branch.name) is not None:
+                raise Conflict(f"branch '{branch.name}' exists by now", kind="branch-exists")
+            parents: tuple[bytes, ...] = ()
+            seq = branch_id = transaction.add(refs.beginning(branch.name))
+        else:
+            row = projections.get_branch(transaction.writer, branch)
+            parents, seq, branch_id = (row.tip,) if row.tip else (), row.last_seq, branch
+        made = Snapshot(
+            parents=parents,
+            volumes=tuple(sorted(volumes)),
+            attachments=tuple(sorted(attachments)),
+            message=message,
+            author=vault.author if author is None else author,
+            time_us=transaction.time_us,
+            seq=seq,
+        )
+        objects.add_node(made.encode())
+        transaction.add_frames([*frames, *objects.finish()])
+        transaction.add(event(branch_id, made.id))
+    return made
+
+
+def load(vault: Vault, oid: bytes) -> Snapshot:
+    """The snapshot with this id; ``NotFound`` if the vault has none."""
+    with vault.read() as reader:
+        if projections.recorded(reader, oid) is None:
+            raise NotFound(f"no snapshot {short(oid)}", kind="no-revision")
+    return Snapshot.decode(vault.objects.get(oid))
+
+
+def log(vault: Vault, position: Position) -> Iterator[Snapshot]:
+    """The snapshots that a position stands on, newest first, each once."""
+    if position.tip is None:
+        return iter(())
+    return history.walk(lambda oid: load(vault, oid), [position.tip])
+
+
+def events_of(
+    vault: Vault,
+    branch: str | None,
+    *,
+    since: int | None = None,
+    until: int | None = None,
+    reverse: bool = False,
+) -> Iterator[Logged]:
+    """Events with ``since`` <= seq <= ``until``, of one branch or of the whole vault.
+
+    Records are read one at a time, each in a transaction of its own: however long the log and
+    however slow the caller, no snapshot of the store is held.
+    """
+    wanted = None if branch is None else refs.find(vault, branch).id
+    low, at = max(1, since or 1), max(1, since or 1)
+    with vault.read() as reader:
+        high = min(until or 1 << 62, reader.last().seq)
+    if reverse:
+        at = high
+    while low <= at <= high:
+        with vault.read() as reader:
+            record_ = reader.record(at)
+        if record_ is None:
+            raise Damaged(f"the log has no record of event {at}", kind="broken-chain")
+        rows = events.unpack_rows(record_.payload)
+        numbered = list(enumerate(rows, record_.first_seq))
+        for seq, row in reversed(numbered) if reverse else numbered:
+            if low <= seq <= high and (wanted is None or _concerns(row, seq, wanted)):
+                delta, event = events.from_row(row)
+                yield Logged(seq, record_.time_us + delta, event)
+        at = record_.first_seq - 1 if reverse else record_.last_seq + 1
+
+
+def _concerns(row: events.Row, seq: int, branch: int) -> bool:
+    """Whether an event moves the branch, renames it or makes it current."""
+    if row[0] == events.BRANCH_CREATED:
+        return seq == branch
+    return row[0] not in _VAULT_WIDE and bool(row[2] == branch)
+
+
+_VAULT_WIDE = frozenset({events.INIT, events.TAGGED, events.UNTAGGED})

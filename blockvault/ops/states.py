@@ -1,0 +1,111 @@
+"""The state at a position: roots of the last waypoint, and the overlay of what came after.
+
+The overlay is replayed from the records that the trail lists for the branch, a bounded number of
+blocks since the session checkpoints; so opening a moment of the past costs the same however old
+the vault is and however much was written to other branches.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blockvault.errors import Damaged
+from blockvault.model import events, projections, tree
+from blockvault.model.overlay import Overlay
+from blockvault.model.snapshot import Snapshot, Volume
+
+if TYPE_CHECKING:
+    from blockvault.ops.resolve import Position
+    from blockvault.store.frames import Frame
+    from blockvault.vault import Vault
+
+
+def overlays(vault: Vault, position: Position) -> dict[str, Overlay]:
+    """What each volume became between the position's waypoint and the position."""
+    found: dict[str, Overlay] = {}
+    if position.seq == position.waypoint_seq:
+        return found
+    fold = _Fold(vault.options.block_size, position, found)
+    for first_seq in _records(vault, position):
+        with vault.read() as reader:
+            record = reader.record(first_seq)
+        if record is None:
+            raise Damaged(f"the log has no record of event {first_seq}", kind="broken-chain")
+        for seq, row in enumerate(events.unpack_rows(record.payload), record.first_seq):
+            fold.step(seq, row)
+    return found
+
+
+def _records(vault: Vault, position: Position) -> list[int]:
+    """First events of the records that moved the branch after its waypoint, in order."""
+    records = []
+    with vault.read() as reader:
+        for first_seq, row in projections.trail(reader, position.branch, position.seq):
+            if row.last_seq <= position.waypoint_seq:
+                break
+            records.append(first_seq)
+    return records[::-1]
+
+
+class _Fold:
+    """Data events of one branch, onto its overlays."""
+
+    def __init__(self, block_size: int, position: Position, overlays_: dict[str, Overlay]) -> None:
+        self.block_size = block_size
+        self.position = position
+        self.overlays = overlays_
+
+    def step(self, seq: int, row: events.Row) -> None:
+        at = self.position
+        if row[0] not in _CONTENT or row[2] != at.branch or not at.waypoint_seq < seq <= at.seq:
+            return
+        overlay = self.overlays.setdefault(row[3], Overlay())
+        first = row[4] // self.block_size
+        if row[0] == events.WROTE:
+            overlay.write(first, row[6])
+        else:
+            overlay.clear(first, tree.blocks_in(row[4] + row[5], self.block_size) - first)
+
+
+_CONTENT = frozenset({events.WROTE, events.ZEROED, events.TRIMMED})
+
+
+def materialized(vault: Vault, position: Position) -> tuple[tuple[Volume, ...], list[Frame]]:
+    """The position's volumes as plain trees, and the frames of nodes not stored yet."""
+    folded = overlays(vault, position)
+    objects = vault.new_objects()
+    volumes = tuple(
+        volume._replace(
+            root=folded[volume.name].fold(
+                vault.objects,
+                objects,
+                volume.root,
+                tree.depth(tree.blocks_in(volume.size, vault.options.block_size)),
+            )
+        )
+        if volume.name in folded
+        else volume
+        for volume in position.volumes
+    )
+    return volumes, objects.finish()
+
+
+def freeze(vault: Vault, position: Position, message: str) -> bytes:
+    """Store a snapshot of a position that is none, outside of its branch's line; return its id.
+
+    It becomes reachable with the event that names it, such as a tag.
+    """
+    volumes, frames = materialized(vault, position)
+    snapshot = Snapshot(
+        parents=(position.tip,) if position.tip else (),
+        volumes=volumes,
+        message=message,
+        author=vault.author,
+        time_us=events.now_us(),
+        seq=position.seq,
+    )
+    objects = vault.new_objects()
+    objects.add_node(snapshot.encode())
+    with vault.transaction() as transaction:
+        transaction.add_frames([*frames, *objects.finish()])
+    return snapshot.id

@@ -1,0 +1,294 @@
+"""A vault: the one place where the model's values meet the store's bytes.
+
+    Vault ── transaction() ──> Transaction: rows of events + frames of objects
+                                   |  commit, all or nothing
+                                   ├─ store: frames, index, one log record
+                                   └─ model.state: the same record folded into the projections
+
+Everything that changes a vault goes through one ``Transaction``; nothing else writes.  Reading
+needs no transaction of its own: every method takes a short snapshot of the store and lets it go.
+The methods here are the public face; what they do lives in ``ops``, one module per subject.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from blockvault.errors import BadRequest, Conflict, NotFound
+from blockvault.model import events, state
+from blockvault.model.snapshot import Snapshot
+from blockvault.ops import compare, reading, refs, resolve, snapshots
+from blockvault.store.env import LmdbStore
+from blockvault.store.frames import Frame
+from blockvault.store.objects import ObjectReader, ObjectWriter
+from blockvault.store.types import Options, Reader, Store, Writer
+
+if TYPE_CHECKING:
+    from blockvault.session import Session
+
+DIRECTORY = ".blockvault"
+BLOCK_SIZES = (4096, 8192, 16384, 32768, 65536)
+FIRST_BRANCH = "main"
+
+
+class Transaction:
+    """What one commit will append: rows of events in order, and the objects they point at.
+
+    ``next_seq`` is the sequence number that the next added row will get; it is certain, since the
+    store lets only one writer in.
+    """
+
+    def __init__(self, writer: Writer) -> None:
+        self.writer = writer
+        seq, last_time, _ = writer.last()
+        self.first_seq = seq + 1
+        self.time_us = max(events.now_us(), last_time)
+        self._rows: list[tuple[Any, ...]] = []
+
+    @property
+    def next_seq(self) -> int:
+        return self.first_seq + len(self._rows)
+
+    def add(self, event: events.Event) -> int:
+        """Append one event, timed now; return its sequence number."""
+        self._rows.append(events.to_row(event, 0))
+        return self.next_seq - 1
+
+    def add_rows(self, rows: Sequence[tuple[Any, ...]], first_time_us: int) -> None:
+        """Append rows in wire form, timed from ``first_time_us``; before any ``add``."""
+        _, last_time, _ = self.writer.last()
+        self.time_us = max(first_time_us, last_time)
+        self._rows.extend(rows)
+
+    def add_frames(self, frames: Sequence[Frame]) -> None:
+        self.writer.add_frames(frames)
+
+    def finish(self) -> None:
+        if not self._rows:
+            return
+        payload = events.pack_rows(self._rows)
+        first = self.writer.append(payload, len(self._rows), self.time_us)
+        state.apply_record(self.writer, first, self.time_us, self._rows)
+
+
+class Vault:
+    """An open vault.  Safe to use from several threads; close it, or use it in a ``with``."""
+
+    def __init__(self, store: Store, path: Path) -> None:
+        self.store = store
+        self.path = path
+        self.options: Options = store.options
+        self.objects = ObjectReader(store)
+        self.author = default_author()
+
+    # -- life ----------------------------------------------------------------------------------
+
+    @classmethod
+    def create(
+        cls,
+        path: str | os.PathLike[str] = ".",
+        *,
+        block_size: int = 4096,
+        compression: str = "zstd:3",
+    ) -> Vault:
+        """Make a vault in ``path`` (its ``.blockvault`` folder) with an empty branch ``main``."""
+        if block_size not in BLOCK_SIZES:
+            raise BadRequest(
+                f"block size {block_size} is not one of {', '.join(map(str, BLOCK_SIZES))}"
+            )
+        home = Path(path) / DIRECTORY
+        if home.exists():
+            raise Conflict(f"{home} exists already; nothing was changed", kind="vault-exists")
+        home.parent.mkdir(parents=True, exist_ok=True)
+        options = Options(secrets.token_bytes(16), block_size, compression)
+        return cls(LmdbStore.create(home, options, lambda writer: _begin(writer, options)), home)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str] = ".") -> Vault:
+        """Open the vault at or around ``path``; ``NotFound`` when there is none."""
+        home = cls.discover(Path(path))
+        return cls(LmdbStore.open(home), home)
+
+    @staticmethod
+    def discover(start: Path) -> Path:
+        """Find the vault directory: ``start`` itself, or ``.blockvault`` in it or above it."""
+        start = Path(os.path.abspath(start))
+        if start.name == DIRECTORY and start.is_dir():
+            return start
+        for folder in (start, *start.parents):
+            if (folder / DIRECTORY).is_dir():
+                return folder / DIRECTORY
+        raise NotFound(
+            f"no vault in {start} or above it; 'blockvault init' makes one", kind="no-vault"
+        )
+
+    def close(self) -> None:
+        self.objects.close()
+        self.store.close()
+
+    def __enter__(self) -> Vault:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- the join of model and store -----------------------------------------------------------
+
+    @contextmanager
+    def transaction(self) -> Iterator[Transaction]:
+        """Append events, objects and projections in one atomic, durable commit."""
+        with self.store.write() as writer:
+            transaction = Transaction(writer)
+            yield transaction
+            transaction.finish()
+
+    def read(self) -> Reader:
+        """A short read snapshot of the tables: ``with vault.read() as reader: ...``."""
+        return self.store.read()
+
+    def new_objects(self) -> ObjectWriter:
+        """A collector for objects that a later transaction will store."""
+        return ObjectWriter(self.store)
+
+    # -- revisions and states ------------------------------------------------------------------
+
+    def resolve(self, text: str = "HEAD", *, exact: bool = False) -> resolve.Position:
+        """The state that a revision names.  ``exact`` keeps points between two barriers."""
+        return resolve.resolve(self, text, exact=exact)
+
+    @staticmethod
+    def split(text: str) -> tuple[str, str | None]:
+        """``"main~1:vda"`` as ``("main~1", "vda")``; no colon, no volume."""
+        return resolve.split_volume(text)
+
+    def device(self, rev: str, volume: str | None = None, *, exact: bool = False) -> reading.StateDevice:
+        """A volume at any moment of the past, as a read-only device."""
+        return reading.open_device(self, self.resolve(rev, exact=exact), volume)
+
+    def open_volume(self, rev: str, volume: str | None = None) -> reading.VolumeFile:
+        """The same as a seekable, readable ``io.RawIOBase``; wrap it in ``io.BufferedReader``."""
+        return reading.VolumeFile(self.device(rev, volume))
+
+    def diff(self, rev_a: str, rev_b: str) -> list[compare.VolumeDiff]:
+        """What differs between two revisions, volume by volume; equal ones have no extents."""
+        return compare.diff(self, self.resolve(rev_a), self.resolve(rev_b))
+
+    # -- names ---------------------------------------------------------------------------------
+
+    @property
+    def head(self) -> str:
+        """The name of the current branch."""
+        return refs.current(self).name
+
+    def branches(self, *, deleted: bool = False) -> list[refs.Branch]:
+        return refs.listing(self, deleted=deleted)
+
+    def branch(self, name: str | None = None) -> refs.Branch:
+        """One branch by name, or the current one; ``NotFound`` when there is none."""
+        return refs.find(self, name)
+
+    def create_branch(self, name: str, rev: str = "HEAD") -> refs.Branch:
+        """A new line of history that starts at any revision; it copies nothing."""
+        return refs.create(self, name, self.resolve(rev))
+
+    def rename_branch(self, old: str, new: str) -> None:
+        refs.rename(self, old, new)
+
+    def delete_branch(self, name: str) -> None:
+        """Take the name away; its history stays until it is pruned."""
+        refs.delete(self, name)
+
+    def restore_branch(self, name: str) -> None:
+        """Bring back the branch that had this name last."""
+        refs.restore(self, name)
+
+    def switch(self, name: str) -> None:
+        refs.switch(self, name)
+
+    def rollback(self, branch: str, rev: str) -> resolve.Position:
+        """Give a branch the state of any revision; the state it leaves stays in its history."""
+        refs.rollback(self, branch, self.resolve(rev))
+        return self.resolve(branch)
+
+    def reflog(self, branch: str | None = None) -> list[refs.Move]:
+        """Where a branch has been, newest first, without automatic checkpoints."""
+        return refs.reflog(self, branch)
+
+    def tags(self) -> list[refs.Tag]:
+        return refs.tags(self)
+
+    def tag(self, name: str, rev: str = "HEAD") -> refs.Tag:
+        """Name a state for ever; a state that is no snapshot yet becomes one."""
+        return refs.tag(self, name, self.resolve(rev))
+
+    def delete_tag(self, name: str) -> None:
+        refs.untag(self, name)
+
+    # -- history -------------------------------------------------------------------------------
+
+    def session(self, branch: str | None = None, *, holder: str = "a session") -> Session:
+        """Open the writable head of a branch; ``Busy`` names the process that has it."""
+        from blockvault.session import Session
+
+        return Session(self, self.branch(branch), holder)
+
+    def snapshot(
+        self, message: str = "", *, branch: str | None = None, author: str | None = None
+    ) -> Snapshot:
+        """Make the durable head of a branch an immutable version."""
+        with self.session(branch, holder="a snapshot") as session:
+            return session.snapshot(message, author=author)
+
+    def get_snapshot(self, oid: bytes) -> Snapshot:
+        return snapshots.load(self, oid)
+
+    def log(self, rev: str = "HEAD") -> Iterator[Snapshot]:
+        """The snapshots that lead to a revision, newest first."""
+        return snapshots.log(self, self.resolve(rev))
+
+    def events(
+        self,
+        branch: str | None = None,
+        *,
+        since: int | None = None,
+        until: int | None = None,
+        reverse: bool = False,
+    ) -> Iterator[snapshots.Logged]:
+        """The write-level log, of one branch or of all, from ``since`` to ``until`` inclusive."""
+        return snapshots.events_of(self, branch, since=since, until=until, reverse=reverse)
+
+
+def _begin(writer: Writer, options: Options) -> None:
+    """The first events of every vault: its parameters, and an empty current branch."""
+    transaction = Transaction(writer)
+    transaction.add(
+        events.Init(
+            vault_id=options.vault_id,
+            block_size=options.block_size,
+            compression=options.compression,
+        )
+    )
+    transaction.add(events.Switched(branch=transaction.add(refs.beginning(FIRST_BRANCH))))
+    transaction.finish()
+
+
+def default_author() -> str:
+    """Who made a snapshot when nobody says: user@host, as the system knows them."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
