@@ -27,6 +27,7 @@ from blockvault.errors import BadRequest, Damaged, Unsupported
 from blockvault.ids import ID_SIZE
 from blockvault.model.names import check_ref_name, check_volume_name
 from blockvault.model.snapshot import (
+    LIMIT,
     Volume,
     check_id,
     check_number,
@@ -304,7 +305,7 @@ _CHECKS: Final[dict[str, Callable[[Any], object]]] = {
     "compression": check_text,
     "name": check_ref_name,
     "branch": _branch,
-    "target_branch": _branch,
+    "target_branch": check_number,
     "target_seq": check_number,
     "source_seq": check_number,
     "offset": check_number,
@@ -318,7 +319,6 @@ _SPECIAL: Final[dict[tuple[int, str], Callable[[Any], object]]] = {
     (BRANCH_CREATED, "source"): check_number,
     (BRANCH_CREATED, "snapshot"): _optional_id,
     (ROLLED_BACK, "snapshot"): _optional_id,
-    (ROLLED_BACK, "target_branch"): check_number,
     (IMPORTED, "source"): check_text,
     (IMPORTED, "snapshot"): check_id,
     (SNAPSHOTTED, "snapshot"): check_id,
@@ -398,6 +398,7 @@ def _checked(row: Any) -> Row:
             and type(volume) is str
             and type(ids) is bytes
             and min(dt_us, offset, length, branch - 1) >= 0
+            and max(dt_us, offset, length, branch) < LIMIT
             and ids
             and not len(ids) % ID_SIZE
             and _known_volume(volume)

@@ -94,7 +94,7 @@ class TagRow(NamedTuple):
 
 
 class RecordedRow(NamedTuple):
-    """Where a snapshot was first recorded."""
+    """Where a snapshot was first recorded; ``branch`` is 0 if a tag was the first to name it."""
 
     seq: int
     branch: int

@@ -23,6 +23,8 @@ from blockvault.model.names import check_volume_name
 VERSION = 1
 MAX_SIZE = 1 << 60
 """Bytes of a volume: an exbibyte, so that offsets fit any signed 64-bit interface."""
+LIMIT = 1 << 63
+"""Above every number in a log or snapshot."""
 
 
 class Volume(NamedTuple):
@@ -143,7 +145,7 @@ def check_text(text: Any) -> str:
 
 
 def check_number(number: Any) -> int:
-    """Return ``number`` if it is a sequence number, time or byte count: 0 to 2**63 - 1."""
-    if type(number) is not int or not 0 <= number < 1 << 63:
+    """Return ``number`` if it is a sequence number, time or byte count: 0 to ``LIMIT`` - 1."""
+    if type(number) is not int or not 0 <= number < LIMIT:
         raise BadRequest(f"{number!r:.80} is not a number from 0 to 2**63 - 1")
     return number
