@@ -18,6 +18,7 @@ MAX_NAME_BYTES = 200
 _REF_FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\\\ufffd]|\.\.|@\{|//")
 _PART_FORBIDDEN = re.compile(r"^\.|\.lock$|\.$")
 _VOLUME_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\ufffd]')
+_INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
 _RESERVED = frozenset({"HEAD", "@"})
 _RESERVED_ON_DISK = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
@@ -77,7 +78,7 @@ def _common_fault(name: str) -> str | None:
         return "it is not valid Unicode"
     if size > MAX_NAME_BYTES:
         return f"it is longer than {MAX_NAME_BYTES} bytes"
-    if any(unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp") for char in name):
+    if any(unicodedata.category(char) in _INVISIBLE for char in name if char != " "):
         return "it contains an invisible character"
     return None
 

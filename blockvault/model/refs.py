@@ -93,7 +93,7 @@ def split_volume(text: str) -> tuple[str, str | None]:
             if not text[at + 1 :]:
                 raise _bad(text, "there is no volume behind the colon")
             return text[:at] or HEAD, text[at + 1 :]
-        inside = char == "{" or (inside and char != "}")
+        inside = text[max(0, at - 1) : at + 1] == "@{" or (inside and char != "}")
     return text, None
 
 
