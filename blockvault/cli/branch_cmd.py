@@ -11,7 +11,7 @@ from blockvault.cli.common import command, with_vault
 from blockvault.ids import short
 
 if TYPE_CHECKING:
-    from blockvault.ops.branches import Branch
+    from blockvault.ops.refs import Branch
     from blockvault.vault import Vault
 
 

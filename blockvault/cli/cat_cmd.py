@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from blockvault.cli import complete
-from blockvault.cli.common import SIZE, command, with_vault
+from blockvault.cli.common import command, size_option, with_vault
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     },
 )
 @click.argument("source", metavar="REV[:VOLUME]", shell_complete=complete.revision_volumes)
-@click.option("--offset", type=SIZE, default=0, show_default=True, help="Start here.")
-@click.option("--length", type=SIZE, help="Stop after so many bytes.  [default: to the end]")
+@size_option("--offset", default="0", show_default=True, help="Start here.")
+@size_option("--length", help="Stop after so many bytes.  [default: to the end]")
 @with_vault
 def run(vault: Vault, source: str, offset: int, length: int | None) -> None:
     """Write a volume's bytes to standard output."""

@@ -13,31 +13,31 @@ if TYPE_CHECKING:
 
 def real(differences: Iterable[VolumeDiff]) -> list[VolumeDiff]:
     """Those volumes that differ, in content or in size."""
-    return [item for item in differences if item.extents or item.size_a != item.size_b]
+    return [item for item in differences if item.differs]
 
 
 def stat(differences: Iterable[VolumeDiff]) -> list[str]:
-    """One line for each volume: name, changed bytes, number of ranges, what became of its size."""
+    """One line for each volume: name, present size, and what became of it."""
     rows = [
-        (
-            output.clean(item.name),
-            output.size(item.changed),
-            output.plural(len(item.extents), "range"),
-            _sizes(item),
-        )
+        (item.name, output.size(item.size_b or item.size_a or 0), words(item))
         for item in differences
     ]
-    return output.columns(rows, right=frozenset({1, 2}))
+    return output.columns(rows, right=frozenset({1}))
 
 
-def _sizes(item: VolumeDiff) -> str:
-    if item.size_a is None:
-        return f"new, {output.size(item.size_b or 0)}"
+def words(item: VolumeDiff) -> str:
+    """What became of a volume, in a few words."""
+    if not item.differs:
+        return "unchanged"
     if item.size_b is None:
-        return f"gone, was {output.size(item.size_a)}"
+        return "gone"
+    ranges = f"in {output.plural(len(item.extents), 'range')}"
+    if item.size_a is None:
+        return f"new, {output.size(item.changed)} {ranges}"
+    text = f"{output.size(item.changed)} changed {ranges}"
     if item.size_a != item.size_b:
-        return f"size {item.size_a:,} -> {item.size_b:,} bytes"
-    return f"of {output.size(item.size_b)}"
+        return f"{text}, was {item.size_a:,} bytes, is {item.size_b:,}"
+    return text
 
 
 def summary_json(item: VolumeDiff) -> dict[str, Any]:

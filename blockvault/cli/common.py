@@ -119,23 +119,23 @@ def with_vault(function: Callable[Concatenate[Vault, P], R]) -> Callable[P, R]:
     return opened
 
 
-class Size(click.ParamType):
+_SIZE = re.compile(r"(\d+)(?:\.(\d+))?\s*([KMGTP]?)(?:i?B)?", re.IGNORECASE)
+
+
+def parse_size(text: str) -> int:
     """A number of bytes: ``4096``, ``4K``, ``1.5GiB``; units are powers of 1024."""
-
-    name = "SIZE"
-    _form = re.compile(r"(\d+(?:\.\d+)?)\s*([KMGTP]?)(?:i?B)?", re.IGNORECASE)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if isinstance(value, int):
-            return value
-        match = self._form.fullmatch(str(value).strip())
-        if not match:
-            self.fail(f"{value!r} is not a size such as 4096, 64K or 1.5G", param, ctx)
-        number, unit = match.groups()
-        if "." in number and not unit:
-            self.fail(f"{value!r} is not a whole number of bytes", param, ctx)
-        scale = 1024 ** (" KMGTP".index(unit.upper()) if unit else 0)
-        return int(number) * scale if "." not in number else int(float(number) * scale)
+    match = _SIZE.fullmatch(text.strip())
+    if not match:
+        raise click.BadParameter(f"{text!r} is not a size such as 4096, 64K or 1.5G")
+    whole, fraction, unit = match.groups(default="")
+    scale = 1 << 10 * " KMGTP".index(unit.upper() or " ")
+    parts = 10 ** len(fraction)
+    value, rest = divmod(int(whole + fraction) * scale, int(parts))
+    if rest and not unit:
+        raise click.BadParameter(f"{text!r} is not a whole number of bytes")
+    return value
 
 
-SIZE = Size()
+def size_option(*names: str, **settings: Any) -> Callable[[F], F]:
+    """An option that takes a number of bytes."""
+    return click.option(*names, metavar="SIZE", type=parse_size, **settings)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,16 +55,16 @@ def run(
     from blockvault.ops.export import export
 
     revision, volume = vault.split(source)
-    target = None if file == _STDOUT else Path(file)
+    target = sys.stdout.buffer if file == _STDOUT else Path(file)
     with progress("Exporting", quiet=as_json) as report:
         done = export(
             vault, revision, volume, target, format=image_format, force=force, progress=report
         )
-    if target is None:
+    if done.path is None:
         return
     if as_json:
-        sizes = output.pick(done, ("volume", "size", "data_bytes"))
-        output.write_json(sizes | {"path": str(done.path)})
+        fields = output.pick(done, ("volume", "size", "data_bytes"))
+        output.write_json(fields | {"path": str(done.path)})
     else:
         sizes = f"{output.size(done.size)}, {output.size(done.data_bytes)} data"
         output.write(f"Exported {done.volume} to {output.clean(str(done.path))} ({sizes})")

@@ -37,7 +37,7 @@ VOLUME_SHAPE = {
 SNAPSHOT_SHAPE = {
     "id": "id of the snapshot, 64 hex digits",
     "parents[]": "ids of the snapshots it was made from, the first is its own line of history",
-    "seq": "sequence number of the event that recorded it",
+    "seq": "the event that its state stands on: the last one of its branch before it",
     "time": "when it was made, UTC",
     "author": "who made it",
     "message": "its message",
@@ -99,11 +99,9 @@ def paragraph(snapshot: Snapshot, names: Names) -> Iterator[str]:
         yield "Merge:   " + " ".join(map(short, snapshot.parents))
     yield f"Author:  {output.clean(snapshot.author)}"
     yield f"Date:    {output.local_time(snapshot.time_us)}"
-    yield f"Event:   #{snapshot.seq}"
-    message = output.clean(snapshot.message.strip())
-    if message:
-        yield ""
-        yield from (f"    {line}".rstrip() for line in message.split("\n"))
+    message = snapshot.message.strip().splitlines()
+    yield from [""] if message else []
+    yield from (f"    {output.clean(line)}".rstrip() for line in message)
 
 
 def recorded(branch: str, snapshot: Snapshot) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blockvault.cli import complete, history, output
+from blockvault.cli import changes, complete, history, output
 from blockvault.cli.common import FORMATS, command, with_vault
 from blockvault.cli.progress import progress
 from blockvault.errors import BadRequest
@@ -89,6 +89,12 @@ def run(
         output.write_json(history.snapshot_json(snapshot))
         return
     output.write(history.recorded(branch or vault.head, snapshot))
-    for volume in snapshot.volumes:
-        if volume.name in names:
-            output.write(f" {volume.name}  {output.size(volume.size)}")
+    found = vault.diff(snapshot.parents[0].hex(), snapshot.id.hex()) if snapshot.parents else []
+    became = {item.name: changes.words(item) for item in found}
+    rows = [
+        (volume.name, output.size(volume.size), became.get(volume.name, "new"))
+        for volume in snapshot.volumes
+        if volume.name in names
+    ]
+    for line in output.columns(rows, right=frozenset({1})):
+        output.write(f" {line}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
 
 from blockvault.cli import output
-from blockvault.cli.common import SIZE, command
+from blockvault.cli.common import command, size_option
 
 
 @command(
@@ -24,9 +25,8 @@ from blockvault.cli.common import SIZE, command
     },
 )
 @click.argument("directory", default=".", type=click.Path(path_type=Path))
-@click.option(
+@size_option(
     "--block-size",
-    type=SIZE,
     default="4K",
     show_default=True,
     help="Unit of deduplication: 4K, 8K, 16K, 32K or 64K.",
@@ -47,6 +47,7 @@ def run(directory: Path, block_size: int, compression: str, as_json: bool) -> No
     """
     from blockvault.vault import Vault
 
+    directory = Path(os.path.abspath(directory))
     with Vault.create(directory, block_size=block_size, compression=compression) as vault:
         if not as_json:
             output.write(f"Created an empty vault in {output.clean(str(vault.path))}")

@@ -148,7 +148,6 @@ def run(args: Sequence[str]) -> int:
 
             return answer(program, COMPLETE_VAR, instruction)
         with program.make_context(PROGRAM, list(args), obj=Settings()) as context:
-            context.color = False if os.environ.get("NO_COLOR") else None
             program.invoke(context)
         sys.stdout.flush()
     except click.exceptions.Exit as stop:
@@ -242,3 +241,7 @@ def _close_stdout() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
+
+
+if __name__ == "__main__":
+    main()

@@ -7,8 +7,11 @@ line (so that long lists stream), full ids, bytes as integers, UTC time with mic
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -21,23 +24,31 @@ _COLUMN_GAP = "  "
 
 
 def write(text: str = "") -> None:
-    """Print one line or more.  The caller's own styling is kept; see ``clean`` for foreign text."""
-    click.echo(text)
+    """Print one line or more.  Foreign text in it went through ``clean``, so that all escape
+    sequences left are our own styles; they are dropped where nobody would see them."""
+    if "\x1b" in text and not _coloured():
+        text = click.unstyle(text)
+    sys.stdout.write(text + "\n")
 
 
 def write_json(value: Mapping[str, Any]) -> None:
     """Print one object as one line."""
-    click.echo(json.dumps(value, ensure_ascii=False, separators=(",", ":")))
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
+
+
+def flush() -> None:
+    """Let what was printed be seen now, by a pipe too."""
+    sys.stdout.flush()
+
+
+@functools.cache
+def _coloured() -> bool:
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")
 
 
 def pick(value: object, names: Iterable[str]) -> dict[str, Any]:
     """Some attributes of a value, as a JSON object."""
     return {name: getattr(value, name) for name in names}
-
-
-def note(text: str) -> None:
-    """Tell the user something beside the result: on stderr, so that pipes stay clean."""
-    click.echo(text, err=True)
 
 
 def clean(text: str) -> str:
@@ -47,7 +58,7 @@ def clean(text: str) -> str:
 
 def subject(message: str) -> str:
     """The first line of a message."""
-    return clean(message.strip().partition("\n")[0])
+    return clean("".join(message.strip().splitlines()[:1]))
 
 
 def size(count: int) -> str:

@@ -12,6 +12,7 @@ from blockvault.cli.common import command, with_vault
 from blockvault.ids import short
 
 if TYPE_CHECKING:
+    from blockvault.ops.refs import Move
     from blockvault.vault import Vault
 
 
@@ -26,9 +27,9 @@ if TYPE_CHECKING:
         "revision": "the state just after the move: BRANCH@{#SEQ}",
         "seq": "sequence number of the event",
         "time": "when it happened, UTC",
-        "kind": "what happened: created, imported, snapshotted, rolled-back, volume-changed",
+        "kind": "what happened: branch, import, snapshot, rollback or volume",
         "tip": "id of the newest snapshot in the branch's line after it, or null",
-        "detail": "what it came from: file names, a revision, a volume",
+        "detail": "a message, or what it came from: file names, a revision, a volume",
     },
 )
 @click.argument("branch", required=False, shell_complete=complete.branches)
@@ -41,28 +42,42 @@ def run(vault: Vault, branch: str | None, count: int | None, as_json: bool) -> N
     revision.  Single writes are listed by events.
     """
     name = branch or vault.head
-    moves = islice(vault.reflog(name), count)
-    if as_json:
-        for move in moves:
-            output.write_json(
-                {
-                    "revision": f"{name}@{{#{move.seq}}}",
-                    "seq": move.seq,
-                    "time": output.utc_time(move.time_us),
-                    "kind": move.kind,
-                    "tip": move.tip.hex() if move.tip else None,
-                    "detail": move.detail,
-                }
+    names = {branch.id: branch.name for branch in vault.branches(deleted=True)}
+    rows = []
+    for move in islice(vault.reflog(name), count):
+        detail = _detail(vault, move, names)
+        if as_json:
+            output.write_json(_json(name, move, detail))
+            continue
+        rows.append(
+            (
+                f"{name}@{{#{move.seq}}}",
+                click.style(short(move.tip), fg="yellow") if move.tip else "-",
+                output.local_time(move.time_us),
+                f"{move.kind}{': ' if detail else ''}{output.subject(detail)}",
             )
-        return
-    rows = [
-        (
-            f"{name}@{{#{move.seq}}}",
-            click.style(short(move.tip), fg="yellow") if move.tip else "-",
-            output.local_time(move.time_us),
-            f"{move.kind}{': ' if move.detail else ''}{output.clean(move.detail)}",
         )
-        for move in moves
-    ]
     for line in output.columns(rows):
         output.write(line)
+
+
+def _json(name: str, move: Move, detail: str) -> dict[str, object]:
+    return {
+        "revision": f"{name}@{{#{move.seq}}}",
+        "seq": move.seq,
+        "time": output.utc_time(move.time_us),
+        "kind": move.kind,
+        "tip": move.tip.hex() if move.tip else None,
+        "detail": detail,
+    }
+
+
+def _detail(vault: Vault, move: Move, names: dict[int, str]) -> str:
+    """What a move came from or was for."""
+    if move.kind == "snapshot" and move.snapshot:
+        return vault.get_snapshot(move.snapshot).message
+    if move.kind in ("branch", "rollback"):
+        branch, seq = move.detail
+        word = "to" if move.kind == "rollback" else "from"
+        return f"{word} {names.get(branch, branch)}@{{#{seq}}}" if branch else ""
+    return " ".join(map(str, move.detail))

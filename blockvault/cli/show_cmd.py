@@ -8,9 +8,11 @@ import click
 
 from blockvault.cli import changes, complete, history, output
 from blockvault.cli.common import command, with_vault
-from blockvault.ids import short
+from blockvault.ids import SHORT_HEX, short
 
 if TYPE_CHECKING:
+    from blockvault.model.snapshot import Snapshot
+    from blockvault.ops.compare import VolumeDiff
     from blockvault.ops.resolve import Position
     from blockvault.vault import Vault
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
         "snapshot": "the snapshot that this state equals, as in log, or null",
         "base": "id of the nearest snapshot at or before this state, or null",
         **history.VOLUME_SHAPE,
+        "volumes[].root": "its Merkle root, or null if it was written to since the last checkpoint",
         "changes[].volume": "a volume that differs from the state before (first parent or base)",
         "changes[].size_a": "its size before, or null",
         "changes[].size_b": "its size now, or null",
@@ -55,28 +58,50 @@ def run(vault: Vault, revision: str, as_json: bool) -> None:
         output.write_json(
             {
                 "revision": revision,
-                "branch": position.branch_name,
+                "branch": position.name,
                 "seq": position.seq,
                 "snapshot": history.snapshot_json(snapshot) if snapshot else None,
                 "base": position.tip.hex() if position.tip else None,
-                "volumes": history.volumes_json(position.volumes),
+                "volumes": _volumes(position),
                 "changes": [changes.summary_json(item) for item in changes.real(differences)],
             }
         )
         return
-    for line in _heading(position, snapshot, history.names_of(vault)):
-        output.write(line)
+    output.write("\n".join(_heading(position, snapshot, history.names_of(vault))))
     output.write()
-    rows = [(f"{v.name}", output.size(v.size), short(v.root)) for v in position.volumes]
-    for line in output.columns(rows, right=frozenset({1})):
-        output.write(f" {line}")
-    for line in changes.stat(differences):
+    for line in _table(position, differences):
         output.write(f" {line}")
 
 
-def _heading(position: Position, snapshot: Any, names: history.Names) -> list[str]:
+def _table(position: Position, differences: list[VolumeDiff]) -> list[str]:
+    """A line for each volume: name, size, root, and what became of it since the state before."""
+    became = {item.name: changes.words(item) for item in differences}
+    rows = [
+        (
+            v["name"],
+            output.size(v["size"]),
+            (v["root"] or "-")[:SHORT_HEX],
+            became.pop(v["name"], ""),
+        )
+        for v in _volumes(position)
+    ]
+    rows += [(name, "-", "-", what) for name, what in became.items()]
+    return output.columns(rows, right=frozenset({1}))
+
+
+def _volumes(position: Position) -> list[dict[str, Any]]:
+    """The volumes; a root is known only where the state equals its last checkpoint."""
+    known = position.seq == position.waypoint_seq
+    return [
+        volume if known else volume | {"root": None}
+        for volume in history.volumes_json(position.volumes)
+    ]
+
+
+def _heading(position: Position, snapshot: Snapshot | None, names: history.Names) -> list[str]:
+    where = f"{position.name}@{{#{position.seq}}}" if position.name else ""
     if snapshot:
-        return list(history.paragraph(snapshot, names))
-    base = f", after snapshot {short(position.tip)}" if position.tip else ""
-    where = f"{position.branch_name}@{{#{position.seq}}}"
+        first, *rest = history.paragraph(snapshot, names)
+        return [first, *([f"State:   {where}"] if where else []), *rest]
+    base = f", {short(position.tip)} and later writes" if position.tip else ""
     return [click.style(f"state {where}{base}", fg="yellow")]

@@ -11,7 +11,7 @@ from blockvault.cli.common import command, with_vault
 from blockvault.ids import short
 
 if TYPE_CHECKING:
-    from blockvault.ops.branches import Tag
+    from blockvault.ops.refs import Tag
     from blockvault.vault import Vault
 
 
@@ -32,12 +32,17 @@ if TYPE_CHECKING:
 @click.argument("name", required=False, shell_complete=complete.tags)
 @click.argument("revision", metavar="[REV]", default="HEAD", shell_complete=complete.revisions)
 @click.option("-d", "--delete", is_flag=True, help="Delete tag NAME.")
+@click.option("-f", "--force", is_flag=True, help="Move tag NAME if it exists.")
 @with_vault
-def run(vault: Vault, name: str | None, revision: str, delete: bool, as_json: bool) -> None:
+def run(
+    vault: Vault, name: str | None, revision: str, delete: bool, force: bool, as_json: bool
+) -> None:
     """List, create or delete tags.
 
     A tag names one snapshot for ever; a state that is no snapshot yet becomes one.
     """
+    from blockvault.ops import refs
+
     if name is None:
         if delete:
             raise click.UsageError("--delete needs the name of a tag")
@@ -47,7 +52,7 @@ def run(vault: Vault, name: str | None, revision: str, delete: bool, as_json: bo
         tag = next((tag for tag in vault.tags() if tag.name == name), None)
         vault.delete_tag(name)
     else:
-        tag = vault.tag(name, revision)
+        tag = refs.tag(vault, name, vault.resolve(revision), force=force)
     if tag is None:
         return
     if as_json:

@@ -1,0 +1,235 @@
+"""The main job from end to end, by the real program on small images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from blockvault import Vault
+from blockvault.cli import output
+
+BLOCK = 4096
+
+
+def changed(source: Path, target: Path, writes: dict[int, bytes]) -> Path:
+    """A copy of an image with some bytes replaced."""
+    data = bytearray(source.read_bytes())
+    for offset, new in writes.items():
+        data[offset : offset + len(new)] = new
+    target.write_bytes(data)
+    return target
+
+
+def test_import_reports_what_changed(cli, make_image, tmp_path) -> None:
+    first = make_image("disk.img", {0: 1, 9: 2}, count=64, tail=10)
+    second = changed(first, tmp_path / "disk2.img", {5000: b"hello", 64 * BLOCK: b"0123456789"})
+    assert "empty vault" in cli("init").out
+    out = cli("import", first, "-m", "one\nmore").out
+    assert out.splitlines()[0].startswith("[main ")
+    assert out.splitlines()[0].endswith("] one")
+    assert out.splitlines()[1].split() == ["disk", "256.0", "KiB", "new"]
+    out = cli("import", second, "--volume", "disk", "-m", "two").out
+    assert f"{output.size(BLOCK + 10)} changed in 2 ranges" in out
+    assert "unchanged" in cli("import", second, "--volume", "disk").out
+
+
+def test_every_version_comes_out_as_it_went_in(cli, make_image, tmp_path) -> None:
+    images = [make_image("v0.img", {0: 1, 30: 2}, count=100, tail=17)]
+    cli("init")
+    cli("import", images[0], "--volume", "vda")
+    for step in range(1, 4):
+        new = changed(images[-1], tmp_path / f"v{step}.img", {step * 7000: bytes([step]) * 9000})
+        images.append(new)
+        cli("import", new, "--volume", "vda", "-m", f"step {step}")
+    for back, original in enumerate(reversed(images)):
+        cli("export", f"main~{back}:vda", f"out{back}.img")
+        assert (tmp_path / f"out{back}.img").read_bytes() == original.read_bytes()
+        assert cli("diff", "--exit-code", f"main~{back}", original).out == ""
+    cut = cli("cat", "main~3:vda", "--offset", "4000", "--length", "200").raw
+    assert cut == images[0].read_bytes()[4000:4200]
+    assert "OK" in cli("verify").out
+
+
+def test_rollback_keeps_history_and_can_be_undone(world) -> None:
+    out = world("rollback", "main", "main~1").out
+    assert "It was at main@{#" in out
+    undo = out.rstrip().rpartition(" ")[2]
+    assert world("diff", "--exit-code", "main", "test").out == ""
+    world("rollback", "main", undo)
+    world("export", "main:vda", "after.img")
+    assert (world.path / "after.img").read_bytes() == (world.path / "second.img").read_bytes()
+    kinds = [move["kind"] for move in world("reflog", "--json").lines]
+    assert kinds == ["rollback", "rollback", "import", "import", "branch"]
+    assert [s["message"] for s in world("log", "--json").lines][-1] == "first"
+
+
+def test_branches(world) -> None:
+    world("branch", "-m", "test", "staging")
+    world("switch", "staging")
+    assert [b["name"] for b in world("branch", "--json").lines if b["current"]] == ["staging"]
+    world("branch", "-d", "main")
+    assert [b["name"] for b in world("branch", "--json").lines] == ["staging"]
+    deleted = [b for b in world("branch", "--deleted", "--json").lines if b["deleted"]]
+    assert [b["name"] for b in deleted] == ["main"]
+    world("branch", "--restore", "main")
+    world("switch", "-c", "next", "main~1")
+    assert world("refs").out.splitlines()[0].endswith("  HEAD")
+    assert world("log", "--oneline").out.splitlines()[0].endswith("first")
+    out = world("branch").out.splitlines()
+    assert [line[:10].split() for line in out] == [["main"], ["*", "next"], ["staging"]]
+
+
+def test_tags(world) -> None:
+    world("tag", "v2", "main")
+    assert [t["name"] for t in world("tag", "--json").lines] == ["v1", "v2"]
+    world("tag", "v2", "main~1", code=4)
+    world("tag", "-f", "v2", "main~1")
+    ids = {t["snapshot"] for t in world("tag", "--json").lines}
+    assert len(ids) == 1
+    world("tag", "-d", "v2")
+    assert [line.split()[0] for line in world("tag").out.splitlines()] == ["v1"]
+    world("tag", "-d", "v2", code=3)
+
+
+def test_checkout_and_back(world) -> None:
+    items = world("checkout", "main", "work", "--json").lines
+    assert {item["name"]: item["mode"] for item in items} == {"vda": "new", "vdb": "new"}
+    work = world.path / "work"
+    assert (work / "vda.raw").read_bytes() == (world.path / "second.img").read_bytes()
+    assert (work / "vdb.raw").read_bytes() == (world.path / "data.img").read_bytes()
+
+    with open(work / "vda.raw", "r+b") as file:
+        file.seek(100 * BLOCK)
+        file.write(b"changed")
+    saved = world("snapshot", "--from", "work", "-m", "edited", "--json").json
+    assert saved["message"] == "edited"
+    assert world("diff", "main~1", "main", "--extents").out == f"vda\t{100 * BLOCK}\t{BLOCK}\n"
+
+    again = world("checkout", "main~1", "work", "--json").lines
+    assert {item["name"]: item["mode"] for item in again}["vda"] == "update"
+    assert {item["name"]: item["bytes_to_write"] for item in again}["vda"] <= 2 * BLOCK
+    assert (work / "vda.raw").read_bytes() == (world.path / "second.img").read_bytes()
+
+
+def test_checkout_dry_run_writes_nothing(finished, tmp_path) -> None:
+    target = tmp_path / "work"
+    assert "vda.raw" in finished("checkout", "--dry-run", "main", target).out
+    assert not target.exists() or not list(target.iterdir())
+
+
+def test_writes_are_events_and_any_of_them_can_be_gone_back_to(world) -> None:
+    with Vault.open(world.path) as vault, vault.session("main") as session:
+        device = session.device("vda")
+        for value in (b"one", b"two"):
+            device.write(10 * BLOCK, value)
+            device.flush()
+        device.trim(600 * BLOCK, BLOCK)
+        device.zero(0, BLOCK)
+        device.flush()
+    logged = world("events", "main", "--since", "main~0", "--json").lines
+    kinds = [event["kind"] for event in logged if event["kind"] != "imported"]
+    assert kinds == ["wrote", "barrier", "wrote", "barrier", "trimmed", "zeroed", "barrier"]
+    writes = [event for event in logged if event["kind"] == "wrote"]
+    assert [(w["event"]["offset"], w["event"]["length"]) for w in writes] == [(10 * BLOCK, 3)] * 2
+    first = f"main@{{#{writes[0]['seq'] + 1}}}"
+    words = ["--offset", str(10 * BLOCK), "--length", "3"]
+    assert world("cat", f"{first}:vda", *words).out == "one"
+    assert world("cat", "HEAD:vda", *words).out == "two"
+    assert "state main@{#" in world("show").out
+    assert world("show", "--json").json["snapshot"] is None
+    assert "changed in 3 ranges" in world("diff").out
+    world("tag", "moment", first)
+    assert world("cat", "moment:vda", *words).out == "one"
+
+
+def test_events_are_limited(finished) -> None:
+    everything = finished("events", "--json").lines
+    assert [event["seq"] for event in everything] == list(range(1, len(everything) + 1))
+    assert everything[0]["kind"] == "init"
+
+    def seqs(*words: str) -> list[int]:
+        return [event["seq"] for event in finished("events", "--json", *words).lines]
+
+    last = everything[-1]["seq"]
+    assert seqs("-n", "2") == [last - 1, last]
+    assert seqs("-n", "0") == []
+    assert seqs("--since", "1 day ago") == list(range(1, last + 1))
+    assert seqs("--until", "1 day ago") == []
+    assert seqs("--since", everything[-1]["time"], "-n", "5")[-1] == last
+    assert seqs("--since", "v1", "--until", "main")[-1] == finished("show", "--json").json["seq"]
+    text = finished("events", "-n", "1").out
+    assert text.startswith(f"#{last} ")
+    assert "test branch-created test from main@{#" in text
+
+
+def test_log_forms(finished) -> None:
+    lines = finished("log", "--oneline").out.splitlines()
+    assert lines[0].endswith(" (HEAD -> main) second")
+    assert lines[1].endswith("(test, tag: v1) first")
+    assert len(finished("log", "-n", "1", "--oneline").out.splitlines()) == 1
+    full = finished("log").out
+    assert "Author:  bob" in full
+    assert "\n    more to say\n" in full
+    assert finished("log", "--graph", "--oneline", "--all").out.splitlines()[0].startswith("* ")
+    assert len(finished("log", "--all", "test", "v1", "--json").lines) == 2
+    assert finished("log", "v1", "--oneline").out.count("\n") == 1
+
+
+def test_diff_forms(finished) -> None:
+    assert "vda" in finished("diff", "main~1").out
+    extents = finished("diff", "main~1", "main", "--extents", "--volume", "vda").out
+    assert extents == f"vda\t{7 * BLOCK}\t{2 * BLOCK}\nvda\t{1500 * BLOCK}\t{BLOCK}\n"
+    new = {item["volume"]: item for item in finished("diff", "v1", "main", "--json").lines}
+    assert new["vdb"]["size_a"] is None
+    assert new["vda"]["changed"] == 3 * BLOCK
+    assert finished("diff", "main", "main", "--exit-code").out == ""
+    finished("diff", "v1", "main", "--exit-code", code=1)
+    assert finished("diff", "v1", "first.img").out == ""
+    finished("diff", "main", "./first.img", "--volume", "vda", "--exit-code", code=1)
+    assert finished("diff", "main", "./data.img", "--volume", "vdb", "--exit-code").out == ""
+
+
+def test_export_to_a_stream_and_over_a_file(finished, tmp_path) -> None:
+    data = (finished.path / "data.img").read_bytes()
+    with open(tmp_path / "out", "wb") as file:
+        finished("export", "main:vdb", "-", stdout=file)
+    assert (tmp_path / "out").read_bytes() == data
+    target = tmp_path / "kept.img"
+    target.write_bytes(b"precious")
+    finished("export", "main:vdb", target, code=4)
+    assert target.read_bytes() == b"precious"
+    finished("export", "main:vdb", target, "--force")
+    assert target.read_bytes() == data
+    assert {path.name for path in tmp_path.iterdir()} == {"kept.img", "out"}
+
+
+@pytest.mark.parametrize("image_format", ["qcow2", "vmdk", "vdi", "vhdx", "vpc"])
+def test_formats_of_other_programs(world, need_tool, image_format) -> None:
+    need_tool("qemu-img")
+    world("export", "main:vda", "out.img", "--format", image_format)
+    world("import", "out.img", "--format", image_format, "--volume", "back", "-m", image_format)
+    difference = world("diff", "main", "./second.img", "--volume", "back", "--json").lines
+    assert all(item["changed"] == 0 for item in difference)  # vpc rounds the size up
+
+
+def test_the_vault_is_found_named_and_told_apart(world, tmp_path) -> None:
+    deep = world.path / "a" / "b"
+    deep.mkdir(parents=True)
+    assert world("refs", cwd=deep).out == world("refs").out
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    for words in (["-V", world.path, "refs"], ["refs", "--vault", world.path]):
+        assert world(*words, cwd=elsewhere).out == world("refs").out
+    env = {"BLOCKVAULT_VAULT": str(world.path)}
+    assert world("refs", cwd=elsewhere, env=env).out == world("refs").out
+    world("init", elsewhere)
+    assert world("refs", cwd=elsewhere).out != world("refs").out
+    assert world("refs", "-V", elsewhere, cwd=elsewhere, env=env).out.startswith("-")
+
+
+def test_rebuild_changes_nothing_in_a_sound_vault(world) -> None:
+    before = {name: world(name).out for name in ("refs", "reflog", "log", "events")}
+    assert world("rebuild", "--dry-run", "--json").json["changed_rows"] == 0
+    assert world("rebuild", "--json").json["events"] == len(before["events"].splitlines())
+    assert {name: world(name).out for name in before} == before
