@@ -30,14 +30,15 @@ GATHERED = 256 * 1024  # longer requests gain nothing from company
 PLAIN_READ = head_of(Command.READ)
 PLAIN_WRITE = head_of(Command.WRITE)
 
+# Flags each command may carry; int(), because the complement of an IntFlag has no unknown bits.
 FLAGS: dict[int, int] = {
-    Command.READ: CommandFlag.FUA | CommandFlag.DF,
-    Command.WRITE: CommandFlag.FUA,
-    Command.FLUSH: CommandFlag.FUA,
-    Command.TRIM: CommandFlag.FUA,
-    Command.CACHE: CommandFlag.FUA,
-    Command.WRITE_ZEROES: CommandFlag.FUA | CommandFlag.NO_HOLE | CommandFlag.FAST_ZERO,
-    Command.BLOCK_STATUS: CommandFlag.FUA | CommandFlag.REQ_ONE,
+    Command.READ: int(CommandFlag.FUA | CommandFlag.DF),
+    Command.WRITE: int(CommandFlag.FUA),
+    Command.FLUSH: int(CommandFlag.FUA),
+    Command.TRIM: int(CommandFlag.FUA),
+    Command.CACHE: int(CommandFlag.FUA),
+    Command.WRITE_ZEROES: int(CommandFlag.FUA | CommandFlag.NO_HOLE | CommandFlag.FAST_ZERO),
+    Command.BLOCK_STATUS: int(CommandFlag.FUA | CommandFlag.REQ_ONE),
 }
 CHANGING = (Command.WRITE, Command.TRIM, Command.WRITE_ZEROES)
 
@@ -83,6 +84,15 @@ class Refusal(NamedTuple):
 
 Item = Reads | Writes | Request | Refusal
 NO_PAYLOAD = memoryview(b"")
+
+
+def _weight(item: Item) -> int:
+    """What a single request takes of the room in a batch: the data it brings or asks for."""
+    if type(item) is not Request:
+        return 0
+    if item.command in (Command.READ, Command.WRITE):
+        return item.length
+    return BATCH_BYTES if item.command == Command.BLOCK_STATUS else 0
 
 
 class Connection:
@@ -137,6 +147,7 @@ class Connection:
                 if item is None:
                     break
                 items.append(item)
+                length = _weight(item)
             room -= length + REQUEST_COST
         return items, start
 

@@ -52,7 +52,8 @@ from blockvault.nbd.wire import (
 
 log = logging.getLogger(__name__)
 
-OFFERED = HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES
+# int(): the complement of an IntFlag has no bits that the enum does not know.
+OFFERED = int(HandshakeFlag.FIXED_NEWSTYLE | HandshakeFlag.NO_ZEROES)
 
 
 class Phase(Enum):

@@ -222,7 +222,8 @@ class Service:
         return self._success(request)
 
     def _block_status(self, request: Request) -> list[Piece]:
-        limit = 1 if request.flags & CommandFlag.REQ_ONE else MAX_EXTENTS
+        one = request.flags & CommandFlag.REQ_ONE
+        limit = 1 if one else MAX_EXTENTS // len(self._contexts)
         answers = [
             (number, contexts.descriptors(c, self._device, request.offset, request.length, limit))
             for number, c in self._contexts
