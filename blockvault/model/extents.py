@@ -43,8 +43,9 @@ def clipped(runs: Iterable[Run], start: int, stop: int) -> Iterator[Run]:
     for run in runs:
         if run.start >= stop:
             return
-        if run.stop > start:
-            yield Run(max(run.start, start), min(run.stop, stop), run.zero)
+        low, high = max(run.start, start), min(run.stop, stop)
+        if low < high:
+            yield Run(low, high, run.zero)
 
 
 def subtracted(runs: Iterable[Run], holes: Iterable[Run]) -> Iterator[Run]:

@@ -111,8 +111,19 @@ def numbers(data: bytes) -> tuple[int, ...]:
 
 
 def _waypoint(data: bytes) -> WaypointRow:
-    code, time_us, snapshot, tip, volumes, *detail = unpack(data, "waypoint")
-    return WaypointRow(code, time_us, snapshot, tip, volumes_from(volumes), tuple(detail))
+    value = unpack(data, "waypoint")
+    try:
+        code, time_us, snapshot, tip, volumes, *detail = value
+        return WaypointRow(code, time_us, snapshot, tip, volumes_from(volumes), tuple(detail))
+    except (TypeError, ValueError):
+        raise Damaged("waypoint has another shape", kind="bad-encoding") from None
+
+
+def _fields(data: bytes, count: int, what: str) -> tuple[Any, ...]:
+    value = unpack(data, what)
+    if not isinstance(value, tuple) or len(value) != count:
+        raise Damaged(f"{what} does not have {count} fields", kind="bad-encoding")
+    return value
 
 
 # -- reading ---------------------------------------------------------------------------------
@@ -123,13 +134,13 @@ def get_branch(tables: Tables, branch: int) -> BranchRow:
     data = tables.get(BRANCHES, key(branch))
     if data is None:
         raise Damaged(f"branch {branch} is missing", kind="log-inconsistent")
-    return BranchRow(*unpack(data, "branch"))
+    return BranchRow(*_fields(data, 9, "branch"))
 
 
 def branches(tables: Tables) -> Iterator[tuple[int, BranchRow]]:
     """All branches, deleted ones too, in the order of their creation."""
     for found, data in tables.scan(BRANCHES):
-        yield numbers(found)[0], BranchRow(*unpack(data, "branch"))
+        yield numbers(found)[0], BranchRow(*_fields(data, 9, "branch"))
 
 
 def head(tables: Tables) -> int | None:
@@ -146,20 +157,19 @@ def _ref(tables: Tables, name: bytes) -> int | None:
     data = tables.get(REFS, name)
     if data is None:
         return None
-    (branch,) = unpack(data, "ref")
-    return int(branch)
+    return int(_fields(data, 1, "ref")[0])
 
 
 def tag_named(tables: Tables, name: str) -> TagRow | None:
     """The tag of this name."""
     data = tables.get(REFS, TAGS + name.encode())
-    return None if data is None else TagRow(*unpack(data, "tag"))
+    return None if data is None else TagRow(*_fields(data, 2, "tag"))
 
 
 def tags(tables: Tables) -> Iterator[tuple[str, TagRow]]:
     """All tags, by name."""
     for found, data in tables.scan(REFS, TAGS, TAGS[:-1] + b"0"):
-        yield found[len(TAGS) :].decode(), TagRow(*unpack(data, "tag"))
+        yield found[len(TAGS) :].decode(), TagRow(*_fields(data, 2, "tag"))
 
 
 def waypoint(tables: Tables, branch: int, seq: int) -> WaypointRow | None:
@@ -184,7 +194,7 @@ def trail(
     """
     span = key(branch, start), _end(branch, upto)
     for found, data in tables.scan(TRAIL, *span, reverse=reverse):
-        yield numbers(found)[1], TrailRow(*unpack(data, "trail"))
+        yield numbers(found)[1], TrailRow(*_fields(data, 3, "trail"))
 
 
 def trail_at_time(tables: Tables, branch: int, time_us: int) -> tuple[int, TrailRow] | None:
@@ -209,7 +219,7 @@ def trail_at_time(tables: Tables, branch: int, time_us: int) -> tuple[int, Trail
 def recorded(tables: Tables, snapshot: bytes) -> RecordedRow | None:
     """Where a snapshot was first recorded, if it is one."""
     data = tables.get(SNAPSHOTS, snapshot)
-    return None if data is None else RecordedRow(*unpack(data, "snapshot row"))
+    return None if data is None else RecordedRow(*_fields(data, 2, "snapshot row"))
 
 
 def snapshots(tables: Tables, prefix: str = "") -> Iterator[tuple[bytes, RecordedRow]]:
@@ -218,7 +228,7 @@ def snapshots(tables: Tables, prefix: str = "") -> Iterator[tuple[bytes, Recorde
     for found, data in tables.scan(SNAPSHOTS, start):
         if not found.hex().startswith(prefix.lower()):
             return
-        yield found, RecordedRow(*unpack(data, "snapshot row"))
+        yield found, RecordedRow(*_fields(data, 2, "snapshot row"))
 
 
 def _end(branch: int, upto: int | None) -> bytes:
