@@ -104,8 +104,10 @@ def decode(data: bytes | memoryview) -> Objects:
 
 def raw_object(data: memoryview, slot: int) -> bytes | None:
     """Object ``slot`` of a raw frame of equal objects, copied alone; None for any other frame."""
-    codec, count, raw_size, uniform = _header(data)
-    if codec != RAW or not uniform or slot >= count:
+    if len(data) < HEADER_SIZE:
+        return None
+    version, codec, count, raw_size, uniform = _HEADER.unpack_from(data)
+    if version != VERSION or codec != RAW or not uniform or slot >= count:
         return None
     if uniform * count != raw_size or len(data) != HEADER_SIZE + raw_size:
         return None

@@ -15,7 +15,7 @@ from blockvault.errors import BadRequest, IOFailed
 from blockvault.store import format as fmt
 from blockvault.store import tables
 from blockvault.store.frames import Frame
-from blockvault.store.types import Options, Reader, Writer
+from blockvault.store.types import Options, Reader, Writer, not_the_end
 
 State = dict[str, dict[Any, bytes]]
 
@@ -29,6 +29,7 @@ class MemoryStore:
         self._state: State = {name: {} for name in (*tables.KEYED, *tables.NUMBERED)}
         self._state[tables.META] = dict(fmt.to_meta(options))
         self._writing = threading.Lock()
+        self._writer: int | None = None
         self._open = True
         if populate is not None:
             with self.write() as writer:
@@ -93,6 +94,11 @@ class MemoryReader(Reader):
     def indexed(self, ids: Sequence[bytes]) -> set[bytes]:
         return {i for i in ids if i in self._tables[tables.INDEX]}
 
+    def find(self, oid: bytes) -> tuple[int, memoryview] | None:
+        place = self.locate((oid,))[0]
+        view = None if place is None else self.frame_view(place >> tables.SLOT_BITS)
+        return None if place is None or view is None else (place, view)
+
     def frame_view(self, number: int) -> memoryview | None:
         data = self._tables[tables.FRAMES].get(number)
         return None if data is None else memoryview(data)
@@ -123,8 +129,10 @@ class MemoryWriter(MemoryReader, Writer):
         self._store = store
 
     def __enter__(self) -> Self:
-        if not self._store._writing.acquire(timeout=60):
-            raise IOFailed("another thread has been writing for a minute", kind="busy")
+        if self._store._writer == threading.get_ident():
+            raise RuntimeError("write transactions do not nest: this thread is already writing")
+        self._store._writing.acquire()
+        self._store._writer = threading.get_ident()
         self._tables = dict(self._store._state)
         self._copied: set[str] = set()
         return self
@@ -138,6 +146,7 @@ class MemoryWriter(MemoryReader, Writer):
         if error is None:
             self._store._state = self._tables
         self._tables = {}
+        self._store._writer = None
         self._store._writing.release()
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
@@ -170,7 +179,10 @@ class MemoryWriter(MemoryReader, Writer):
         return max(self._tables[tables.FRAMES], default=None)
 
     def _log_put(self, first_seq: int, data: bytes) -> None:
-        self._own(tables.LOG)[first_seq] = data
+        log = self._own(tables.LOG)
+        if first_seq <= max(log, default=0):
+            raise not_the_end(tables.LOG, first_seq)
+        log[first_seq] = data
 
     def _own(self, table: str) -> dict[Any, bytes]:
         if table not in self._copied:

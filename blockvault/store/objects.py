@@ -16,6 +16,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
 
 from blockvault.errors import Damaged
 from blockvault.ids import ZERO_ID, object_id, short
@@ -29,6 +30,12 @@ FRAME_BYTES = 256 << 10
 KNOWN_PLACES = 1 << 16
 FRAMES_A_SNAPSHOT = 64
 """Frames that one read transaction fetches at most, so that none lives long."""
+
+PARALLEL_FROM = 3
+"""Frames from which on ``get_many`` decodes in threads."""
+
+Member = tuple[int, bytes]
+"""An object's place in a frame, and its id."""
 
 WORKERS = max(2, min(4, os.cpu_count() or 1))
 IN_FLIGHT = 2 * WORKERS
@@ -52,10 +59,10 @@ class ObjectReader:
             if cached is not None:
                 return cached.get(place & 0xFFFF, oid)
         with self._store.read() as reader:
-            place = reader.locate((oid,))[0]
-            view = None if place is None else reader.frame_view(place >> tables.SLOT_BITS)
-            if place is None or view is None:
+            found = reader.find(oid)
+            if found is None:
                 raise _missing(oid)
+            place, view = found
             data = frames.raw_object(view, place & 0xFFFF)
             if data is not None:
                 return _checked(data, oid)
@@ -63,18 +70,23 @@ class ObjectReader:
             return self._decoded(place >> tables.SLOT_BITS, view).get(place & 0xFFFF, oid)
 
     def get_many(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
-        """The bytes of each id; every frame is decoded once.  Errors as for ``get``."""
+        """The bytes of each id; every frame is decoded once, many frames in several threads.
+
+        Errors as for ``get``.
+        """
         wanted = list(dict.fromkeys(ids))
         if len(wanted) == 1:
             return {wanted[0]: self.get(wanted[0])}
-        found: dict[bytes, bytes] = {}
         with self._store.read() as reader:
-            places = self._locate(reader, wanted)
-        batches = list(_by_frame(places).items())
-        for start in range(0, len(batches), FRAMES_A_SNAPSHOT):
+            groups = list(_by_frame(_located(reader, wanted)).items())
+        found: dict[bytes, bytes] = {}
+        for start in range(0, len(groups), FRAMES_A_SNAPSHOT):
+            some = groups[start : start + FRAMES_A_SNAPSHOT]
             with self._store.read() as reader:
-                for number, members in batches[start : start + FRAMES_A_SNAPSHOT]:
-                    self._take(reader, number, members, found)
+                fetched = [self._fetch(reader, number, members) for number, members in some]
+            run = _pool().map if len(fetched) >= PARALLEL_FROM else map
+            for part in run(self._prove, fetched):
+                found.update(part)
         return found
 
     def close(self) -> None:
@@ -82,34 +94,31 @@ class ObjectReader:
         self._cache.clear()
         self._places.clear()
 
-    def _locate(self, reader: Reader, ids: Sequence[bytes]) -> dict[bytes, int]:
-        places: dict[bytes, int] = {}
-        for oid, place in zip(ids, reader.locate(ids), strict=True):
-            if place is None:
-                raise _missing(oid)
-            places[oid] = place
-        return places
-
-    def _take(
-        self,
-        reader: Reader,
-        number: int,
-        members: Sequence[tuple[int, bytes]],
-        found: dict[bytes, bytes],
-    ) -> None:
+    def _fetch(self, reader: Reader, number: int, members: Sequence[Member]) -> _Fetched:
+        """Copy out of the map what ``_prove`` needs, which then needs no transaction."""
         cached = self._cache.get(number)
-        if cached is None:
-            view = reader.frame_view(number)
-            if view is None:
-                # The objects were moved to another frame since they were located.
-                found.update((oid, self.get(oid)) for _, oid in members)
-                return
-            objects = frames.decode(view)
-            if isinstance(objects.payload, memoryview):
-                found.update((oid, _checked(objects[slot], oid)) for slot, oid in members)
-                return
-            cached = self._cache.put(number, objects)
-        found.update((oid, cached.get(slot, oid)) for slot, oid in members)
+        if cached is not None:
+            return _Fetched(number, members, cached, None, ())
+        view = reader.frame_view(number)
+        if view is None:
+            return _Fetched(number, members, None, None, ())
+        pieces = [frames.raw_object(view, slot) for slot, _ in members]
+        encoded = bytes(view) if None in pieces else None
+        return _Fetched(number, members, None, encoded, pieces)
+
+    def _prove(self, fetched: _Fetched) -> list[tuple[bytes, bytes]]:
+        number, members, cached, encoded, pieces = fetched
+        if encoded is not None:
+            cached = self._cache.put(number, frames.decode(encoded))
+        if cached is not None:
+            return [(oid, cached.get(slot, oid)) for slot, oid in members]
+        if pieces:
+            return [
+                (oid, _checked(data or b"", oid))
+                for (_, oid), data in zip(members, pieces, strict=True)
+            ]
+        # The frame is gone: its objects were moved to another one since they were located.
+        return [(oid, self.get(oid)) for _, oid in members]
 
     def _decoded(self, number: int, view: memoryview) -> _Cached:
         cached = self._cache.get(number)
@@ -125,6 +134,16 @@ class ObjectReader:
         if len(self._places) + len(places) > KNOWN_PLACES:
             self._places.clear()
         self._places.update(places)
+
+
+class _Fetched(NamedTuple):
+    """What get_many found of one frame: cached, encoded, or the wanted pieces of a raw one."""
+
+    number: int
+    members: Sequence[Member]
+    cached: _Cached | None
+    encoded: bytes | None
+    pieces: Sequence[bytes | None]
 
 
 class _Cached:
@@ -308,11 +327,20 @@ class _Batch:
         return taken
 
 
-def _by_frame(places: Mapping[bytes, int]) -> dict[int, list[tuple[int, bytes]]]:
-    groups: dict[int, list[tuple[int, bytes]]] = {}
-    for oid, place in sorted(places.items(), key=lambda item: item[1]):
+def _located(reader: Reader, ids: Sequence[bytes]) -> list[tuple[int, bytes]]:
+    placed = []
+    for oid, place in zip(ids, reader.locate(ids), strict=True):
+        if place is None:
+            raise _missing(oid)
+        placed.append((place, oid))
+    return placed
+
+
+def _by_frame(placed: Sequence[tuple[int, bytes]]) -> dict[int, list[Member]]:
+    groups: dict[int, list[Member]] = {}
+    for place, oid in placed:
         groups.setdefault(place >> tables.SLOT_BITS, []).append((place & 0xFFFF, oid))
-    return groups
+    return dict(sorted(groups.items()))
 
 
 def _checked(data: bytes, oid: bytes) -> bytes:
@@ -333,11 +361,11 @@ _executor_guard = threading.Lock()
 
 
 def _pool() -> ThreadPoolExecutor:
-    """The process's compression threads, started when first needed."""
+    """The process's threads for compressing and decoding, started when first needed."""
     global _executor
     with _executor_guard:
         if _executor is None:
-            _executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="vault-compress")
+            _executor = ThreadPoolExecutor(WORKERS, thread_name_prefix="vault-codec")
         return _executor
 
 

@@ -35,7 +35,7 @@ Database = lmdb._Database
 
 _registry: dict[tuple[int, int], Environment] = {}
 _registry_lock = threading.Lock()
-_left_behind: list[Environment] = []
+_left_behind: list[object] = []
 
 
 class Environment:
@@ -137,9 +137,11 @@ class Environment:
         if self.head is not None:
             self.head.close()
 
-    @property
-    def usable(self) -> bool:
-        return self._users > 0
+    def check_process(self, txn: object) -> None:
+        """Refuse to end in a forked child a transaction that is still its parent's."""
+        if not self._users:
+            _left_behind.append(txn)
+            raise IOFailed(self._unusable, kind="closed")
 
     def abandon(self) -> None:
         """In a forked child: forget everything without closing what the parent still uses."""

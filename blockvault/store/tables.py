@@ -27,6 +27,7 @@ MAX_KEY = 511
 
 MAX_NUMBER = (1 << 63) - 1
 MAX_FRAME_NUMBER = (1 << 48) - 1
+MAX_PLACE = (1 << 64) - 1
 SLOT_BITS = 16
 
 _U64 = struct.Struct(">Q")

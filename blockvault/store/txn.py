@@ -16,11 +16,11 @@ from typing import Self
 
 import lmdb
 
-from blockvault.errors import BadRequest, Busy, IOFailed
+from blockvault.errors import BadRequest, Busy
 from blockvault.store import faults, tables
 from blockvault.store.frames import Frame
 from blockvault.store.shared import Database, Environment
-from blockvault.store.types import Reader, Writer
+from blockvault.store.types import Reader, Writer, not_the_end
 
 PAGE = 256
 """Rows that a scan in a write transaction takes at a time, so that its table may change."""
@@ -61,18 +61,21 @@ class LmdbReader(Reader):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._env.check_process(self._txn)
         try:
             if self._env.lockless:
                 self._check_unchanged()
             self._txn.abort()
         finally:
+            # py-lmdb keeps the handle for the next reader when this one lets go of it.
+            del self._txn
             self._env.release()
         if isinstance(error, lmdb.Error):
             raise faults.from_lmdb(error, self._env.path) from error
 
     def _check_unchanged(self) -> None:
         # Without locks a writer does not know of us: two commits on, it may reuse our pages.
-        if self._env.usable and self._env.lmdb.info()["last_txnid"] > self._txn.id() + 1:
+        if self._env.lmdb.info()["last_txnid"] > self._txn.id() + 1:
             raise Busy(
                 f"{self._env.path}: the vault was written to while it was read without locks",
                 kind="unlocked-read",
@@ -104,7 +107,21 @@ class LmdbReader(Reader):
         cursor = self._txn.cursor(self._dbs[tables.INDEX])
         return set(map(bytes, cursor.getmulti(sorted(ids), values=False)))
 
+    def find(self, oid: bytes) -> tuple[int, memoryview] | None:
+        get, databases = self._txn.get, self._dbs
+        value = get(oid, None, databases[tables.INDEX])
+        if value is None:
+            return None
+        place = int.from_bytes(value)
+        if place > tables.MAX_PLACE:
+            return None
+        number = place >> tables.SLOT_BITS
+        view = get(tables.integer_key(number), None, databases[tables.FRAMES])
+        return None if view is None else (place, view)
+
     def frame_view(self, number: int) -> memoryview | None:
+        if not 0 < number <= tables.MAX_FRAME_NUMBER:
+            return None
         return self._txn.get(tables.integer_key(number), None, self._dbs[tables.FRAMES])
 
     def frames(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
@@ -155,8 +172,7 @@ class LmdbWriter(LmdbReader, Writer):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if not self._env.usable:
-            raise IOFailed("a write transaction was left in a forked process", kind="closed")
+        self._env.check_process(self._txn)
         if not self._queue.held_by_me():
             raise RuntimeError("a write transaction ends in the thread that began it")
         try:
@@ -167,6 +183,7 @@ class LmdbWriter(LmdbReader, Writer):
         except lmdb.Error as failure:
             raise faults.from_lmdb(failure, self._env.path) from failure
         finally:
+            del self._txn
             self._queue.release()
             self._env.release()
         if isinstance(error, lmdb.Error):
@@ -213,9 +230,7 @@ class LmdbWriter(LmdbReader, Writer):
         for frame in frames:
             if known.issuperset(frame.ids):
                 continue
-            self._txn.put(
-                tables.integer_key(number), frame.data, append=True, db=self._dbs[tables.FRAMES]
-            )
+            self._append(tables.FRAMES, number, frame.data)
             base = tables.location(number, 0)
             for slot, oid in enumerate(frame.ids):
                 if oid not in known:
@@ -235,7 +250,12 @@ class LmdbWriter(LmdbReader, Writer):
         return tables.number_of_key(cursor.key()) if cursor.last() else None
 
     def _log_put(self, first_seq: int, data: bytes) -> None:
-        self._txn.put(tables.integer_key(first_seq), data, append=True, db=self._dbs[tables.LOG])
+        self._append(tables.LOG, first_seq, data)
+
+    def _append(self, table: str, number: int, data: bytes) -> None:
+        key = tables.integer_key(number)
+        if not self._txn.put(key, data, append=True, db=self._dbs[table]):
+            raise not_the_end(table, number)
 
 
 def _forward(

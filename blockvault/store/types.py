@@ -98,6 +98,10 @@ class Reader(ABC):
         """Those of ``ids`` that are stored."""
 
     @abstractmethod
+    def find(self, oid: bytes) -> tuple[int, memoryview] | None:
+        """An object's location and its encoded frame, as by ``locate`` and ``frame_view``."""
+
+    @abstractmethod
     def frame_view(self, number: int) -> memoryview | None:
         """An encoded frame where it lies: valid only until this transaction ends."""
 
@@ -228,6 +232,11 @@ class Writer(Reader):
 
     def _log_codec(self) -> Codec:
         return Codec(self.options.compression)
+
+
+def not_the_end(table: str, number: int) -> Damaged:
+    """What appending raises when the table already holds that number or a greater one."""
+    return Damaged(f"{number} is not the end of the table {table!r}: its order is damaged")
 
 
 def _gap(seq: int) -> Damaged:

@@ -1,0 +1,139 @@
+"""What every store does with frames and the index of their objects."""
+
+from __future__ import annotations
+
+import pytest
+
+from blockvault.errors import BadRequest
+from blockvault.ids import object_id
+from blockvault.store import frames, tables
+from blockvault.store.types import Store
+from tests.store.material import block, framed, noise
+
+A, B, C, D = (block(number) for number in range(4))
+
+
+def read(store: Store, data: bytes) -> bytes:
+    """The object, followed through the index by hand."""
+    with store.read() as reader:
+        place = reader.locate([object_id(data)])[0]
+        assert place is not None
+        number, slot = tables.split_location(place)
+        encoded = reader.frame(number)
+        assert encoded is not None
+        found = reader.find(object_id(data))
+        assert found is not None
+        assert found[0] == place
+        assert bytes(found[1]) == encoded
+        return frames.decode(encoded)[slot]
+
+
+def numbers(store: Store) -> list[int]:
+    with store.read() as reader:
+        return [number for number, _ in reader.frames()]
+
+
+def test_objects_are_found_where_the_index_says(store: Store) -> None:
+    with store.write() as writer:
+        writer.add_frames([framed([A, B]), framed([C])])
+    with store.write() as writer:
+        writer.add_frames([framed([D])])
+    assert [read(store, data) for data in (A, B, C, D)] == [A, B, C, D]
+    assert numbers(store) == [1, 2, 3]
+    with store.read() as reader:
+        assert list(reader.frames(2)) == [(n, reader.frame(n)) for n in (2, 3)]
+        assert list(reader.frames(4)) == []
+
+
+def test_what_is_not_there_is_none(store: Store) -> None:
+    with store.read() as reader:
+        assert reader.locate([object_id(A)]) == [None]
+        assert reader.locate([]) == []
+        assert reader.find(object_id(A)) is None
+        assert reader.indexed([]) == set()
+        for number in (-1, 0, 1, 1 << 48, 1 << 70):
+            assert reader.frame(number) is None
+            assert reader.frame_view(number) is None
+
+
+def test_locate_answers_in_the_order_of_the_question(store: Store) -> None:
+    with store.write() as writer:
+        writer.add_frames([framed([A, B, C])])
+    ids = [object_id(data) for data in (C, D, A, C, B)]
+    with store.read() as reader:
+        places = reader.locate(ids)
+        assert [place and tables.split_location(place) for place in places] == [
+            (1, 2), None, (1, 0), (1, 2), (1, 1),
+        ]  # fmt: skip
+        assert reader.indexed(ids) == {object_id(data) for data in (A, B, C)}
+
+
+def test_an_object_that_is_known_keeps_its_place(store: Store) -> None:
+    with store.write() as writer:
+        writer.add_frames([framed([A, B])])
+        writer.add_frames([framed([B, C])])
+    with store.read() as reader:
+        places = reader.locate([object_id(data) for data in (A, B, C)])
+    assert places == [tables.location(1, 0), tables.location(1, 1), tables.location(2, 1)]
+
+
+def test_a_frame_of_known_objects_is_not_stored(store: Store) -> None:
+    for _ in range(2):
+        with store.write() as writer:
+            writer.add_frames([framed([A, B]), framed([B, A]), framed([A])])
+    assert numbers(store) == [1]
+
+
+def test_no_frames_are_no_change(store: Store) -> None:
+    with store.write() as writer:
+        writer.add_frames([])
+    assert numbers(store) == []
+
+
+def test_frame_numbers_are_never_reused(store: Store) -> None:
+    with store.write() as writer:
+        writer.add_frames([framed([A]), framed([B]), framed([C])])
+    with store.write() as writer:
+        writer.drop_frames([2, 3, 99])
+        for data in (B, C):
+            writer.delete("index", object_id(data))
+    assert numbers(store) == [1]
+    with store.write() as writer:
+        writer.add_frames([framed([B])])
+    with store.write() as writer:
+        writer.add_frames([framed([D])])
+    assert numbers(store) == [1, 4, 5]
+    assert [read(store, data) for data in (A, B, D)] == [A, B, D]
+    with store.write() as writer:
+        writer.drop_frames([1, 4, 5])
+        writer.clear("index")
+        writer.add_frames([framed([A])])
+    assert numbers(store) == [6]
+
+
+def test_many_frames_at_once(store: Store) -> None:
+    objects = [noise(number, 300) for number in range(3000)]
+    with store.write() as writer:
+        writer.add_frames([framed(objects[at : at + 100]) for at in range(0, 3000, 100)])
+    for data in objects[::97]:
+        assert read(store, data) == data
+    with store.read() as reader:
+        assert None not in reader.locate([object_id(data) for data in objects])
+
+
+def test_an_index_row_that_points_nowhere_finds_nothing(store: Store) -> None:
+    with store.write() as writer:
+        for number, value in enumerate([b"", b"\xff" * 8, b"\xff" * 40, bytes(8)]):
+            writer.put("index", bytes([number]) * 32, value)
+    with store.read() as reader:
+        for number in range(4):
+            assert reader.find(bytes([number]) * 32) is None
+
+
+def test_index_rows_are_rows(store: Store) -> None:
+    with store.write() as writer:
+        writer.add_frames([framed([A])])
+        assert writer.get("index", object_id(A)) == tables.pack_location(tables.location(1, 0))
+        assert [key for key, _ in writer.scan("index")] == [object_id(A)]
+        with pytest.raises(BadRequest):
+            writer.get("frames", b"1")
