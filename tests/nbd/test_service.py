@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from blockvault.errors import Damaged, NoSpace
 from blockvault.nbd.exports import Exports
@@ -151,6 +153,45 @@ def test_flush_of_a_read_only_export_does_nothing() -> None:
     )
     assert [a.errno for a in answers] == [0, 0]
     assert device.flushes == 0
+
+
+CHANGES = st.tuples(
+    st.sampled_from(["read", "write", "zero", "trim", "fua", "flush"]),
+    st.integers(0, 5000),
+    st.integers(0, 5000),
+    st.integers(0, 255),
+)
+
+
+@given(st.lists(CHANGES, max_size=30), st.integers(1, 20_000), st.booleans())
+def test_requests_take_effect_in_their_order(
+    changes: list[tuple[str, int, int, int]], piece: int, batched: bool
+) -> None:
+    device = (BatchMemoryDevice if batched else MemoryDevice)(10_000)
+    model, expected = bytearray(10_000), {}
+    stream = HELLO + m.go("vda")
+    for cookie, (what, offset, length, fill) in enumerate(changes):
+        if what == "read":
+            stream += m.request(m.READ, offset, length, cookie=cookie)
+            expected[cookie] = bytes(model[offset : offset + length])
+            continue
+        expected[cookie] = b""
+        if what == "flush":
+            stream += m.request(m.FLUSH, cookie=cookie)
+            continue
+        data = bytes([fill]) * length if what in ("write", "fua") else bytes(length)
+        model[offset : offset + length] = data
+        if what in ("write", "fua"):
+            stream += m.write(offset, data, cookie=cookie, flags=m.FUA * (what == "fua"))
+        else:
+            command = m.ZEROES if what == "zero" else m.TRIM
+            stream += m.request(command, offset, length, cookie=cookie)
+    pieces = [stream[start : start + piece] for start in range(0, len(stream), piece)]
+    sent = play(pieces, MemoryVolume("vda", device))
+    agreed = len(play([HELLO + m.go("vda")], MemoryVolume("vda", MemoryDevice(10_000))))
+    assert {a.cookie: a.data for a in m.answers(sent[agreed:])} == expected
+    assert device.data == model
+    assert device.durable == model
 
 
 # -- errors of the device --------------------------------------------------------------------------

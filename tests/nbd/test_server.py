@@ -1,0 +1,334 @@
+"""The server over real sockets: many clients, bad clients, slow clients, and an orderly end."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+import stat
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from blockvault.errors import Busy, Conflict, IOFailed
+from blockvault.nbd import inbox
+from blockvault.nbd.exports import Exports
+from blockvault.nbd.server import Server
+from tests.nbd import messages as m
+from tests.nbd.conftest import SIZE, Client, wait_until
+from tests.nbd.memory import MemoryVolume
+
+Connect = Callable[..., Client]
+
+
+def test_two_clients_see_one_volume(connect: Connect, volume: MemoryVolume) -> None:
+    first, second = connect().enter(), connect().enter()
+    assert first.ask(m.write(4096, b"hello")) == (0, b"")
+    assert second.ask(m.request(m.READ, 4096, 5), 5) == (0, b"hello")
+    assert second.ask(m.request(m.FLUSH)) == (0, b"")
+    assert volume.device.durable[4096:4101] == b"hello", "flush covers the other connection"
+    assert volume.opened == 1
+
+
+def test_requests_that_arrive_with_the_choice_of_export(connect: Connect) -> None:
+    client = connect()
+    client.socket.sendall(m.option(m.EXPORT_NAME, b"vda") + m.write(0, b"eager"))
+    client.receive(10)
+    assert client.reply() == (0, b"")
+    assert client.ask(m.request(m.READ, 0, 5), 5) == (0, b"eager")
+
+
+def test_200_connections_at_once(connect: Connect, server: Server, volume: MemoryVolume) -> None:
+    clients = [connect().enter() for _ in range(200)]
+    for number, client in enumerate(clients):
+        client.socket.sendall(m.write(number * 512, bytes([number]) * 512, cookie=number))
+    assert all(client.reply() == (0, b"") for client in clients)
+    for number, client in enumerate(clients):
+        place = (number + 77) % 200
+        assert client.ask(m.request(m.READ, place * 512, 512), 512) == (0, bytes([place]) * 512)
+    assert len(server.status()["clients"]) == 200
+    for client in clients:
+        client.socket.sendall(m.request(m.DISC))
+    assert all(client.at_end() for client in clients)
+    wait_until(lambda: not server.status()["clients"])
+    assert (volume.opened, volume.closed) == (1, 1)
+
+
+def test_connections_beyond_the_limit_are_closed(
+    exports: Exports, tmp_path: Path, connect_to: Connect
+) -> None:
+    server = Server(exports, max_connections=2)
+    path = tmp_path / "few.sock"
+    server.listen_unix(path)
+    first, second = connect_to(path).enter(), connect_to(path).enter()
+    third = connect_to(path, greet=False)
+    assert third.at_end()
+    assert server.refused == 1
+    first.close()
+    wait_until(lambda: len(server.status()["clients"]) == 1)
+    connect_to(path).enter().close()
+    assert second.ask(m.request(m.READ, 0, 1), 1) == (0, b"\0")
+    second.close()
+    server.stop()
+
+
+# -- bad clients -----------------------------------------------------------------------------------
+
+
+def test_a_client_that_says_nothing_is_dropped_after_a_while(connect: Connect) -> None:
+    begin = time.monotonic()
+    assert connect().at_end()
+    assert 0.3 < time.monotonic() - begin < 3
+
+
+def test_a_handshake_has_one_deadline_however_slowly_it_drips(connect: Connect) -> None:
+    client = connect()
+    begin = time.monotonic()
+    with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012
+        for byte in m.option(m.LIST) * 1000:
+            client.socket.sendall(bytes([byte]))
+            time.sleep(0.02)
+    assert time.monotonic() - begin < 3
+
+
+def test_a_client_in_transmission_may_be_silent(connect: Connect) -> None:
+    client = connect().enter()
+    time.sleep(0.7)  # longer than the handshake may take
+    assert client.ask(m.request(m.READ, 0, 1), 1) == (0, b"\0")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_garbage_disturbs_nobody_else(connect: Connect, seed: int) -> None:
+    rng = random.Random(seed)
+    witness = connect().enter()
+    for _ in range(10):
+        for client in (connect(greet=False), connect(), connect().enter()):
+            try:
+                client.socket.sendall(rng.randbytes(rng.randrange(1, 5000)))
+                client.socket.shutdown(socket.SHUT_WR)
+            except OSError:
+                pass
+    assert witness.ask(m.write(0, b"fine")) == (0, b"")
+    assert witness.ask(m.request(m.READ, 0, 4), 4) == (0, b"fine")
+
+
+def test_a_client_killed_in_the_middle_of_a_write(
+    connect: Connect, server: Server, volume: MemoryVolume
+) -> None:
+    client = connect().enter()
+    client.socket.sendall(m.write(0, b"x" * 4096)[:2000])
+    client.close()
+    wait_until(lambda: volume.closed == 1)
+    assert volume.device.data.count(b"x") == 0, "a write that did not arrive is not done by half"
+
+
+def test_a_client_that_reads_no_replies_delays_only_itself(connect: Connect) -> None:
+    greedy, witness = connect().enter(), connect().enter()
+    greedy.socket.setblocking(False)
+    request, sent = m.request(m.READ, 0, 4 << 20), 0
+    deadline = time.monotonic() + 5
+    while sent < 1000 and time.monotonic() < deadline:
+        try:
+            sent += greedy.socket.send(request) == len(request)
+        except BlockingIOError:
+            break
+    begin = time.monotonic()
+    for _ in range(50):
+        assert witness.ask(m.request(m.READ, 0, 4096), 4096) == (0, bytes(4096))
+    assert time.monotonic() - begin < 2
+
+
+def test_large_requests_share_a_bounded_budget(
+    connect: Connect, server: Server, volume: MemoryVolume
+) -> None:
+    """Thirty clients want 7 MiB at once and read nothing: at most 128 MiB are held for them."""
+    clients = [connect().enter() for _ in range(30)]
+    for client in clients:
+        client.socket.sendall(m.request(m.READ, 0, 7 << 20))
+    wait_until(lambda: server.status()["large_request_bytes"] > 100 << 20)
+    assert server.status()["large_request_bytes"] <= 128 << 20
+    small = connect().enter()
+    assert small.ask(m.request(m.READ, 0, 4096), 4096) == (0, bytes(4096))
+    with ThreadPoolExecutor(30) as pool:
+        for reply in pool.map(lambda client: client.reply(7 << 20), clients):
+            assert reply == (0, bytes(7 << 20))
+    wait_until(lambda: server.status()["large_request_bytes"] == 0)
+
+
+def test_who_holds_the_budget_and_stalls_is_dropped(
+    connect: Connect, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inbox, "STALL_SECONDS", 0.2)
+    client = connect().enter()
+    client.socket.sendall(m.write(0, bytes(4 << 20))[: 2 << 20])
+    assert client.at_end()
+    wait_until(lambda: server.status()["large_request_bytes"] == 0)
+
+
+def test_large_writes_take_and_return_their_buffer(connect: Connect, server: Server) -> None:
+    rng = random.Random(3)
+    client = connect().enter()
+    for size in (1 << 20, (1 << 20) + 1, 5_000_001, 100, 7 << 20):
+        data = rng.randbytes(size)
+        assert client.ask(m.write(3, data)) == (0, b"")
+        assert client.ask(m.request(m.READ, 3, size), size) == (0, data)
+    assert server.status()["large_request_bytes"] == 0
+
+
+# -- order and flushes -----------------------------------------------------------------------------
+
+
+def test_requests_behind_a_flush_do_not_wait_for_it(connect: Connect, volume: MemoryVolume) -> None:
+    proceed = threading.Event()
+
+    def slow_flush(what: str, offset: int, length: int) -> None:
+        if what == "flush":
+            assert proceed.wait(5)
+
+    volume.device.fault = slow_flush
+    client = connect().enter()
+    client.socket.sendall(m.write(0, b"abc", flags=m.FUA, cookie=1))
+    client.socket.sendall(m.request(m.FLUSH, cookie=2))
+    for number in range(20):
+        assert client.ask(m.request(m.READ, 0, 3, cookie=100 + number), 3) == (0, b"abc")
+    proceed.set()
+    cookies = {int.from_bytes(client.receive(16)[8:], "big") for _ in range(2)}
+    assert cookies == {1, 2}
+    assert volume.device.durable[:3] == b"abc"
+
+
+def test_flushes_of_many_connections_share_commits(connect: Connect, volume: MemoryVolume) -> None:
+    def slow_flush(what: str, offset: int, length: int) -> None:
+        if what == "flush":
+            time.sleep(0.05)
+
+    volume.device.fault = slow_flush
+    clients = [connect().enter() for _ in range(20)]
+    for number, client in enumerate(clients):
+        client.socket.sendall(m.write(number, b"x") + m.request(m.FLUSH))
+    for client in clients:
+        assert client.reply() == (0, b"")
+        assert client.reply() == (0, b"")
+    assert volume.device.flushes <= 5
+    assert volume.device.durable[:20] == b"x" * 20
+
+
+def test_disc_is_obeyed_after_a_flush_has_been_answered(
+    connect: Connect, volume: MemoryVolume
+) -> None:
+    def slow_flush(what: str, offset: int, length: int) -> None:
+        if what == "flush":
+            time.sleep(0.1)
+
+    volume.device.fault = slow_flush
+    client = connect().enter()
+    client.socket.sendall(m.write(0, b"x") + m.request(m.FLUSH) + m.request(m.DISC))
+    assert client.reply() == (0, b"")
+    assert client.reply() == (0, b"")
+    assert client.at_end()
+
+
+# -- the end ---------------------------------------------------------------------------------------
+
+
+def test_stop_answers_flushes_and_releases(
+    connect_to: Connect, exports: Exports, path: Path, volume: MemoryVolume
+) -> None:
+    server = Server(exports)
+    server.listen_unix(path)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    client, idle = connect_to(path).enter(), connect_to(path)
+    for number in range(100):
+        client.socket.sendall(m.write(number * 10, b"last words", cookie=number))
+    wait_until(lambda: volume.device.data[990:1000] == b"last words")
+    server.stop()
+    assert [client.reply() for _ in range(100)] == [(0, b"")] * 100
+    assert client.at_end()
+    assert idle.at_end()
+    assert volume.closed == 1
+    assert volume.device.durable[:1000] == b"last words" * 100
+    assert not path.exists()
+    with pytest.raises(OSError, match="No such file"):
+        connect_to(path)
+
+
+def test_stop_cuts_off_who_does_not_read(
+    connect_to: Connect, exports: Exports, path: Path, volume: MemoryVolume
+) -> None:
+    server = Server(exports)
+    server.listen_unix(path)
+    client = connect_to(path).enter()
+    client.socket.sendall(m.request(m.READ, 0, SIZE))
+    begin = time.monotonic()
+    wait_until(lambda: bool(volume.device.calls))
+    server.stop(0.2)
+    assert time.monotonic() - begin < 3
+    assert volume.closed == 1
+
+
+# -- sockets ---------------------------------------------------------------------------------------
+
+
+def test_a_second_server_on_the_same_socket_is_refused(
+    connect_to: Connect, server: Server, exports: Exports, path: Path
+) -> None:
+    second = Server(exports)
+    with pytest.raises(Busy, match="another server listens"):
+        second.listen_unix(path)
+    second.stop()
+    connect_to(path).enter().close()
+
+
+def test_the_socket_of_a_dead_server_is_replaced(
+    connect_to: Connect, exports: Exports, path: Path
+) -> None:
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(str(path))
+    dead.close()
+    server = Server(exports)
+    server.listen_unix(path)
+    connect_to(path).enter().close()
+    server.stop()
+
+
+def test_a_file_is_not_replaced_by_a_socket(exports: Exports, tmp_path: Path) -> None:
+    path = tmp_path / "precious"
+    path.write_text("data")
+    server = Server(exports)
+    with pytest.raises(Conflict, match="not a socket"):
+        server.listen_unix(path)
+    assert path.read_text() == "data"
+    server.stop()
+
+
+def test_paths_longer_than_a_socket_address(
+    connect_to: Connect, exports: Exports, tmp_path: Path
+) -> None:
+    directory = tmp_path / ("d" * 120)
+    directory.mkdir()
+    server = Server(exports)
+    server.listen_unix(directory / "nbd.sock")
+    descriptor = os.open(directory, os.O_PATH)
+    connect_to(Path(f"/proc/self/fd/{descriptor}/nbd.sock")).enter().close()
+    os.close(descriptor)
+    server.stop()
+    assert not (directory / "nbd.sock").exists()
+
+
+def test_tcp(exports: Exports) -> None:
+    server = Server(exports)
+    port = server.listen_tcp("127.0.0.1", 0)
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(m.client_flags() + m.option(m.EXPORT_NAME, b"vda"))
+        client.sendall(m.request(m.READ, 0, 1) + m.request(m.DISC))
+        received = b""
+        while data := client.recv(1000):
+            received += data
+        assert len(received) == 18 + 10 + 16 + 1
+    with pytest.raises(IOFailed, match="in use"):
+        server.listen_tcp("127.0.0.1", port)
+    server.stop()
