@@ -12,12 +12,16 @@ reference in docs/cli and the tests are all taken from that declaration::
 from __future__ import annotations
 
 import functools
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 import click
+
+from blockvault.errors import NotFound
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -89,7 +93,7 @@ def vault_option(**extra: Any) -> Callable[[F], F]:
         expose_value=False,
         callback=remember,
         type=click.Path(),
-        help="The vault, or a directory in its tree.  [default: found from here upward]",
+        help="The directory that holds the vault.  [default: found from here upward]",
         **extra,
     )
 
@@ -101,11 +105,22 @@ def json_option(function: F) -> F:
 
 
 def open_vault() -> Vault:
-    """The vault that the command line names; ``NotFound`` when there is none."""
-    from blockvault.vault import Vault
+    """The vault that the command line names, else the one around the working directory.
 
-    settings = click.get_current_context().ensure_object(Settings)
-    return Vault.open(settings.vault or ".")
+    A vault that is named must be there: looking further up after a slip of the keyboard would work
+    on another vault than the one that was meant.
+    """
+    from blockvault.vault import DIRECTORY, Vault
+
+    named = click.get_current_context().ensure_object(Settings).vault
+    if named is None:
+        return Vault.open()
+    path = Path(os.path.abspath(named))
+    if path.name != DIRECTORY:
+        path /= DIRECTORY
+    if not path.is_dir():
+        raise NotFound(f"no vault in {path.parent}", kind="no-vault")
+    return Vault.open(path)
 
 
 def with_vault(function: Callable[Concatenate[Vault, P], R]) -> Callable[P, R]:

@@ -223,7 +223,16 @@ def _describe_os_error(error: OSError) -> tuple[str, str, int]:
 
 
 def _prepare_streams() -> None:
-    """A name or message that the terminal cannot show must not end the command."""
+    """Make the standard streams safe to write to.
+
+    Where one was closed, the next file that is opened would take its place: a vault's, perhaps, and
+    a message would be written into it.  And a name that the terminal cannot show is no error.
+    """
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 

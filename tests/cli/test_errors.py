@@ -1,0 +1,212 @@
+"""Bad requests: one clear line on stderr, the documented exit code, and nothing changed."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blockvault.cli.main import describe
+from blockvault.errors import NoSpace, VaultError
+
+BAD_REQUESTS = {
+    # words of the command line → exit code, part of the message
+    "nosuch": (2, "there is no command 'nosuch'"),
+    "brnach": (2, "did you mean branch?"),
+    "log --nosuch": (2, "see 'blockvault log --help'"),
+    "log -n x": (2, "-n"),
+    "log -n -1": (2, "-n"),
+    "show a b": (2, "unexpected extra argument"),
+    "import": (2, "missing argument"),
+    "init . --block-size 4X": (2, "'4X' is not a size"),
+    "init new --block-size 5000": (2, "block size 5000"),
+    "init new --compression lzma": (2, "lzma"),
+    "init": (4, "exists already"),
+    "-V nowhere refs": (3, "no vault"),
+    "log nosuch": (3, "nosuch"),
+    "log main~9": (3, "main~9"),
+    "log main@{#999999}": (3, "999999"),
+    "log main@{20": (2, "main@{20"),
+    "log main^x": (2, "main^x"),
+    "show main@{1999-01-01}": (3, "began after"),
+    "diff main nosuch": (3, "nosuch"),
+    "diff main v1 --volume nosuch": (3, "nosuch"),
+    "diff main ./nosuch.img --volume vda": (3, "nosuch.img"),
+    "diff main ./first.img": (2, "vda, vdb"),
+    "branch test": (4, "test"),
+    "branch a..b": (2, "a..b"),
+    "branch -d nosuch": (3, "nosuch"),
+    "branch -d main": (4, "main"),
+    "branch -d": (2, "needs the name"),
+    "branch -d test v1": (2, "takes one name"),
+    "branch -m nosuch other": (3, "nosuch"),
+    "branch -m test main": (4, "main"),
+    "branch --restore test": (4, "test"),
+    "branch --restore nosuch": (3, "nosuch"),
+    "switch nosuch": (3, "nosuch"),
+    "switch main v1": (2, "--create"),
+    "tag v1": (4, "--force"),
+    "tag -d nosuch": (3, "nosuch"),
+    "tag -d": (2, "needs the name"),
+    "rollback nosuch v1": (3, "nosuch"),
+    "rollback main nosuch": (3, "nosuch"),
+    "reflog nosuch": (3, "nosuch"),
+    "import nosuch.img": (3, "nosuch.img"),
+    "import empty.img": (2, "empty"),
+    "import folder": (2, "folder"),
+    "import fifo": (2, "fifo"),
+    "import text.xyz": (2, "--format"),
+    "import first.img --format qcow2": (9, "first.img"),
+    "import first.img second.img --volume vda": (2, "2 images but 1 volume name"),
+    "import first.img second.img --volume a --volume a": (4, "a"),
+    "import first.img --volume a/b": (2, "a/b"),
+    "import first.img -b a..b": (2, "a..b"),
+    "import backed.qcow2": (2, "--allow-backing"),
+    "export main out.img": (2, "vda, vdb"),
+    "export main:nosuch out.img": (3, "nosuch"),
+    "export main:vda folder": (2, "folder"),
+    "export main:vda first.img": (4, "--force"),
+    "export main:vda nosuch/out.img": (3, "nosuch"),
+    "export main:vda - --format qcow2": (2, "stream"),
+    "cat main:vda --offset 1T": (2, "beyond"),
+    "cat main:vda --offset=-1": (2, "-1"),
+    "checkout main first.img": (2, "first.img"),
+    "checkout main out --volume nosuch": (3, "nosuch"),
+    "snapshot --from nosuch": (3, "nosuch"),
+    "snapshot --from folder": (3, "folder"),
+    "snapshot -b nosuch": (3, "nosuch"),
+    "events --since 'no such time'": (2, "no such time"),
+    "events v1 --follow": (2, "--follow has no end"),
+    "verify nosuch": (3, "nosuch"),
+    "completion tcsh": (2, "tcsh"),
+}
+
+
+@pytest.fixture(scope="module")
+def place(finished, tmp_path_factory) -> Iterator[object]:
+    """A copy of the vault beside files that cannot be imported; unchanged when all is done."""
+    path = tmp_path_factory.mktemp("errors") / "world"
+    shutil.copytree(finished.path, path)
+    (path / "folder").mkdir()
+    (path / "empty.img").touch()
+    (path / "text.xyz").write_text("text")
+    os.mkfifo(path / "fifo")
+    world = type(finished)(path)
+    before = world("events").out
+    files = {file.name for file in path.iterdir()}
+    yield world
+    assert world("events").out == before
+    assert {file.name for file in path.iterdir()} - {"backed.qcow2"} == files
+
+
+@pytest.mark.parametrize("line", BAD_REQUESTS)
+def test_bad_request(place, need_tool, line) -> None:
+    code, part = BAD_REQUESTS[line]
+    if "qcow2" in line:
+        need_tool("qemu-img")
+    if "backed" in line:
+        make_backed(place.path, need_tool("qemu-img"))
+    result = place(*shlex.split(line), code=code)
+    assert result.err.startswith("blockvault: ")
+    assert result.err.count("\n") == 1
+    assert part in result.err
+    assert result.raw == b""
+
+
+def make_backed(path: Path, qemu_img: str) -> None:
+    words = [qemu_img, "create", "-q", "-f", "qcow2", "-b", "first.img", "-F", "raw"]
+    subprocess.run([*words, "backed.qcow2"], cwd=path, check=True)
+
+
+@pytest.mark.parametrize("line", ["log nosuch --json", "log --json --nosuch", "--json"])
+def test_errors_as_json(place, line) -> None:
+    result = place(*shlex.split(line), code=None)
+    assert result.code in (2, 3)
+    error = json.loads(result.err)["error"]
+    assert set(error) == {"kind", "message"}
+    assert error["kind"] == ("no-revision" if result.code == 3 else "usage")
+    assert result.raw == b""
+
+
+def test_json_as_a_value_is_no_option(place) -> None:
+    assert place("log", "--", "--json", code=2).err.startswith("blockvault: ")
+
+
+def test_no_command_shows_the_help(place) -> None:
+    result = place(code=2)
+    assert "Usage: blockvault" in result.err
+
+
+def test_ambiguous_names_say_what_matches(world) -> None:
+    world("tag", "test", "main")
+    result = world("log", "test", code=3)
+    assert "heads/test" in result.err
+    assert "tags/test" in result.err
+    world("log", "tags/test")
+    world("log", "heads/test")
+
+
+def test_not_a_vault(cli, tmp_path) -> None:
+    (tmp_path / ".blockvault").mkdir()
+    empty = cli("log", code=None)
+    (tmp_path / ".blockvault" / "data.mdb").write_bytes(b"SQLite format 3\0" * 1024)
+    foreign = cli("log", code=None)
+    for result in (empty, foreign):
+        assert result.code in (3, 6, 8)
+        assert result.err.startswith("blockvault: ")
+        assert result.err.count("\n") == 1
+
+
+def test_damage_ends_in_one_line(world) -> None:
+    data = next((world.path / ".blockvault").glob("data.mdb"))
+    size = data.stat().st_size
+    with open(data, "r+b") as file:
+        file.seek(8192)
+        file.write(os.urandom(size - 8192))
+    for command in (["log"], ["verify"], ["export", "main:vda", "out.img"], ["events"]):
+        result = world(*command, code=None)
+        assert result.code in (6, 7), result
+        assert result.err.startswith("blockvault: ")
+        assert result.err.count("\n") == 1
+
+
+def test_a_cut_image_is_refused_and_the_next_import_works(world) -> None:
+    """Sizes that are no multiple of the block size, and a volume that shrinks and grows again."""
+    for size in (1, 4095, 4097, 100):
+        (world.path / "odd.img").write_bytes(b"x" * size)
+        world("import", "odd.img", "--volume", "odd", "-m", str(size))
+        assert world("cat", "main:odd").raw == b"x" * size
+        assert world("diff", "main", "./odd.img", "--volume", "odd", "--exit-code").raw == b""
+
+
+def test_unforeseen_errors() -> None:
+    kind, message, code = describe(ZeroDivisionError("division by zero"))
+    assert (kind, code) == ("internal", VaultError.exit_code)
+    assert "ZeroDivisionError" in message
+    assert "BLOCKVAULT_TRACEBACK" in message
+
+
+def test_system_errors() -> None:
+    assert describe(OSError(28, "No space left on device", "a.img")) == (
+        NoSpace.kind,
+        "a.img: no space left on device",
+        7,
+    )
+    assert describe(FileNotFoundError(2, "No such file or directory", "a.img"))[2] == 3
+    assert describe(PermissionError(13, "Permission denied", "a.img"))[2] == 7
+
+
+def test_traceback_on_demand(finished) -> None:
+    words = [sys.executable, "-m", "blockvault.cli.main", "log", "nosuch"]
+    env = {"BLOCKVAULT_TRACEBACK": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    done = subprocess.run(words, cwd=finished.path, env=env, capture_output=True, text=True)
+    assert done.returncode == 3
+    assert "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("blockvault: ")

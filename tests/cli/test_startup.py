@@ -1,0 +1,53 @@
+"""Starting costs little: help comes within 150 ms, and nothing is imported before it is needed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 0.150
+HEAVY = {"lmdb", "zstandard", "msgpack", "rich", "asyncio", "json", "blockvault.vault"}
+
+
+def environment() -> dict[str, str]:
+    """As a user has it: compiled modules are kept."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return kept | {"PYTHONPATH": str(ROOT)}
+
+
+def test_help_is_quick(tmp_path) -> None:
+    command = [sys.executable, "-m", "blockvault.cli.main", "--help"]
+    times = []
+    for _ in range(10):
+        start = time.perf_counter()
+        subprocess.run(command, cwd=tmp_path, env=environment(), check=True, capture_output=True)
+        times.append(time.perf_counter() - start)
+        if times[-1] < LIMIT:
+            return
+    raise AssertionError(f"the best of {len(times)} starts took {min(times):.3f} s")
+
+
+def test_help_imports_nothing_heavy(tmp_path) -> None:
+    program = (
+        "import sys\nfrom blockvault.cli.main import run\nassert run(['--help']) == 0\n"
+        "print('\\n' + ' '.join(sys.modules))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=tmp_path,
+        env=environment(),
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert set(done.stdout.splitlines()[-1].split()) & HEAVY == set()
+
+
+def test_version(cli) -> None:
+    from blockvault import __version__
+
+    assert cli("--version").out == f"blockvault {__version__}\n"
