@@ -26,6 +26,7 @@ from blockvault.errors import BadRequest, Conflict, NotFound
 from blockvault.model import events, state
 from blockvault.model.snapshot import Snapshot
 from blockvault.ops import compare, reading, refs, resolve, snapshots
+from blockvault.ops.resolve import Position
 from blockvault.store.env import LmdbStore
 from blockvault.store.frames import Frame
 from blockvault.store.objects import ObjectReader, ObjectWriter
@@ -165,7 +166,7 @@ class Vault:
 
     # -- revisions and states ------------------------------------------------------------------
 
-    def resolve(self, text: str = "HEAD", *, exact: bool = False) -> resolve.Position:
+    def resolve(self, text: str = "HEAD", *, exact: bool = False) -> Position:
         """The state that a revision names.  ``exact`` keeps points between two barriers."""
         return resolve.resolve(self, text, exact=exact)
 
@@ -174,7 +175,9 @@ class Vault:
         """``"main~1:vda"`` as ``("main~1", "vda")``; no colon, no volume."""
         return resolve.split_volume(text)
 
-    def device(self, rev: str, volume: str | None = None, *, exact: bool = False) -> reading.StateDevice:
+    def device(
+        self, rev: str, volume: str | None = None, *, exact: bool = False
+    ) -> reading.StateDevice:
         """A volume at any moment of the past, as a read-only device."""
         return reading.open_device(self, self.resolve(rev, exact=exact), volume)
 
@@ -218,7 +221,7 @@ class Vault:
     def switch(self, name: str) -> None:
         refs.switch(self, name)
 
-    def rollback(self, branch: str, rev: str) -> resolve.Position:
+    def rollback(self, branch: str, rev: str) -> Position:
         """Give a branch the state of any revision; the state it leaves stays in its history."""
         refs.rollback(self, branch, self.resolve(rev))
         return self.resolve(branch)

@@ -47,7 +47,12 @@ def diff(vault: Vault, a: Position, b: Position) -> list[VolumeDiff]:
 
 
 def diff_file(
-    vault: Vault, rev: str, volume: str | None, path: Path, *, format: str | None = None
+    vault: Vault,
+    rev: str,
+    volume: str | None,
+    path: Path,
+    *,
+    format: str | None = None,  # noqa: A002 - the word every image tool uses
 ) -> VolumeDiff:
     """One volume of a revision against an image file; nothing is stored."""
     position = vault.resolve(rev)

@@ -215,5 +215,10 @@ def _wrapped(call: Callable[..., _T], *arguments: object) -> _T:
     try:
         return call(*arguments)
     except OSError as error:
-        kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else IOFailed
-        raise kind(f"writing failed: {error.strerror}; the target was left as it was") from None
+        raise failed(error, "the target was left as it was") from None
+
+
+def failed(error: OSError, state: str) -> IOFailed:
+    """This program's error for a file that could not be written; ``state`` says what is left."""
+    kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else IOFailed
+    return kind(f"writing failed: {error.strerror}; {state}")

@@ -170,9 +170,7 @@ def _decode(path: Path, image_format: str, target: Path, allow_backing: bool) ->
         )
     need, free = int(info.get("actual-size", 0)), shutil.disk_usage(target.parent).free
     if need > free:
-        raise NoSpace(
-            f"decoding {path} needs {need:,} bytes beside the vault, {free:,} are free"
-        )
+        raise NoSpace(f"decoding {path} needs {need:,} bytes beside the vault, {free:,} are free")
     run_tool(
         [
             *("qemu-img", "convert", "-f", image_format, "-O", "raw", "-S", "4k"),

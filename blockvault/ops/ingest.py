@@ -101,6 +101,7 @@ class Target(NamedTuple):
         source: str,
         message: str,
         author: str | None,
+        attachments: Sequence[Volume] = (),
     ) -> Snapshot:
         """Make ``volumes`` the branch's state and its next snapshot."""
         ordered = tuple(sorted(volumes))
@@ -113,6 +114,7 @@ class Target(NamedTuple):
             ),
             message=message,
             author=author,
+            attachments=attachments,
             frames=frames,
         )
 

@@ -17,6 +17,7 @@ from blockvault.device import Device, Extent
 from blockvault.errors import BadRequest
 from blockvault.ids import ID_SIZE, ZERO_ID
 from blockvault.model import extents, tree
+from blockvault.model.extents import Run
 from blockvault.model.overlay import Overlay
 from blockvault.ops import states
 
@@ -154,7 +155,7 @@ class StateDevice:
             start, end = max(offset, run.start * size), min(offset + length, run.stop * size)
             yield Extent(start, end - start, run.zero)
 
-    def upper_runs(self, first: int, stop: int) -> Iterable[extents.Run]:
+    def upper_runs(self, first: int, stop: int) -> Iterable[Run]:
         """What lies over the tree in ``[first, stop)``: sorted, disjoint runs."""
         return self.overlay.runs(first, stop)
 

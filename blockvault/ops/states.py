@@ -72,22 +72,24 @@ _CONTENT = frozenset({events.WROTE, events.ZEROED, events.TRIMMED})
 
 def materialized(vault: Vault, position: Position) -> tuple[tuple[Volume, ...], list[Frame]]:
     """The position's volumes as plain trees, and the frames of nodes not stored yet."""
-    folded = overlays(vault, position)
     objects = vault.new_objects()
-    volumes = tuple(
+    return folded(vault, position, objects), objects.finish()
+
+
+def folded(vault: Vault, position: Position, sink: tree.NodeSink) -> tuple[Volume, ...]:
+    """The position's volumes with their overlays folded in; new nodes go to ``sink``."""
+    upper = overlays(vault, position)
+    size = vault.options.block_size
+    return tuple(
         volume._replace(
-            root=folded[volume.name].fold(
-                vault.objects,
-                objects,
-                volume.root,
-                tree.depth(tree.blocks_in(volume.size, vault.options.block_size)),
+            root=upper[volume.name].fold(
+                vault.objects, sink, volume.root, tree.depth(tree.blocks_in(volume.size, size))
             )
         )
-        if volume.name in folded
+        if volume.name in upper
         else volume
         for volume in position.volumes
     )
-    return volumes, objects.finish()
 
 
 def freeze(vault: Vault, position: Position, message: str) -> bytes:

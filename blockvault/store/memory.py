@@ -87,6 +87,9 @@ class MemoryReader(Reader):
         keys.sort(reverse=reverse)
         return iter([(key, rows[key]) for key in keys])
 
+    def table_bytes(self) -> dict[str, int]:
+        return {name: sum(map(len, rows.values())) for name, rows in self._tables.items()}
+
     def locate(self, ids: Sequence[bytes]) -> list[int | None]:
         index = self._tables[tables.INDEX]
         return [int.from_bytes(index[i]) if i in index else None for i in ids]

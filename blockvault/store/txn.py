@@ -10,9 +10,9 @@ transaction is a crash, not an exception.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import lmdb
 
@@ -95,6 +95,9 @@ class LmdbReader(Reader):
     ) -> Iterator[tuple[bytes, bytes]]:
         cursor = self._txn.cursor(self._keyed(table))
         return _backward(cursor, start, stop) if reverse else _forward(cursor, start, stop)
+
+    def table_bytes(self) -> dict[str, int]:
+        return {name: _pages(dict(self._txn.stat(db))) for name, db in self._dbs.items()}
 
     def locate(self, ids: Sequence[bytes]) -> list[int | None]:
         get, index = self._txn.get, self._dbs[tables.INDEX]
@@ -256,6 +259,11 @@ class LmdbWriter(LmdbReader, Writer):
         key = tables.integer_key(number)
         if not self._txn.put(key, data, append=True, db=self._dbs[table]):
             raise not_the_end(table, number)
+
+
+def _pages(stat: Mapping[str, Any]) -> int:
+    pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+    return int(pages * stat["psize"])
 
 
 def _forward(

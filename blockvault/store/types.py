@@ -87,6 +87,10 @@ class Reader(ABC):
         and may or may not show those changes.
         """
 
+    @abstractmethod
+    def table_bytes(self) -> dict[str, int]:
+        """What each table takes, in bytes of whole pages; in memory, bytes of its rows."""
+
     # objects
 
     @abstractmethod

@@ -1,0 +1,342 @@
+"""A state as files in a directory, and back: checkout and ``snapshot --from``.
+
+    plan     what each file must become, and how many bytes that takes
+    execute  writes just those: whole new files, or the blocks that differ
+
+Each volume is a sparse ``NAME.raw``, each attachment a file of its name.  The manifest tells what
+the files hold; a file that was written to since is never overwritten without ``force``, because
+its changes exist nowhere else.  While a file is being rewritten it is not in the manifest, so an
+interrupted checkout is noticed and done again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from blockvault.errors import BadRequest, Conflict, IOFailed, NotFound
+from blockvault.ids import ZERO_ID
+from blockvault.model import diff, tree
+from blockvault.model.diff import Side
+from blockvault.model.names import check_volume_name
+from blockvault.model.overlay import Overlay
+from blockvault.model.snapshot import Snapshot, Volume
+from blockvault.ops import Progress, export, images, ingest, manifest, silent, states
+from blockvault.ops.manifest import Entry, Manifest
+from blockvault.ops.reading import StateDevice, open_device
+
+if TYPE_CHECKING:
+    from blockvault.ops.resolve import Position
+    from blockvault.vault import Vault
+
+_BATCH = 4 << 20
+
+
+class Item(NamedTuple):
+    """What becomes of one file; ``mode`` is new, update, unchanged or remove."""
+
+    name: str
+    path: Path
+    size: int
+    mode: str
+    bytes_to_write: int
+    attachment: bool
+    root: bytes
+    extents: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A checkout that can be shown before it is done."""
+
+    position: Position
+    directory: Path
+    before: Manifest | None
+    items: tuple[Item, ...]
+    nodes: tree.Scratch
+
+
+def plan(
+    vault: Vault,
+    rev: str,
+    directory: Path,
+    *,
+    volumes: Sequence[str] | None = None,
+    force: bool = False,
+) -> Plan:
+    """What it takes to make ``directory`` hold a revision; nothing is written.
+
+    Without ``volumes`` the directory gets exactly the revision: files of an earlier checkout that
+    the revision does not have are removed.  ``Conflict`` for files with changes of their own.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise BadRequest(f"{directory} is not a directory")
+    position = vault.resolve(rev)
+    before = manifest.load(directory)
+    if before is not None and before.vault != vault.options.vault_id.hex():
+        raise Conflict(f"{directory} is a checkout of another vault", kind="other-vault")
+    nodes = tree.Scratch(vault.objects)
+    wanted = _wanted(vault, position, volumes, nodes)
+    planner = _Planner(vault, directory, before, nodes, force)
+    items = [planner.item(volume, attachment) for volume, attachment in wanted]
+    if before is not None and volumes is None:
+        kept = {item.path.name for item in items}
+        items += [planner.removal(entry) for entry in before.entries if entry.file not in kept]
+    return Plan(position, directory, before, tuple(items), nodes)
+
+
+def _wanted(
+    vault: Vault, position: Position, volumes: Sequence[str] | None, nodes: tree.Scratch
+) -> list[tuple[Volume, bool]]:
+    """Volumes as plain trees, and attachments unless only some volumes are asked for."""
+    plain = {volume.name: volume for volume in states.folded(vault, position, nodes)}
+    if volumes is not None:
+        return [(plain[position.volume(name).name], False) for name in volumes]
+    return [(volume, False) for volume in plain.values()] + [
+        (attachment, True) for attachment in position.attachments
+    ]
+
+
+class _Planner:
+    """Compares files with what they should be."""
+
+    def __init__(
+        self,
+        vault: Vault,
+        directory: Path,
+        before: Manifest | None,
+        nodes: tree.Scratch,
+        force: bool,
+    ) -> None:
+        self.vault = vault
+        self.directory = directory
+        self.before = before
+        self.nodes = nodes
+        self.force = force
+
+    def item(self, volume: Volume, attachment: bool) -> Item:
+        file = volume.name if attachment else f"{volume.name}.raw"
+        path = self.directory / file
+        if path.exists():
+            mode, old = "update", self._present(path, volume)
+        else:
+            mode, old = "new", Side(0, ZERO_ID)
+        block = self.vault.options.block_size
+        new = Side(volume.size, volume.root)
+        extents = tuple(
+            (offset, min(length, volume.size - offset))
+            for offset, length in diff.changed_bytes(self.nodes, old, new, block)
+            if offset < volume.size
+        )
+        if mode == "update" and not extents and old.size == volume.size:
+            mode = "unchanged"
+        count = sum(length for _, length in extents)
+        return Item(volume.name, path, volume.size, mode, count, attachment, volume.root, extents)
+
+    def removal(self, entry: Entry) -> Item:
+        path = self.directory / entry.file
+        if path.exists() and not entry.unchanged(self.directory):
+            self._refuse(path)
+        return Item(entry.name, path, 0, "remove", 0, entry.attachment, ZERO_ID, ())
+
+    def _present(self, path: Path, volume: Volume) -> Side:
+        """What the file holds: from the manifest, or by reading it."""
+        entry = self.before.entry(path.name) if self.before else None
+        if entry is None or not entry.unchanged(self.directory):
+            self._refuse(path)
+        elif root_known(self.vault, bytes.fromhex(entry.root)):
+            return Side(entry.size, bytes.fromhex(entry.root))
+        with images.opened(path, "raw", self.vault.path, False) as source:
+            if not source.size:
+                return Side(0, ZERO_ID)
+            intake = ingest.Intake(self.vault, silent, source.size, self.nodes)
+            read = intake.volume(volume.name, source, volume)
+        return Side(read.size, read.root)
+
+    def _refuse(self, path: Path) -> None:
+        if not self.force:
+            raise Conflict(
+                f"{path} holds changes that no snapshot has; 'blockvault snapshot --from "
+                f"{self.directory}' takes them in, --force overwrites them",
+                kind="file-changed",
+            )
+
+
+# -- doing it ----------------------------------------------------------------------------------
+
+
+def execute(vault: Vault, what: Plan, *, progress: Progress | None = None) -> Plan:
+    """Bring the directory to the planned state; the manifest follows file by file."""
+    report, done = progress or silent, 0
+    total = sum(item.bytes_to_write for item in what.items)
+    try:
+        what.directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise IOFailed(f"{what.directory} cannot be made: {error.strerror}") from None
+    held = Manifest(
+        vault.options.vault_id.hex(),
+        what.position.text,
+        what.position.name,
+        what.before.entries if what.before else (),
+    )
+    for item in what.items:
+        if item.mode == "unchanged" and (entry := held.entry(item.path.name)):
+            held = held.having(_entry(item, entry.root))
+            continue
+        held = held.without(item.path.name)
+        manifest.save(what.directory, held)
+        if item.mode == "remove":
+            item.path.unlink(missing_ok=True)
+            continue
+        _write(vault, what, item, partial(_shifted, report, done, total))
+        done += item.bytes_to_write
+        held = held.having(_entry(item, item.root.hex()))
+    manifest.save(what.directory, held)
+    report(total, total)
+    return what
+
+
+def _shifted(report: Progress, start: int, total: int, count: int) -> None:
+    report(start + count, total)
+
+
+def _write(vault: Vault, what: Plan, item: Item, report: Callable[[int], None]) -> None:
+    """Write the item's extents into its file; in a new file zeros stay holes."""
+    device = _device(vault, what.position, item)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+    try:
+        with open(os.open(item.path, flags, 0o666), "wb", buffering=0) as file:
+            os.ftruncate(file.fileno(), item.size)
+            done = 0
+            for offset, length in item.extents:
+                for at in range(offset, offset + length, _BATCH):
+                    _write_range(
+                        device, file.fileno(), at, min(_BATCH, offset + length - at), item.mode
+                    )
+                    done += min(_BATCH, offset + length - at)
+                    report(done)
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise export.failed(error, f"{item.path} is incomplete: run the checkout again") from None
+
+
+def _write_range(device: StateDevice, fd: int, offset: int, length: int, mode: str) -> None:
+    for extent in device.extents(offset, length):
+        if not extent.zero:
+            export.write_at(fd, extent.offset, device.read(extent.offset, extent.length))
+        elif mode == "update":
+            export.write_at(fd, extent.offset, bytes(extent.length))
+
+
+def _device(vault: Vault, position: Position, item: Item) -> StateDevice:
+    if not item.attachment:
+        return open_device(vault, position, item.name)
+    size = vault.options.block_size
+    return StateDevice(vault.objects, item.name, item.size, item.root, Overlay(), size)
+
+
+def _entry(item: Item, root: str) -> Entry:
+    return Entry(
+        item.name,
+        item.path.name,
+        item.attachment,
+        item.size,
+        root,
+        manifest.fingerprint(item.path),
+    )
+
+
+# -- and back ----------------------------------------------------------------------------------
+
+
+def snapshot_from(
+    vault: Vault,
+    directory: Path,
+    *,
+    branch: str | None = None,
+    message: str = "",
+    author: str | None = None,
+    progress: Progress | None = None,
+) -> Snapshot:
+    """Make what the files of a checkout hold now the branch's next snapshot.
+
+    Files that nobody wrote to are not read.  Every ``.raw`` file in the directory is a volume, new
+    ones too; a file that the manifest names and that is gone is an error, not a deletion.
+    """
+    held = manifest.load(directory)
+    if held is None:
+        raise NotFound(f"{directory} is no checkout: it has no {manifest.FILE_NAME}")
+    files = _files(held, directory)
+    with ExitStack() as stack:
+        sources = {
+            entry.file: stack.enter_context(
+                images.opened(directory / entry.file, "raw", vault.path, False)
+            )
+            for entry in files
+            if not _still(vault, held, directory, entry)
+        }
+        target = ingest.hold_target(vault, branch, stack)
+        volumes = {volume.name: volume for volume in target.volumes}
+        attachments: dict[str, Volume] = {}
+        total = sum(source.size for source in sources.values())
+        intake = ingest.Intake(vault, progress or silent, total)
+        for entry in files:
+            into = attachments if entry.attachment else volumes
+            known = Volume(entry.name, entry.size, bytes.fromhex(entry.root))
+            source = sources.get(entry.file)
+            into[entry.name] = intake.volume(entry.name, source, known) if source else known
+        frames = intake.finish()
+        for source in sources.values():
+            source.check_unchanged()
+        made = target.record(
+            volumes.values(), frames, str(directory), message, author, list(attachments.values())
+        )
+    entries = [_taken(entry, made, directory) for entry in files]
+    manifest.save(directory, Manifest(held.vault, made.id.hex(), branch, tuple(entries)))
+    return made
+
+
+def _files(held: Manifest, directory: Path) -> list[Entry]:
+    """The manifest's files, all there, and the raw files that came since."""
+    for entry in held.entries:
+        if not (directory / entry.file).exists():
+            raise NotFound(
+                f"{directory / entry.file} is gone; 'blockvault checkout' brings it back",
+                kind="no-image",
+            )
+    fresh = sorted(p.name for p in directory.glob("*.raw") if held.entry(p.name) is None)
+    return [*held.entries, *(_new_entry(directory / name) for name in fresh)]
+
+
+def _new_entry(path: Path) -> Entry:
+    return Entry(check_volume_name(path.stem), path.name, False, 0, ZERO_ID.hex(), (0, 0, 0))
+
+
+def _still(vault: Vault, held: Manifest, directory: Path, entry: Entry) -> bool:
+    """Whether the file is as it was checked out, and the vault still has that tree."""
+    if held.vault != vault.options.vault_id.hex() or not entry.unchanged(directory):
+        return False
+    return root_known(vault, bytes.fromhex(entry.root))
+
+
+def _taken(entry: Entry, made: Snapshot, directory: Path) -> Entry:
+    """The manifest's entry of a file whose content the snapshot has."""
+    among = made.attachments if entry.attachment else made.volumes
+    volume = next(volume for volume in among if volume.name == entry.name)
+    return replace(
+        entry,
+        size=volume.size,
+        root=volume.root.hex(),
+        fingerprint=manifest.fingerprint(directory / entry.file),
+    )
+
+
+def root_known(vault: Vault, root: bytes) -> bool:
+    """Whether a tree is stored; its nodes and blocks then are, too."""
+    with vault.read() as reader:
+        return root == ZERO_ID or bool(reader.indexed([root]))

@@ -1,0 +1,115 @@
+"""The manifest of a checkout: what each file in a directory was when it was written.
+
+``.blockvault-checkout.json`` names the vault, the revision, and for each file the tree root of its
+content together with the file's fingerprint.  While a file still has that fingerprint its content
+is known without reading it; a file that somebody wrote to is read again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from blockvault.errors import BadRequest, IOFailed
+
+FILE_NAME = ".blockvault-checkout.json"
+VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One file: the volume or attachment in it, its root as hex, and its fingerprint."""
+
+    name: str
+    file: str
+    attachment: bool
+    size: int
+    root: str
+    fingerprint: tuple[int, int, int]
+
+    def unchanged(self, directory: Path) -> bool:
+        """True while the file is the one that was written and nobody wrote to it since."""
+        return self.fingerprint == fingerprint(directory / self.file)
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """What a directory holds."""
+
+    vault: str
+    revision: str
+    branch: str | None
+    entries: tuple[Entry, ...]
+
+    def entry(self, file: str) -> Entry | None:
+        return next((entry for entry in self.entries if entry.file == file), None)
+
+    def without(self, file: str) -> Manifest:
+        return replace(self, entries=tuple(e for e in self.entries if e.file != file))
+
+    def having(self, entry: Entry) -> Manifest:
+        others = [e for e in self.entries if e.file != entry.file]
+        return replace(self, entries=tuple(sorted([*others, entry], key=lambda e: e.file)))
+
+
+def fingerprint(path: Path) -> tuple[int, int, int]:
+    """Size, time of the last write and inode; zeros for no file."""
+    try:
+        info = path.stat()
+    except FileNotFoundError:
+        return (0, 0, 0)
+    return (info.st_size, info.st_mtime_ns, info.st_ino)
+
+
+def load(directory: Path) -> Manifest | None:
+    """The directory's manifest, None if it has none; ``BadRequest`` if it cannot be read."""
+    path = directory / FILE_NAME
+    try:
+        value = json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+    try:
+        return _from_json(value)
+    except (KeyError, TypeError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def save(directory: Path, manifest: Manifest) -> None:
+    """Write the manifest durably, all or nothing."""
+    path = directory / FILE_NAME
+    temporary = path.with_suffix(".new")
+    text = json.dumps({"version": VERSION, **asdict(manifest)}, indent=1)
+    try:
+        with open(temporary, "w") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        raise IOFailed(f"{path} cannot be written: {error.strerror}") from None
+
+
+def _from_json(value: dict[str, Any]) -> Manifest:
+    if value["version"] != VERSION:
+        raise ValueError(f"version {value['version']}, this program knows {VERSION}")
+    entries = tuple(
+        Entry(
+            str(item["name"]),
+            Path(item["file"]).name,
+            bool(item["attachment"]),
+            int(item["size"]),
+            bytes.fromhex(item["root"]).hex(),
+            tuple(item["fingerprint"]),
+        )
+        for item in value["entries"]
+    )
+    return Manifest(value["vault"], value["revision"], value["branch"], entries)
+
+
+def _unreadable(path: Path, error: Exception) -> BadRequest:
+    return BadRequest(f"{path} is not a manifest that can be read: {error}", kind="bad-manifest")

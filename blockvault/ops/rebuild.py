@@ -1,0 +1,174 @@
+"""rebuild: the projections, dropped and replayed from the log.
+
+The log is the truth and the projections follow from it byte for byte, so a rebuild is also the
+check: replay into memory, compare, and only then replace the rows that differ, in one transaction.
+The index of objects is compared with the frames in the same way by ``reindex``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from blockvault.errors import Damaged
+from blockvault.ids import object_id
+from blockvault.model import events, state
+from blockvault.model.projections import TABLES
+from blockvault.ops import Progress, silent
+from blockvault.store import frames, tables
+
+if TYPE_CHECKING:
+    from blockvault.store.types import Reader
+    from blockvault.vault import Vault
+
+Change = tuple[str, bytes, bytes | None]
+"""A table, a key, and the value that belongs there; None for a row that must go."""
+
+_FRAMES_A_BATCH = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Rebuilt:
+    """What a rebuild looked at and what it had to change."""
+
+    events: int
+    rows: int
+    changed_rows: int
+    objects: int
+    index_entries: int
+
+
+class ReplayedTables:
+    """Projection tables in memory, for a fold that is not (yet) to be stored."""
+
+    def __init__(self) -> None:
+        self.seq = 0
+        self.rows: dict[str, dict[bytes, bytes]] = {name: {} for name in TABLES}
+
+    def get(self, table: str, key: bytes) -> bytes | None:
+        return self.rows[table].get(key)
+
+    def put(self, table: str, key: bytes, value: bytes) -> None:
+        self.rows[table][key] = value
+
+    def delete(self, table: str, key: bytes) -> None:
+        self.rows[table].pop(key, None)
+
+    def scan(
+        self, table: str, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        rows = self.rows[table]
+        keys = [key for key in rows if start <= key and (stop is None or key < stop)]
+        for key in sorted(keys, reverse=reverse):
+            yield key, rows[key]
+
+    def follow(self, vault: Vault, progress: Progress) -> None:
+        """Fold the records beyond ``seq``, each read in a transaction of its own."""
+        with vault.read() as reader:
+            last = reader.last().seq
+        while self.seq < last:
+            with vault.read() as reader:
+                record = reader.record(self.seq + 1)
+            if record is None:
+                raise Damaged(f"the log has no record of event {self.seq + 1}", kind="broken-chain")
+            rows = events.unpack_rows(record.payload)
+            state.apply_record(self, record.first_seq, record.time_us, rows)
+            self.seq = record.last_seq
+            progress(self.seq, last)
+
+
+def rebuild(vault: Vault, *, dry_run: bool = False, progress: Progress | None = None) -> Rebuilt:
+    """Make the projections and the object index what the log and the frames say."""
+    changes, replayed = differences(vault, progress or silent)
+    index, objects = index_differences(vault, progress or silent)
+    if not dry_run and (changes or index):
+        with vault.store.write() as writer:
+            for table, key, value in [*changes, *index]:
+                if value is None:
+                    writer.delete(table, key)
+                else:
+                    writer.put(table, key, value)
+    rows = sum(map(len, replayed.rows.values()))
+    return Rebuilt(replayed.seq, rows, len(changes), objects, len(index))
+
+
+def differences(vault: Vault, progress: Progress = silent) -> tuple[list[Change], ReplayedTables]:
+    """Rows that are not what the log yields.  Another process may append meanwhile."""
+    replayed = ReplayedTables()
+    while True:
+        replayed.follow(vault, progress)
+        with vault.read() as reader:
+            if reader.last().seq == replayed.seq:
+                return list(_row_differences(reader, replayed)), replayed
+
+
+def _row_differences(reader: Reader, replayed: ReplayedTables) -> Iterator[Change]:
+    for table, rows in replayed.rows.items():
+        stored = dict(reader.scan(table))
+        for key in sorted(stored.keys() | rows.keys()):
+            if stored.get(key) != rows.get(key):
+                yield table, key, rows.get(key)
+
+
+def index_differences(vault: Vault, progress: Progress = silent) -> tuple[list[Change], int]:
+    """Index entries that are missing or wrong, and how many objects the frames hold.
+
+    An object that lies in two frames may be indexed in either; the first one is taken if its entry
+    names neither.
+    """
+    changes: dict[bytes, Change] = {}
+    objects = 0
+    for number, ids in frame_ids(vault, progress):
+        objects += len(ids)
+        with vault.read() as reader:
+            places = reader.locate(ids)
+        for slot, (oid, place) in enumerate(zip(ids, places, strict=True)):
+            if place == tables.location(number, slot):
+                changes.pop(oid, None)
+            elif oid not in changes and not _holds(vault, place, oid):
+                where = tables.pack_location(tables.location(number, slot))
+                changes[oid] = (tables.INDEX, oid, where)
+    return list(changes.values()) + list(_dangling(vault, changes)), objects
+
+
+def frame_ids(vault: Vault, progress: Progress = silent) -> Iterator[tuple[int, list[bytes]]]:
+    """The ids of the objects of every frame, as their bytes say; frames are read in batches."""
+    start = 0
+    while True:
+        with vault.read() as reader:
+            batch = list(islice(reader.frames(start), _FRAMES_A_BATCH))
+        for number, data in batch:
+            yield number, [object_id(data) for data in frames.decode(data)]
+        if not batch:
+            return
+        start = batch[-1][0] + 1
+
+
+def _holds(vault: Vault, place: int | None, oid: bytes) -> bool:
+    """Whether the frame at ``place`` really has this object there."""
+    if place is None:
+        return False
+    number, slot = tables.split_location(place)
+    with vault.read() as reader:
+        data = reader.frame(number)
+    if data is None:
+        return False
+    objects = frames.decode(data)
+    return slot < len(objects) and object_id(objects[slot]) == oid
+
+
+def _dangling(vault: Vault, changes: dict[bytes, Change]) -> Iterator[Change]:
+    """Entries that point at no frame, and that no frame makes good."""
+    start = b""
+    while True:
+        with vault.read() as reader:
+            page = list(islice(reader.scan(tables.INDEX, start), 10_000))
+            for oid, value in page:
+                number, _ = tables.split_location(int.from_bytes(value))
+                if oid not in changes and reader.frame_view(number) is None:
+                    yield tables.INDEX, oid, None
+        if not page:
+            return
+        start = page[-1][0] + b"\0"
