@@ -1,0 +1,196 @@
+"""The command line of the harness: measure, save, then report or compare."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tools.bench import compare, inputs, machine, report
+from tools.bench.bench import Bench, say
+from tools.bench.inputs import Image
+from tools.bench.peers.base import Contender
+from tools.bench.plan import FULL, QUICK, Plan
+from tools.bench.registry import ARCHIVES, MACHINES, SERVERS, everyone
+from tools.bench.results import Results
+from tools.bench.rows import changes, growth, latency, memory, nbd, planned, scale, series, start
+
+K = TypeVar("K", bound=Contender)
+SCENARIOS = ("series", "start", "latency", "growth", "changes", "memory", "scale", "nbd", "planned")
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Parse, run, report; the exit status is 2 for a request that makes no sense."""
+    options = _parser().parse_args(words)
+    try:
+        if options.list:
+            return _list()
+        results = Results.load(options.load) if options.load else _measure(options)
+        if options.report:
+            _report(results)
+        if options.compare:
+            print(compare.page(Results.load(options.compare), results))
+    except (ValueError, OSError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        say("bench: interrupted; nothing was saved")
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tools/bench/run",
+        description="Measure blockvault and its peers on the same work, in one interleaved run.",
+    )
+    size = parser.add_mutually_exclusive_group()
+    size.add_argument("--quick", action="store_true", help="small, under 3 minutes (default)")
+    size.add_argument("--full", action="store_true", help="everything, as long as it takes")
+    size.add_argument("--load", type=Path, metavar="JSON", help="measure nothing, take results")
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        metavar="IMAGE",
+        help="a folder made by tools/images, or files [MACHINE:]FILE; made up if not given",
+    )
+    parser.add_argument("--runs", type=int, metavar="N", help="how often each row is measured")
+    parser.add_argument("--rows", nargs="+", choices=SCENARIOS, help="only these scenarios")
+    parser.add_argument("--contenders", nargs="+", metavar="NAME", help="only these (see --list)")
+    parser.add_argument("--work", type=Path, metavar="DIR", help="the disk to measure on")
+    parser.add_argument("--out", type=Path, metavar="JSON", help="where the raw results go")
+    parser.add_argument("--report", action="store_true", help="write docs/benchmarks.md and plots")
+    parser.add_argument("--compare", type=Path, metavar="OLD", help="what changed since OLD.json")
+    parser.add_argument("--list", action="store_true", help="name the contenders, missing ones too")
+    return parser
+
+
+def _list() -> int:
+    for contender in everyone():
+        missing = contender.missing()
+        state = f"missing: {missing}" if missing else contender.version()
+        print(f"{contender.name:<20} {contender.title:<50} {state}")
+    return 0
+
+
+def _measure(options: argparse.Namespace) -> Results:
+    plan = _plan(options)
+    parent = options.work or Path("/var/tmp")
+    work = Path(tempfile.mkdtemp(prefix="blockvault-bench-", dir=parent))
+    try:
+        results = _run(options, plan, work)
+    finally:
+        shutil.rmtree(work)
+    out = options.out or Path(f"bench-{plan.mode}.json")
+    results.save(out)
+    say(f"results: {out}")
+    return results
+
+
+def _plan(options: argparse.Namespace) -> Plan:
+    """The plan that was asked for; contenders that were named are those that take part."""
+    plan = FULL if options.full else QUICK
+    names = [each.name for each in everyone()]
+    if options.runs:
+        plan = dataclasses.replace(plan, runs=options.runs)
+    if options.contenders:
+        if unknown := set(options.contenders) - set(names):
+            raise ValueError(f"no contender {', '.join(sorted(unknown))}; see --list")
+        left_out = tuple(name for name in names if name not in options.contenders)
+        plan = dataclasses.replace(plan, left_out=left_out)
+    return plan
+
+
+def _run(options: argparse.Namespace, plan: Plan, work: Path) -> Results:
+    began = time.monotonic()
+    images = (
+        inputs.given(options.images)
+        if options.images
+        else inputs.made_up(work / "images", plan.made_up)
+    )
+    results = Results(facts=_facts(plan, work, images, given=bool(options.images)))
+    bench = Bench(plan, results, work, images)
+    for name in options.rows or SCENARIOS:
+        before = time.monotonic()
+        _scenario(name, bench)
+        say(f"{name}: {time.monotonic() - before:.0f} s")
+    results.facts["duration"] = time.monotonic() - began
+    results.facts["load_after"] = os.getloadavg()[0]
+    return results
+
+
+def _scenario(name: str, bench: Bench) -> None:
+    archives, machines = _present(ARCHIVES, bench.plan), _present(MACHINES, bench.plan)
+    runs: dict[str, Callable[[], None]] = {
+        "series": lambda: series.run(bench, archives),
+        "start": lambda: start.run(bench, list(dict.fromkeys((*archives, *machines)))),
+        "latency": lambda: latency.run(bench, machines),
+        "growth": lambda: growth.run(bench, machines),
+        "changes": lambda: changes.run(bench, machines),
+        "memory": lambda: memory.run(bench, archives),
+        "scale": lambda: scale.run(bench, archives),
+        "nbd": lambda: nbd.run(bench, _wanted(SERVERS, bench.plan)),
+        "planned": lambda: planned.run(bench),
+    }
+    if name == "nbd" and (reason := nbd.missing()):
+        say(f"nbd: {reason}")
+        return
+    runs[name]()
+
+
+def _present(kinds: Sequence[type[K]], plan: Plan) -> list[type[K]]:
+    """Those that can run here; the others are named on the page."""
+    return [kind for kind in _wanted(kinds, plan) if kind.missing() is None]
+
+
+def _wanted(kinds: Sequence[type[K]], plan: Plan) -> list[type[K]]:
+    return [kind for kind in kinds if kind.name not in plan.left_out]
+
+
+def _facts(plan: Plan, work: Path, images: Sequence[Image], *, given: bool) -> dict[str, Any]:
+    facts = machine.facts(work)
+    contenders = {kind.name: report.facts_of(kind) for kind in everyone()}
+    for name in plan.left_out:
+        contenders[name]["missing"] = contenders[name]["missing"] or "left out of this run"
+    for name, each in contenders.items():
+        if each["missing"]:
+            say(f"not here: {name}: {each['missing']}")
+    return {
+        **facts,
+        "mode": plan.mode,
+        "runs": plan.runs,
+        "plan": dataclasses.asdict(plan),
+        "images": "given" if given else "made up",
+        "inputs": [dataclasses.asdict(each) for each in inputs.survey(images)],
+        "contenders": contenders,
+    }
+
+
+def _report(results: Results) -> None:
+    from tools.bench import plots
+
+    folder = DOCS / "benchmarks"
+    drawn = plots.draw(results, folder)
+    raw = folder / "results.json"
+    results.save(raw)
+    progress = folder / "progress.md"
+    page = report.page(
+        results,
+        plots=[str(path.relative_to(DOCS)) for path in drawn],
+        raw=str(raw.relative_to(DOCS)),
+        progress=progress.read_text() if progress.exists() else "",
+    )
+    (DOCS / "benchmarks.md").write_text(page)
+    say(f"report: {DOCS / 'benchmarks.md'}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""Commands as values, and the one way they are run and measured.
+
+A contender returns ``Command`` values; ``run`` starts them one after another under ``launcher.py``
+and adds up what they cost.  Nothing here knows what a command is for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+LAUNCHER = Path(__file__).with_name("launcher.py")
+# What would change a program's own speed, and is set on some machines for other reasons.
+FORGOTTEN = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONDEVMODE", "PYTHONWARNINGS")
+
+
+class CommandFailed(Exception):
+    """A measured program failed, or took longer than it may; the text is one line for a table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One program with its arguments; ``stdout`` names the file that takes its output."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: Path | None = None
+    stdout: Path | None = None
+    fine: tuple[int, ...] = (0,)
+
+
+def command(
+    *argv: str | Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    stdout: Path | None = None,
+    fine: tuple[int, ...] = (0,),
+) -> Command:
+    """A ``Command`` from words and paths as one writes them."""
+    return Command(tuple(map(str, argv)), env or {}, cwd, stdout, fine)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What ``commands`` took together: seconds and bytes.  ``settle`` is the disk's sync after."""
+
+    wall: float
+    user: float
+    system: float
+    peak: int
+    settle: float = 0.0
+    commands: int = 1
+
+    @property
+    def cpu(self) -> float:
+        return self.user + self.system
+
+
+def run(commands: Sequence[Command], *, limit: float = 900.0, settle: bool = False) -> Cost:
+    """Run ``commands`` in order; costs add up, the peak is the highest.  ``CommandFailed`` if one
+    ends with a status that it does not call fine, or if it takes more than ``limit`` seconds.
+    With ``settle`` the disk is synced afterwards, timed apart, so that the next one starts clean.
+    """
+    costs = [_run_one(each, limit) for each in commands]
+    return Cost(
+        wall=sum(cost.wall for cost in costs),
+        user=sum(cost.user for cost in costs),
+        system=sum(cost.system for cost in costs),
+        peak=max((cost.peak for cost in costs), default=0),
+        settle=flush_disk() if settle else 0.0,
+        commands=len(costs),
+    )
+
+
+def flush_disk() -> float:
+    """Write back all that is dirty, file systems on loop devices too; returns the seconds."""
+    start = time.perf_counter()
+    os.sync()
+    return time.perf_counter() - start
+
+
+def environment(extra: Mapping[str, str]) -> dict[str, str]:
+    """The environment of a measured program: ours without what would slow it down."""
+    kept = {name: value for name, value in os.environ.items() if name not in FORGOTTEN}
+    return {**kept, "LC_ALL": "C.UTF-8", **extra}
+
+
+def shown(commands: Sequence[Command], names: Mapping[Path, str]) -> list[str]:
+    """The commands as a reader would type them, with long paths replaced by ``names``."""
+    return [_shown_one(each, names) for each in commands]
+
+
+def _shown_one(each: Command, names: Mapping[Path, str]) -> str:
+    text = shlex.join(each.argv)
+    if each.stdout is not None:
+        text += f" > {each.stdout}"
+    for path in sorted(names, key=lambda path: -len(str(path))):
+        text = text.replace(str(path), names[path])
+    return text
+
+
+def _run_one(each: Command, limit: float) -> Cost:
+    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
+        stderr = Path(scratch, "stderr")
+        request = {
+            "argv": each.argv,
+            "env": environment(each.env),
+            "cwd": str(each.cwd) if each.cwd else None,
+            "stdout": str(each.stdout or Path(scratch, "stdout")),
+            "stderr": str(stderr),
+        }
+        report = json.loads(_launch(request, each, limit))
+        if report.pop("status") not in each.fine:
+            raise CommandFailed(f"{shlex.join(each.argv)[:120]}: {_last_line(stderr)}")
+    return Cost(**report)
+
+
+def _launch(request: Mapping[str, object], each: Command, limit: float) -> str:
+    launcher = subprocess.Popen(
+        [sys.executable, "-I", "-S", str(LAUNCHER), json.dumps(request)],
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,  # so that a program and its children can be ended together
+    )
+    try:
+        output, _ = launcher.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise CommandFailed(f"{each.argv[0]}: not done after {limit:.0f} s") from None
+    finally:
+        if launcher.poll() is None:
+            os.killpg(launcher.pid, signal.SIGKILL)
+            launcher.wait()
+    return output
+
+
+def _last_line(stderr: Path) -> str:
+    lines = stderr.read_text(errors="replace").strip().splitlines() if stderr.exists() else []
+    return lines[-1][:200] if lines else "failed without a word"

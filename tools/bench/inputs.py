@@ -1,0 +1,105 @@
+"""The images that a run works on: a series of states, given or made up.
+
+A *series* is what a person would have: states of one machine's disk, each a step further, and
+perhaps another machine's disk at the end.  ``survey`` says how many bytes of each are data and how
+many of those were in no earlier state; the limits are about exactly those bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.bench import synthetic
+
+MANIFEST = "series.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """One state.  ``machine`` names the line of history that it belongs to."""
+
+    name: str
+    path: Path
+    machine: str = "main"
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """Bytes of one image: its size, its non-zero 4 KiB blocks, those no earlier image had."""
+
+    name: str
+    size: int
+    data: int
+    new: int
+
+
+def given(texts: Sequence[str]) -> list[Image]:
+    """Images from the command line: a folder with a manifest, or files as ``[MACHINE:]FILE``."""
+    if len(texts) == 1 and Path(texts[0]).is_dir():
+        return _from_manifest(Path(texts[0]))
+    images = []
+    for text in texts:
+        machine, _, file = text.rpartition(":")
+        path = Path(file).resolve()
+        if not path.is_file():
+            raise ValueError(f"no image at {path}")
+        images.append(Image(path.stem, path, machine or "main"))
+    return images
+
+
+def _from_manifest(folder: Path) -> list[Image]:
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise ValueError(f"{folder} holds no {MANIFEST}; name the images one by one")
+    states = json.loads(manifest.read_text())["states"]
+    return [Image(s["name"], (folder / s["file"]).resolve(), s["machine"]) for s in states]
+
+
+def made_up(folder: Path, size: int) -> list[Image]:
+    """A small series for runs without real images: four states of one disk and a second disk."""
+    folder.mkdir(parents=True, exist_ok=True)
+    images = []
+    for name, machine, recipe in synthetic.series(size):
+        path = folder / f"{name}.img"
+        synthetic.write(path, recipe)
+        images.append(Image(name, path, machine))
+    return images
+
+
+def survey(images: Sequence[Image]) -> list[Survey]:
+    """What is in the images, counted over the whole series; runs in a process of its own."""
+    paths = [str(image.path) for image in images]
+    output = subprocess.run(
+        [sys.executable, "-m", "tools.bench.kernels", "survey", *paths],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    ).stdout
+    counts = json.loads(output)
+    return [
+        Survey(image.name, count["size"], count["data"], count["new"])
+        for image, count in zip(images, counts, strict=True)
+    ]
+
+
+def place(image: Path, target: Path) -> None:
+    """Copy an image, holes kept, to the one path from which every contender reads its input."""
+    target.unlink(missing_ok=True)
+    subprocess.run(["cp", "--sparse=always", str(image), str(target)], check=True)
+
+
+def same_bytes(left: Path, right: Path) -> bool:
+    """Whether two files hold the same bytes."""
+    return subprocess.run(["cmp", "-s", str(left), str(right)], check=False).returncode == 0
+
+
+def free_bytes(folder: Path) -> int:
+    """What is free for the stores that a run makes."""
+    return shutil.disk_usage(folder).free

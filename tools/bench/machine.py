@@ -1,0 +1,69 @@
+"""The machine, the programs and the circumstances of a run, as far as numbers depend on them."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("lmdb", "zstandard", "blake3", "msgpack", "click")
+ROOT = Path(__file__).parents[2]
+
+
+def facts(work: Path) -> dict[str, Any]:
+    """Everything about the machine that a reader needs to judge the figures."""
+    return {
+        "when": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": commit(),
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": _distribution(),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        "file_system": _file_system(work),
+        "load_before": os.getloadavg()[0],
+        "libraries": {name: _library(name) for name in LIBRARIES},
+    }
+
+
+def commit() -> str:
+    """The commit that is measured, with a plus sign if the working copy differs from it."""
+    words = ["git", "describe", "--always", "--abbrev=10", "--dirty=+"]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.stdout.strip() or "unknown"
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _distribution() -> str:
+    try:
+        return platform.freedesktop_os_release()["PRETTY_NAME"]
+    except OSError:
+        return platform.system()
+
+
+def _file_system(work: Path) -> str:
+    """Type of the file system that the stores are on: the longest mount point above ``work``."""
+    best, kind = "", "unknown"
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, point, type_name, *_ = line.split()
+        if work.resolve().is_relative_to(point) and len(point) >= len(best):
+            best, kind = point, type_name
+    return kind
+
+
+def _library(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,1 @@
+"""Contenders: how each program's commands are spelled.  One small class a program."""

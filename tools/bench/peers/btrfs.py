@@ -1,0 +1,119 @@
+"""btrfs on a loop device, mounted with compress=zstd:3; states are read-only snapshots."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tools.bench.commands import Command, command
+from tools.bench.peers.base import Archive, Machine
+from tools.bench.peers.qcow2 import write_blocks
+
+ROOT = Path(__file__).parents[3]
+CAPACITY = 24 << 30  # of the sparse loop file
+
+
+class Btrfs(Archive, Machine):
+    """The disk is a file ``disk.img`` in a subvolume; only its changed blocks are rewritten."""
+
+    name = "btrfs"
+    title = "btrfs, compress=zstd:3, snapshots"
+    programs = ("btrfs", "mkfs.btrfs", "mount", "qemu-io")
+    needs_root = True
+
+    @classmethod
+    def missing(cls) -> str | None:
+        reason = super().missing()
+        if reason is None and "btrfs" not in Path("/proc/filesystems").read_text():
+            return "the running kernel has no btrfs"
+        return reason
+
+    def start(self) -> list[Command]:
+        return [command("btrfs", "--version")]
+
+    def create(self) -> list[Command]:
+        self.folder.mkdir(parents=True)
+        disk = self.folder / "loop.img"
+        disk.touch()
+        os.truncate(disk, CAPACITY)
+        self._root.mkdir()
+        return [
+            command("mkfs.btrfs", "-q", disk),
+            command("mount", "-o", "loop,compress=zstd:3,noatime", disk, self._root),
+        ]
+
+    def close(self) -> None:
+        if os.path.ismount(self._root):
+            subprocess.run(["umount", str(self._root)], check=True)
+
+    def size(self) -> int:
+        os.sync()
+        status = os.statvfs(self._root)
+        return (status.f_blocks - status.f_bfree) * status.f_frsize
+
+    def save(self, image: Path, state: str, machine: str) -> list[Command]:
+        live = self._root / machine
+        if live.exists():
+            words = (sys.executable, "-m", "tools.bench.patch", image, live / "disk.img")
+            bring = [command(*words, cwd=ROOT)]
+        else:
+            bring = [
+                command("btrfs", "-q", "subvolume", "create", live),
+                command("cp", "--sparse=always", image, live / "disk.img"),
+            ]
+        return [*bring, self._snapshot(live, state, read_only=True)]
+
+    def restore(self, state: str, target: Path) -> list[Command]:
+        return [command("cp", "--sparse=always", self._root / state / "disk.img", target)]
+
+    def verify(self) -> list[Command]:
+        return [command("btrfs", "-q", "scrub", "start", "-B", self._root)]
+
+    def diff(self, old: str, new: str) -> list[Command]:
+        return self.compare(old, new)
+
+    def create_disk(self, size: int, image: Path) -> list[Command]:
+        live = self._root / "live"
+        return [
+            *self.create(),
+            command("btrfs", "-q", "subvolume", "create", live),
+            command("cp", "--sparse=always", image, live / "disk.img"),
+        ]
+
+    def change(self, offset: int, seed: int, count: int = 1, stride: int = 4096) -> list[Command]:
+        file = self._root / "live" / "disk.img"
+        return write_blocks(file, offset, seed, count, stride, kind="raw")
+
+    def snapshot(self, name: str) -> list[Command]:
+        return [self._snapshot(self._root / "live", name, read_only=True)]
+
+    def branch(self, name: str, snapshot: str) -> list[Command]:
+        return [self._snapshot(self._root / snapshot, name)]
+
+    def rollback(self, snapshot: str) -> list[Command]:
+        live = self._root / "live"
+        return [
+            command("btrfs", "-q", "subvolume", "delete", live),
+            self._snapshot(self._root / snapshot, "live"),
+        ]
+
+    def compare(self, old: str, new: str) -> list[Command]:
+        """``send --no-data``: the stream lists the changed ranges without their bytes."""
+        stream = self.folder / "changes"
+        words = ("-q", "send", "--no-data", "-p", self._root / old, self._root / new)
+        return [command("btrfs", *words, stdout=stream)]
+
+    def read_old(self, snapshot: str) -> list[Command]:
+        source = self._root / snapshot / "disk.img"
+        return [command("dd", f"if={source}", "of=/dev/null", "bs=4096", "count=1")]
+
+    @property
+    def _root(self) -> Path:
+        return self.folder / "mounted"
+
+    def _snapshot(self, source: Path, name: str, *, read_only: bool = False) -> Command:
+        options = ("-r",) if read_only else ()
+        target = self._root / name
+        return command("btrfs", "-q", "subvolume", "snapshot", *options, source, target)

@@ -1,0 +1,247 @@
+"""NBD servers, each with a disk in a certain state of its history.
+
+The state is what the rows are about: the same program is several contenders, "qcow2" and "qcow2
+after an internal snapshot".  ``refresh`` is called before every job, so that "after a snapshot"
+means just after one, not after the first job's writes have paid for it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import abstractmethod
+from pathlib import Path
+
+from tools.bench.commands import Command, command
+from tools.bench.peers import vault
+from tools.bench.peers.base import Contender, NotOffered, first_version
+
+
+class NbdServer(Contender):
+    """Serves one disk on a unix socket."""
+
+    state: str = ""  # words for the table: what happened to the disk before
+
+    @abstractmethod
+    def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
+        """A disk with the content of ``image``, brought into the state of this contender."""
+
+    def refresh(self) -> list[Command]:
+        """What happens to the disk before each job."""
+        return []
+
+    @abstractmethod
+    def serve(self, listening: Path) -> list[Command]:
+        """The server's one command; it stays in the foreground."""
+
+    def uri(self, listening: Path) -> str:
+        """Where a client finds the disk."""
+        return f"nbd+unix:///?socket={listening}"
+
+    def start(self) -> list[Command]:
+        return [command(self.programs[0], "--version")]
+
+
+class QemuNbd(NbdServer):
+    """A plain qcow2 file behind qemu-nbd, writeback as it comes."""
+
+    name = "qcow2"
+    title = "qemu-nbd, qcow2"
+    programs = ("qemu-nbd", "qemu-img")
+    convert: tuple[str, ...] = ()
+
+    def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
+        self.folder.mkdir(parents=True)
+        options = (*self.convert, "-f", "raw", "-O", "qcow2")
+        return [command("qemu-img", "convert", *options, image, self._disk)]
+
+    def serve(self, listening: Path) -> list[Command]:
+        options = ("--persistent", "--shared=8", "--cache=writeback", "-f", "qcow2")
+        return [command("qemu-nbd", *options, f"--socket={listening}", self._disk)]
+
+    @property
+    def _disk(self) -> Path:
+        return self.folder / "disk.qcow2"
+
+
+class QemuNbdZstd(QemuNbd):
+    """Compressed clusters: read through zstd; a rewritten cluster is no longer compressed."""
+
+    name = "qcow2-zstd"
+    title = "qemu-nbd, qcow2, zstd clusters"
+    convert = ("-c", "-o", "compression_type=zstd")
+
+
+class QemuNbdSnapshot(QemuNbd):
+    """Just after an internal snapshot."""
+
+    name = "qcow2-snapshot"
+    title = "qemu-nbd, qcow2, just after an internal snapshot"
+    state = "after a snapshot"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.numbers = itertools.count()
+
+    def refresh(self) -> list[Command]:
+        return [command("qemu-img", "snapshot", "-c", f"s{next(self.numbers)}", self._disk)]
+
+
+class QemuNbdChain(QemuNbd):
+    """The top of a chain of ten overlays, made anew before each job."""
+
+    name = "qcow2-chain10"
+    title = "qemu-nbd, qcow2, chain of 10 overlays"
+    state = "after ten overlays"
+    depth = 10
+
+    def refresh(self) -> list[Command]:
+        files = [self.folder / "disk.qcow2", *self._overlays()]
+        return [
+            command("qemu-img", "create", "-q", "-f", "qcow2", "-b", below, "-F", "qcow2", file)
+            for below, file in itertools.pairwise(files)
+        ]
+
+    def serve(self, listening: Path) -> list[Command]:
+        options = ("--persistent", "--shared=8", "--cache=writeback", "-f", "qcow2")
+        return [command("qemu-nbd", *options, f"--socket={listening}", self._overlays()[-1])]
+
+    def _overlays(self) -> list[Path]:
+        return [self.folder / f"overlay-{number}.qcow2" for number in range(self.depth)]
+
+
+class QemuNbdRaw(QemuNbd):
+    """A raw file: no history at all."""
+
+    name = "qemu-raw"
+    title = "qemu-nbd, raw file"
+
+    def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
+        self.folder.mkdir(parents=True)
+        return [command("cp", "--sparse=always", image, self.folder / "disk.img")]
+
+    def serve(self, listening: Path) -> list[Command]:
+        options = ("--persistent", "--shared=8", "--cache=writeback", "-f", "raw")
+        disk = self.folder / "disk.img"
+        return [command("qemu-nbd", *options, f"--socket={listening}", disk)]
+
+
+class NbdkitMemory(NbdServer):
+    """nbdkit's memory plugin: the protocol and the client, without any store."""
+
+    name = "nbdkit-memory"
+    title = "nbdkit, memory (no store)"
+    programs = ("nbdkit",)
+
+    def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
+        self.folder.mkdir(parents=True)
+        self.bytes = image.stat().st_size
+        return []
+
+    def serve(self, listening: Path) -> list[Command]:
+        return [command("nbdkit", "-f", "-U", listening, "memory", f"size={self.bytes}")]
+
+
+class NbdkitFile(NbdServer):
+    """nbdkit's file plugin on a raw file."""
+
+    name = "nbdkit-file"
+    title = "nbdkit, raw file"
+    programs = ("nbdkit",)
+
+    def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
+        self.folder.mkdir(parents=True)
+        return [command("cp", "--sparse=always", image, self.folder / "disk.img")]
+
+    def serve(self, listening: Path) -> list[Command]:
+        disk = self.folder / "disk.img"
+        return [command("nbdkit", "-f", "-U", listening, "file", disk)]
+
+
+class VaultServer(NbdServer):
+    """``blockvault serve``: the head of a branch, each write an event."""
+
+    name = "blockvault"
+    title = "blockvault"
+    branch = "main"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.machine = vault.Blockvault(folder)
+
+    @classmethod
+    def missing(cls) -> str | None:
+        return None if vault.offers("serve") else "no command 'serve' yet"
+
+    @classmethod
+    def version(cls) -> str:
+        return first_version(*vault.program(), "--version")
+
+    def start(self) -> list[Command]:
+        return self.machine.start()
+
+    def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
+        return self.machine.create_disk(image.stat().st_size, image)
+
+    def serve(self, listening: Path) -> list[Command]:
+        program = (*vault.program(), "-V", str(self.folder))
+        return [command(*program, "serve", "--socket", listening)]
+
+    def uri(self, listening: Path) -> str:
+        return f"nbd+unix:///{self.branch}/{vault.VOLUME}?socket={listening}"
+
+
+class VaultServerSnapshot(VaultServer):
+    """Just after a snapshot."""
+
+    name = "blockvault-snapshot"
+    title = "blockvault, just after a snapshot"
+    state = "after a snapshot"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.numbers = itertools.count()
+
+    def refresh(self) -> list[Command]:
+        number = next(self.numbers)
+        return [*self.machine.change(0, number), *self.machine.snapshot(f"s{number}")]
+
+
+class VaultServerMany(VaultServerSnapshot):
+    """After many snapshots, and just after one more."""
+
+    name = "blockvault-many"
+    title = "blockvault, after many snapshots"
+    state = "after many snapshots"
+
+    def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
+        names = [f"g{number}" for number in range(snapshots)]
+        return [*super().prepare(image, snapshots, branches), *self.machine.grow(names)]
+
+
+class VaultServerNested(VaultServer):
+    """The last of many branches, each of which starts at a snapshot of the one before."""
+
+    name = "blockvault-nested"
+    title = "blockvault, on nested branches"
+    state = "on nested branches"
+
+    def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
+        if branches == 0:
+            raise NotOffered("only in a full run")
+        self.branch = f"nested-{branches - 1}"
+        return [*super().prepare(image, snapshots, branches), *self.machine.nest(branches)]
+
+
+SERVERS: tuple[type[NbdServer], ...] = (
+    VaultServer,
+    VaultServerSnapshot,
+    VaultServerMany,
+    VaultServerNested,
+    QemuNbd,
+    QemuNbdSnapshot,
+    QemuNbdChain,
+    QemuNbdZstd,
+    QemuNbdRaw,
+    NbdkitMemory,
+    NbdkitFile,
+)

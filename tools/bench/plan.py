@@ -1,0 +1,80 @@
+"""How much work a run does: a quick one for a developer, a full one for the published page."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MIB = 1 << 20
+GIB = 1 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Sizes in bytes, times in seconds.  Every scenario reads what it needs from here."""
+
+    mode: str
+    runs: int
+    made_up: int  # size of each image where no real ones are given
+    scale: tuple[int, ...]  # bytes of data in the images of the scale rows
+    virtual: tuple[int, ...]  # disk sizes of the latency rows
+    latency_data: int  # data on those disks
+    snapshots: tuple[int, ...]  # numbers of snapshots of the growth rows
+    grow_limit: float  # how long a contender may take to get to the next number
+    changed: tuple[int, ...]  # blocks that differ in the changes rows
+    memory: tuple[int, ...]  # disk sizes of the memory rows
+    memory_data: int
+    memory_readable: int  # up to this size programs that read holes take part
+    memory_limit: float  # time for one command there
+    nbd_size: int
+    nbd_seconds: float
+    nbd_jobs: tuple[str, ...]  # empty: all of them
+    nbd_snapshots: int
+    nbd_branches: int
+    time_limit: float  # for one command
+    left_out: tuple[str, ...] = ()  # contenders that would take too long
+
+
+QUICK = Plan(
+    mode="quick",
+    runs=5,
+    made_up=32 * MIB,
+    scale=(),
+    virtual=(1 * GIB, 1024 * GIB),
+    latency_data=4 * MIB,
+    snapshots=(1, 100),
+    grow_limit=5,
+    changed=(16, 1024),
+    memory=(64 * GIB,),
+    memory_data=16 * MIB,
+    memory_readable=4 * GIB,
+    memory_limit=20,
+    nbd_size=64 * MIB,
+    nbd_seconds=0.5,
+    nbd_jobs=("randwrite-16", "randread-16"),
+    nbd_snapshots=20,
+    nbd_branches=0,
+    time_limit=30,
+    left_out=("borg-default", "restic", "bup", "casync", "qcow2-chain10", "qemu-raw"),
+)
+
+FULL = Plan(
+    mode="full",
+    runs=5,
+    made_up=512 * MIB,
+    scale=(32 * MIB, 128 * MIB, 512 * MIB),
+    virtual=(1 * GIB, 64 * GIB, 1024 * GIB),
+    latency_data=64 * MIB,
+    snapshots=(1, 10, 100, 1000, 10_000),
+    grow_limit=300,
+    changed=(16, 256, 4096, 65_536),
+    memory=(1 * GIB, 64 * GIB, 1024 * GIB),
+    memory_data=256 * MIB,
+    memory_readable=64 * GIB,
+    memory_limit=180,
+    nbd_size=1 * GIB,
+    nbd_seconds=5,
+    nbd_jobs=(),
+    nbd_snapshots=1000,
+    nbd_branches=100,
+    time_limit=900,
+)

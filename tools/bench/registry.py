@@ -1,0 +1,36 @@
+"""All contenders, in the order of the tables' columns."""
+
+from __future__ import annotations
+
+from tools.bench.peers.base import Archive, Contender, Machine
+from tools.bench.peers.borg import BorgDefault, BorgFixed
+from tools.bench.peers.btrfs import Btrfs
+from tools.bench.peers.bup import Bup
+from tools.bench.peers.casync import Casync
+from tools.bench.peers.nbd import SERVERS
+from tools.bench.peers.qcow2 import Qcow2Chain, Qcow2Files, Qcow2Internal
+from tools.bench.peers.restic import Restic
+from tools.bench.peers.vault import Blockvault
+
+__all__ = ["ARCHIVES", "MACHINES", "SERVERS", "everyone"]
+
+ARCHIVES: tuple[type[Archive], ...] = (
+    Blockvault,
+    BorgFixed,
+    BorgDefault,
+    Restic,
+    Bup,
+    Casync,
+    Qcow2Files,
+    Qcow2Chain,
+    Btrfs,
+)
+MACHINES: tuple[type[Machine], ...] = (Blockvault, Qcow2Internal, Qcow2Chain, Btrfs)
+
+
+def everyone() -> list[type[Contender]]:
+    """Every contender once, by name; a program that plays two parts is named once."""
+    found: dict[str, type[Contender]] = {}
+    for kind in (*ARCHIVES, *MACHINES, *SERVERS):
+        found.setdefault(kind.name, kind)
+    return list(found.values())

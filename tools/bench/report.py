@@ -1,0 +1,290 @@
+"""The published page, made from one results file and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tools.bench.results import LIMIT, Cell, Results, Row
+from tools.bench.stats import Summary, slope
+from tools.bench.text import amount, digits, ratio, spread, table
+
+OURS = "blockvault"
+# The rows of the first table, by the start of their keys; the biggest of a series stands for it.
+HEADLINES = (
+    "import/all",
+    "import/unchanged",
+    "export/",
+    "size/",
+    "memory/series",
+    "verify",
+    "sparse-memory/import@",
+    "work/snapshot@",
+    "work/branch@",
+    "work/rollback@",
+    "growth/snapshot@",
+    "changes/diff@",
+    "nbd/",
+    "start/help",
+)
+
+OPENING = """# Benchmarks
+
+blockvault beside its peers: the same work on the same machine, every contender in turn in each
+run, medians of the runs. Made by `tools/bench/run`; do not edit, run it again.
+
+* {day}, commit {commit}, mode {mode}, {runs} runs, {minutes} minutes; raw figures: [{raw}]({raw})
+* {processor}, {cores} cores, {size} of memory, {system}, Linux {kernel}, {file_system},
+  Python {python}
+* Images ({images}): {inputs}
+* Not here: {absent}"""
+
+NOTE = """Less is better, but for the rows of IOPS: a ratio below 1 is ahead where less is better,
+above 1 where more is. The limit is what this machine needs for the bare work on the same bytes;
+each table below says which."""
+
+SLOPES = """## How cost grows with work
+
+The exponent of a power law fitted through the medians: 0 is flat, 1 is proportional. In brackets
+how much of the variation it explains.
+
+"""
+
+METHOD = """## Method
+
+* One warm-up that is thrown away (in the series it checks each round trip byte for byte), then the
+  runs. In each run the contenders take turns at every step, in an order that starts one further
+  each time. Figures are medians; ± is half the distance of the quartiles, shown from 5 % on.
+* Each command runs under a launcher of its own. Wall time is the launcher's clock; CPU and peak
+  memory are the kernel's (`wait4`), children included. The peak is that of the biggest process;
+  mapped pages of a file count, so a store that maps its file shows them.
+* Input is in the page cache. After each command the disk is synced, not timed here but kept in the
+  raw figures (`settle`): what a program left unwritten does not burden the next.
+* Sizes of stores are allocated bytes (`du`); for btrfs what the file system says is used.
+* NBD: fio and the server share the machine. Each job has a server of its own.
+* Libraries of blockvault: {libraries}
+
+"""
+
+
+def page(results: Results, *, plots: Sequence[str], raw: str, progress: str) -> str:
+    """``docs/benchmarks.md``.  ``plots`` and ``raw`` are paths relative to it; ``progress`` is the
+    hand-written account of what was made faster."""
+    parts = [
+        _opening(results, raw),
+        "## In a minute\n\n" + _headline(results),
+        *(f"![{Path(plot).stem.replace('-', ' ')}]({plot})" for plot in plots),
+        *(_group(results, group, rows) for group, rows in results.groups().items()),
+        _slopes(results),
+        _progress(progress),
+        _method(results),
+        _commands(results),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _opening(results: Results, raw: str) -> str:
+    facts = results.facts
+    missing = {n: c["missing"] for n, c in facts["contenders"].items() if c["missing"]}
+    absent = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+    inputs = ", ".join(
+        f"{each['name']} ({amount(each['data'], 'B')} of data, {amount(each['new'], 'B')} new)"
+        for each in facts["inputs"]
+    )
+    return OPENING.format(
+        day=facts["when"][:10],
+        minutes=f"{facts['duration'] / 60:.0f}",
+        size=amount(facts["memory"], "B"),
+        inputs=inputs,
+        absent=absent or "nothing, every contender ran",
+        raw=raw,
+        **facts_needed(facts),
+    )
+
+
+def facts_needed(facts: dict[str, Any]) -> dict[str, Any]:
+    """The facts that the opening names as they are."""
+    names = ("commit", "mode", "runs", "processor", "cores", "system", "kernel", "python")
+    return {name: facts[name] for name in (*names, "file_system", "images")}
+
+
+def _headline(results: Results) -> str:
+    lines = []
+    for row in _headline_rows(results):
+        ours = results.summary(row.key, OURS)
+        name, best = best_peer(results, row)
+        limit = results.summary(row.key, LIMIT)
+        lines.append(
+            (
+                row.title,
+                spread(ours, row.unit) if ours else _why(results, row, OURS),
+                f"{spread(best, row.unit)} ({name})" if best else "–",
+                ratio(ours.median / best.median) if ours and best and best.median else "–",
+                amount(limit.median, row.unit) if limit else "–",
+                ratio(ours.median / limit.median) if ours and limit and limit.median else "–",
+            )
+        )
+    head = ("", "blockvault", "best peer", "of the peer's", "limit", "of the limit")
+    return table(head, lines) + "\n\n" + NOTE
+
+
+def _headline_rows(results: Results) -> Iterator[Row]:
+    for prefix in HEADLINES:
+        found = [row for row in results.rows.values() if row.key.startswith(prefix)]
+        if found and found[-1].series:  # one series: its biggest member
+            yield max(found, key=lambda row: row.work)
+        elif prefix == "size/" and found:
+            yield found[-1]
+        else:
+            yield from found
+
+
+def best_peer(results: Results, row: Row) -> tuple[str, Summary | None]:
+    """The peer that is ahead of all others in a row."""
+    found = [
+        (name, summary)
+        for name in results.cells[row.key]
+        if name != LIMIT and not name.startswith(OURS)
+        if (summary := results.summary(row.key, name)) is not None
+    ]
+    if not found:
+        return "", None
+    pick = max if row.more_is_better else min
+    return pick(found, key=lambda pair: pair[1].median)
+
+
+def _group(results: Results, group: str, rows: Sequence[Row]) -> str:
+    names = _columns(results, rows)
+    lines = [[row.title, *(_cell(results, row, name) for name in names)] for row in rows]
+    parts = [f"## {group[0].upper()}{group[1:]}", table(["", *names], lines)]
+    if any(cell.samples and cell.samples[0].cpu is not None for cell in _cells(results, rows)):
+        parts += ["Processor seconds and peak memory of the same runs:", _costs(results, rows)]
+    if limits := dict.fromkeys(row.limit for row in rows if row.limit):
+        parts.append("\n".join(f"* limit: {text}" for text in limits))
+    parts.append(_reasons(results, rows))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _columns(results: Results, rows: Sequence[Row]) -> list[str]:
+    names = dict.fromkeys(name for row in rows for name in results.cells[row.key])
+    order = [*results.facts["contenders"], LIMIT]
+    return sorted(names, key=lambda name: order.index(name) if name in order else len(order))
+
+
+def _cells(results: Results, rows: Sequence[Row]) -> Iterator[Cell]:
+    for row in rows:
+        yield from results.cells[row.key].values()
+
+
+def _cell(results: Results, row: Row, name: str) -> str:
+    summary = results.summary(row.key, name)
+    return spread(summary, row.unit) if summary else _why(results, row, name)
+
+
+def _why(results: Results, row: Row, name: str) -> str:
+    cell = results.cells[row.key].get(name)
+    return cell.state if cell and cell.state != "measured" else "–"
+
+
+def _costs(results: Results, rows: Sequence[Row]) -> str:
+    names = [name for name in _columns(results, rows) if name != LIMIT]
+    lines = []
+    for row in rows:
+        texts = [_cost(results.cells[row.key].get(name)) for name in names]
+        if any(text != "–" for text in texts):
+            lines.append([row.title, *texts])
+    return table(["", *names], lines)
+
+
+def _cost(cell: Cell | None) -> str:
+    if cell is None or cell.summary() is None or cell.samples[0].cpu is None:
+        return "–"
+    cpu = sorted(sample.cpu or 0.0 for sample in cell.samples)[len(cell.samples) // 2]
+    peak = max(sample.peak or 0 for sample in cell.samples)
+    return f"{digits(cpu)} s, {amount(peak, 'B')}"
+
+
+def _reasons(results: Results, rows: Sequence[Row]) -> str:
+    """Each reason once, with the contenders and rows that it stands for."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        for name, cell in results.cells[row.key].items():
+            if cell.state != "measured":
+                reasons.setdefault((name, cell.state, cell.reason), []).append(row.title)
+    return "\n".join(
+        f"* {name}, {state}: {reason} ({titles[0]}{_more(titles)})"
+        for (name, state, reason), titles in reasons.items()
+    )
+
+
+def _more(titles: Sequence[str]) -> str:
+    return f" and {len(titles) - 1} more" if len(titles) > 1 else ""
+
+
+def _slopes(results: Results) -> str:
+    found: dict[str, list[Row]] = {}
+    for row in results.rows.values():
+        if row.series:
+            found.setdefault(row.series, []).append(row)
+    names = [name for name in results.facts["contenders"] if _fitted(results, found, name)]
+    lines = [
+        [series, *(_slope_text(results, rows, name) for name in names)]
+        for series, rows in found.items()
+        if len(rows) >= 3
+    ]
+    if not lines or not names:
+        return ""
+    return SLOPES + table(["", *names], lines)
+
+
+def _fitted(results: Results, found: dict[str, list[Row]], name: str) -> bool:
+    return any(_slope_text(results, rows, name) != "–" for rows in found.values())
+
+
+def _slope_text(results: Results, rows: Sequence[Row], name: str) -> str:
+    points = [
+        (row.work, summary.median)
+        for row in rows
+        if (summary := results.summary(row.key, name)) is not None
+    ]
+    fit = slope(points)
+    return f"{fit.exponent:.2f} ({fit.fit:.2f})" if fit else "–"
+
+
+def _progress(progress: str) -> str:
+    return f"## What was made faster\n\n{progress.strip()}" if progress.strip() else ""
+
+
+def _method(results: Results) -> str:
+    versions = [
+        (name, facts["title"], facts["version"] or "–", facts["missing"] or "")
+        for name, facts in results.facts["contenders"].items()
+    ]
+    libraries = ", ".join(f"{n} {v}" for n, v in results.facts["libraries"].items())
+    head = ("", "what", "version", "missing because")
+    return METHOD.format(libraries=libraries) + table(head, versions)
+
+
+def _commands(results: Results) -> str:
+    lines: list[str] = []
+    for key, spelled in results.commands.items():
+        lines.append(f"# {results.rows[key].title}")
+        for name, commands in spelled.items():
+            lines.append(f"{name:<16} " + " && ".join(commands))
+        lines.append("")
+    body = "\n".join(lines).rstrip()
+    return (
+        "## Commands\n\n<details><summary>Exactly what was run</summary>\n\n"
+        f"```sh\n{body}\n```\n\n</details>"
+    )
+
+
+def facts_of(contender: Any) -> dict[str, Any]:
+    """What the page says about one contender class."""
+    missing = contender.missing()
+    return {
+        "title": contender.title,
+        "missing": missing,
+        "version": None if missing else contender.version(),
+    }

@@ -1,0 +1,144 @@
+"""What a run leaves behind: rows, samples and the circumstances, as one JSON file.
+
+A *row* is one question ("how long does the first import of base take?"), a *cell* is one
+contender's answer: samples, or the reason why there are none.  Reports and comparisons are made
+from this file alone, so that numbers can be looked at again long after the run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from tools.bench.commands import Cost
+from tools.bench.stats import Summary, summarize
+
+FORMAT = 1
+LIMIT = "limit"  # the contender under which the physical floor of a row is recorded
+
+Unit = Literal["s", "B", "IOPS", "MB/s"]
+State = Literal["measured", "failed", "not offered", "not run", "not built yet"]
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One question.  ``work`` is the amount of work behind it where cost is fitted over several
+    rows of the same ``series`` (bytes, snapshots, blocks)."""
+
+    key: str
+    group: str
+    title: str
+    unit: Unit = "s"
+    limit: str = ""
+    series: str = ""
+    work: float = 0.0
+
+    @property
+    def more_is_better(self) -> bool:
+        return self.unit in ("IOPS", "MB/s")
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One run: the value in the row's unit, and what it cost where a process was measured."""
+
+    value: float
+    cpu: float | None = None
+    peak: int | None = None
+    settle: float | None = None
+
+
+@dataclass(slots=True)
+class Cell:
+    """One contender's samples in a row, or why it has none."""
+
+    state: State = "measured"
+    reason: str = ""
+    samples: list[Sample] = field(default_factory=list)
+
+    def summary(self) -> Summary | None:
+        """Of the values; None unless something was measured."""
+        if not self.samples or self.state != "measured":
+            return None
+        return summarize([sample.value for sample in self.samples])
+
+
+@dataclass(slots=True)
+class Results:
+    """All rows of one run in the order they were asked, and the facts around them."""
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    rows: dict[str, Row] = field(default_factory=dict)
+    cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
+    commands: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+
+    def cell(self, row: Row, contender: str) -> Cell:
+        """The cell of a row, which is added where it is new."""
+        self.rows.setdefault(row.key, row)
+        return self.cells.setdefault(row.key, {}).setdefault(contender, Cell())
+
+    def add(self, row: Row, contender: str, value: float) -> None:
+        """Record a value that no process was measured for, such as a size."""
+        self.cell(row, contender).samples.append(Sample(value))
+
+    def add_cost(self, row: Row, contender: str, cost: Cost) -> None:
+        """Record the wall time of a command, with its CPU and memory."""
+        sample = Sample(cost.wall, cost.cpu, cost.peak, cost.settle)
+        self.cell(row, contender).samples.append(sample)
+
+    def leave_out(self, row: Row, contender: str, state: State, reason: str) -> None:
+        """Say why a contender has no answer; a reason that stands already is kept."""
+        cell = self.cell(row, contender)
+        if cell.state == "measured":
+            cell.state, cell.reason = state, reason
+
+    def summary(self, key: str, contender: str) -> Summary | None:
+        """Median and spread of a cell; None where nothing was measured."""
+        cell = self.cells.get(key, {}).get(contender)
+        return cell.summary() if cell else None
+
+    def groups(self) -> dict[str, list[Row]]:
+        """Rows by group, both in the order they were asked."""
+        grouped: dict[str, list[Row]] = {}
+        for row in self.rows.values():
+            grouped.setdefault(row.group, []).append(row)
+        return grouped
+
+    def save(self, path: Path) -> None:
+        """Write all of it as JSON."""
+        document = {
+            "format": FORMAT,
+            "facts": self.facts,
+            "rows": [asdict(row) for row in self.rows.values()],
+            "cells": {
+                key: {name: asdict(cell) for name, cell in cells.items()}
+                for key, cells in self.cells.items()
+            },
+            "commands": self.commands,
+        }
+        path.write_text(json.dumps(document, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: Path) -> Results:
+        """Read what ``save`` wrote; ``ValueError`` for any other file."""
+        document = json.loads(path.read_text())
+        if not isinstance(document, dict) or document.get("format") != FORMAT:
+            raise ValueError(f"{path} holds no benchmark results of format {FORMAT}")
+        rows = [Row(**row) for row in document["rows"]]
+        return cls(
+            facts=document["facts"],
+            rows={row.key: row for row in rows},
+            cells={
+                key: {name: _cell(value) for name, value in cells.items()}
+                for key, cells in document["cells"].items()
+            },
+            commands=document["commands"],
+        )
+
+
+def _cell(value: Mapping[str, Any]) -> Cell:
+    samples = [Sample(**sample) for sample in value["samples"]]
+    return Cell(state=value["state"], reason=value["reason"], samples=samples)

@@ -1,0 +1,82 @@
+"""The same operations on a disk that has many snapshots already, 1 to 10,000.
+
+Getting there is not measured, but it is limited: a program that needs minutes for the next number
+of snapshots is shown with the number that it did not reach.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tools.bench.bench import Bench, Lane, say, turns
+from tools.bench.peers.base import Machine
+from tools.bench.plan import GIB
+from tools.bench.results import Row
+from tools.bench.rows.latency import sparse_image
+
+GROUP = "many snapshots"
+BATCH = 100  # snapshots between two looks at the clock
+
+
+def run(bench: Bench, kinds: Sequence[type[Machine]]) -> None:
+    """Grow every contender's history step by step, and measure at each of the plan's numbers."""
+    image = sparse_image(bench, GIB, bench.plan.latency_data)
+    with bench.lanes(kinds) as lanes:
+        histories = [_History(lane) for lane in lanes]
+        for lane in lanes:
+            lane.do(None, lane.contender.create_disk, GIB, image)
+        for count in bench.plan.snapshots:
+            say(f"many snapshots: {count}")
+            for history in histories:
+                history.grow_to(count)
+            for number in range(bench.plan.runs):
+                for lane in turns(lanes, number):
+                    histories[lanes.index(lane)].measure(count, number)
+
+
+class _History:
+    """One contender's line of snapshots."""
+
+    def __init__(self, lane: Lane[Machine]) -> None:
+        self.lane = lane
+        self.names: list[str] = []
+
+    def grow_to(self, count: int) -> None:
+        """Take snapshots until there are ``count``, for at most the plan's time."""
+        left = self.lane.bench.plan.grow_limit
+        while len(self.names) < count and self.lane.out is None:
+            wanted = min(BATCH, count - len(self.names))
+            names = [f"g{len(self.names) + number}" for number in range(wanted)]
+            cost = self.lane.do(None, self.lane.contender.grow, names)
+            if cost is None:
+                return
+            self.names += names
+            left -= cost.wall
+            if left < 0 and len(self.names) < count:
+                spent = self.lane.bench.plan.grow_limit
+                self.lane.out = f"{len(self.names)} of {count} snapshots after {spent:.0f} s"
+
+    def measure(self, count: int, number: int) -> None:
+        """One snapshot, one read of the oldest state, one diff of the two newest."""
+        machine = self.lane.contender
+        self.lane.do(None, machine.change, 4096 * number, number)
+        name = f"m{count}-{number}"
+        if self.lane.do(_row("snapshot", count), machine.snapshot, name) is not None:
+            self.names.append(name)
+        oldest, before, newest = self._three()
+        self.lane.attempt(_row("read the oldest", count), machine.read_old, oldest)
+        self.lane.attempt(_row("diff of the newest two", count), machine.compare, before, newest)
+
+    def _three(self) -> tuple[str, str, str]:
+        names = self.names or [""]
+        return names[0], names[max(0, len(names) - 2)], names[-1]
+
+
+def _row(what: str, count: int) -> Row:
+    return Row(
+        f"growth/{what}@{count}",
+        GROUP,
+        f"{what.capitalize()}, after {count:,} snapshots",
+        series=f"growth/{what}",
+        work=float(count),
+    )

@@ -1,0 +1,84 @@
+"""The floor under the rows of the series: what one core and the disk need for the same bytes.
+
+Nothing that keeps an image can do without hashing its data, compressing what is new and writing
+the result durably; nothing that gives one back can do without decompressing and writing it.  With
+``n`` cores the processor's part takes at least an n-th; the disk's part may overlap with it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tools.bench.bench import Bench
+from tools.bench.commands import command, run
+from tools.bench.inputs import Image
+from tools.bench.results import LIMIT, Row
+
+ROOT = Path(__file__).parents[3]
+OPERATIONS = {
+    "read": "Read from the page cache",
+    "hash": "BLAKE3 of each 4 KiB block",
+    "zstd": "zstd -3 of the new blocks",
+    "write": "Write and fsync the compressed blocks",
+    "unzstd": "Decompress the new blocks",
+    "copy": "Write the image's data to a file",
+}
+TEXT = {
+    "import": "read, hash and compress what is new, on all cores; or write that durably",
+    "unchanged": "read and hash, on all cores",
+    "export": "decompress on all cores; or write the data",
+    "size": "the new blocks, compressed 256 KiB at a time, without any index",
+    "fsync": "one 4 KiB append made durable",
+}
+
+Measured = Mapping[str, float]
+
+
+def measure_series(bench: Bench, images: Sequence[Image]) -> dict[str, Measured]:
+    """Bytes and single-core seconds by image name, and a row for each bare operation."""
+    report = bench.work / "limits.json"
+    words = ("-m", "tools.bench.kernels", "series", "--scratch", bench.work)
+    paths = [image.path for image in images]
+    run([command(sys.executable, *words, *paths, cwd=ROOT, stdout=report)], settle=True)
+    names = (image.name for image in images)
+    measured = dict(zip(names, json.loads(report.read_text()), strict=True))
+    for name, title in OPERATIONS.items():
+        row = Row(f"limit/{name}", "limits", f"{title}, all images, one core")
+        bench.results.add(row, LIMIT, sum(each[name] for each in measured.values()))
+    return measured
+
+
+def import_floor(image: Measured) -> float:
+    """Seconds under which no import of this image can be."""
+    return max((image["read"] + image["hash"] + image["zstd"]) / cores(), image["write"])
+
+
+def unchanged_floor(image: Measured) -> float:
+    """Seconds under which nothing can know that an image did not change."""
+    return (image["read"] + image["hash"]) / cores()
+
+
+def export_floor(image: Measured, series: Mapping[str, Measured]) -> float:
+    """Seconds for decompressing all of the image's data, at the series' rate, or for writing it."""
+    new = sum(each["new"] for each in series.values())
+    rate = new / sum(each["unzstd"] for each in series.values())
+    return max(image["data"] / rate / cores(), image["copy"])
+
+
+def fsync_latency(bench: Bench) -> float:
+    """Median seconds of one durable append; recorded as a row of its own too."""
+    report = bench.work / "limits.json"
+    words = ("-m", "tools.bench.kernels", "fsync", "--scratch", bench.work)
+    run([command(sys.executable, *words, cwd=ROOT, stdout=report)])
+    median = float(json.loads(report.read_text())["median"])
+    bench.results.add(Row("limit/fsync", "limits", TEXT["fsync"].capitalize()), LIMIT, median)
+    return median
+
+
+def cores() -> int:
+    """Processors that this run may use."""
+    return len(os.sched_getaffinity(0))

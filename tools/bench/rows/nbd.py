@@ -1,0 +1,152 @@
+"""A guest's disk over NBD: fio against every server, in every state of a disk's history.
+
+fio and the server share the machine, as a guest and its server do.  Each job gets a server of its
+own, started for it and ended after it, so that its CPU and memory are the job's.  The value is
+fio's; the sample's CPU and peak are the server's.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tools.bench import synthetic
+from tools.bench.bench import Bench, Lane, say, turns
+from tools.bench.commands import Command, CommandFailed, command, shown
+from tools.bench.commands import run as run_commands
+from tools.bench.peers.base import find_program
+from tools.bench.peers.nbd import NbdServer, VaultServer
+from tools.bench.results import Row, Sample, State
+from tools.bench.servers import serving
+
+GROUP = "NBD"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One fio job; ``seconds`` of 0 takes the plan's."""
+
+    key: str
+    title: str
+    words: tuple[str, ...]
+    seconds: float = 0.0
+
+    @property
+    def side(self) -> str:
+        return "read" if "read" in self.words[0] else "write"
+
+
+def _job(key: str, title: str, kind: str, size: str, depth: int, *more: str) -> Job:
+    return Job(key, title, (f"--rw={kind}", f"--bs={size}", f"--iodepth={depth}", *more))
+
+
+JOBS = (
+    _job("randwrite-1", "4 KiB random write, depth 1", "randwrite", "4k", 1),
+    _job("randwrite-16", "4 KiB random write, depth 16", "randwrite", "4k", 16),
+    _job("randread-1", "4 KiB random read, depth 1", "randread", "4k", 1),
+    _job("randread-16", "4 KiB random read, depth 16", "randread", "4k", 16),
+    _job("fsync-1", "4 KiB random write, fsync after each", "randwrite", "4k", 1, "--fsync=1"),
+    _job("fsync-32", "4 KiB random write, fsync after 32", "randwrite", "4k", 16, "--fsync=32"),
+    _job("seqwrite", "256 KiB sequential write, depth 4", "write", "256k", 4),
+    _job("seqread", "256 KiB sequential read, depth 4", "read", "256k", 4),
+    Job(
+        "sustained",
+        "4 KiB random write, depth 16, 60 s, flushed at the end",
+        ("--rw=randwrite", "--bs=4k", "--iodepth=16", "--end_fsync=1"),
+        seconds=60,
+    ),
+)
+
+
+def missing() -> str | None:
+    """Why these rows cannot be measured here."""
+    return None if find_program("fio") else "fio not installed"
+
+
+def run(bench: Bench, kinds: Sequence[type[NbdServer]]) -> None:
+    """Prepare each server's disk once; then jobs in turn, servers in turn within each job."""
+    size = bench.plan.nbd_size
+    synthetic.write(bench.input, synthetic.scattered(size, size))
+    for kind in kinds:
+        if reason := kind.missing():
+            state: State = "not built yet" if issubclass(kind, VaultServer) else "not run"
+            for job in _chosen(bench):
+                bench.results.leave_out(_row(job), kind.name, state, reason)
+    with bench.lanes([kind for kind in kinds if kind.missing() is None]) as lanes:
+        for lane in lanes:
+            say(f"NBD: preparing {lane.name}")
+            plan = bench.plan
+            spell = lane.contender.prepare
+            if lane.do(None, spell, bench.input, plan.nbd_snapshots, plan.nbd_branches) is None:
+                lane.out = lane.out or "no disk in this state"
+        for number in range(bench.plan.runs):
+            say(f"NBD: run {number + 1} of {bench.plan.runs}")
+            for job in _chosen(bench):
+                for lane in turns(lanes, number):
+                    _measure(bench, lane, job)
+
+
+def _row(job: Job) -> Row:
+    return Row(f"nbd/{job.key}", GROUP, job.title, "IOPS")
+
+
+def _chosen(bench: Bench) -> list[Job]:
+    wanted = bench.plan.nbd_jobs
+    return [job for job in JOBS if not wanted or job.key in wanted]
+
+
+def _measure(bench: Bench, lane: Lane[NbdServer], job: Job) -> None:
+    row = _row(job)
+    worst = Row(f"nbd-latency/{job.key}", "NBD latency", f"{job.title}: 99.9 % of requests within")
+    lane.do(None, lane.contender.refresh)
+    if lane.out is not None:
+        for each in (row, worst):
+            bench.results.leave_out(each, lane.name, "not run", lane.out)
+        return
+    try:
+        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+            listening = Path(folder, "nbd.sock")
+            report = Path(folder, "fio.json")
+            client = _fio(bench, job, lane.contender.uri(listening), report)
+            server_command = lane.contender.serve(listening)
+            with serving(server_command[0], listening) as server:
+                run_commands([client], limit=bench.plan.time_limit)
+            figures = json.loads(report.read_text())["jobs"][0][job.side]
+    except CommandFailed as failure:
+        lane.out = str(failure)
+        bench.results.leave_out(row, lane.name, "failed", lane.out)
+        return
+    cost = server.cost
+    cpu, peak = (cost.cpu, cost.peak) if cost is not None else (None, None)
+    bench.results.cell(row, lane.name).samples.append(Sample(_rate(figures), cpu, peak))
+    bench.results.add(worst, lane.name, figures["clat_ns"]["percentile"]["99.900000"] / 1e9)
+    spelled = bench.results.commands.setdefault(row.key, {})
+    if lane.name not in spelled:
+        names = {**bench.names(lane.contender), Path(folder): "OUT"}
+        spelled[lane.name] = shown([*server_command, client], names)
+
+
+def _rate(figures: dict[str, Any]) -> float:
+    """Requests a second over all of the job's time, its final flush included."""
+    return float(figures["iops"])
+
+
+def _fio(bench: Bench, job: Job, uri: str, report: Path) -> Command:
+    seconds = job.seconds or bench.plan.nbd_seconds
+    return command(
+        "fio",
+        f"--name={job.key}",
+        "--ioengine=nbd",
+        f"--uri={uri}",
+        *job.words,
+        f"--size={bench.plan.nbd_size}",
+        "--time_based",
+        f"--runtime={seconds * 1000:.0f}ms",
+        "--randrepeat=0",
+        "--output-format=json",
+        f"--output={report}",
+    )

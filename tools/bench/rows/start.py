@@ -1,0 +1,27 @@
+"""What it takes to start each program and do nothing, and blockvault's help."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tools.bench.bench import Bench, say, turns
+from tools.bench.peers import vault
+from tools.bench.peers.base import Contender
+from tools.bench.results import Row
+
+GROUP = "start"
+VERSION = Row("start/version", GROUP, "Start, say the version, end")
+HELP = Row("start/help", GROUP, "Start, show the help, end")
+
+
+def run(bench: Bench, kinds: Sequence[type[Contender]]) -> None:
+    """Two turns for every run of the plan: these are quick and small."""
+    say("start")
+    with bench.lanes(kinds) as lanes:
+        for lane in lanes:
+            lane.do(None, lane.contender.start)
+        for number in range(2 * bench.plan.runs):
+            for lane in turns(lanes, number):
+                lane.do(VERSION, lane.contender.start)
+                if isinstance(lane.contender, vault.Blockvault):
+                    lane.do(HELP, lane.contender.help)
