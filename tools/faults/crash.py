@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from itertools import accumulate
+from itertools import accumulate, islice
 from typing import NamedTuple
 
 from tools.faults.disk import (
@@ -49,13 +49,12 @@ def enumerate_cuts(ops: Sequence[Op], wanted: int, seed: int, start: int = 0) ->
             disk.apply(op)
         done = place
         share = (wanted - len(cuts)) / (len(places) - number)
-        count = int(share) + (rng.random() < share % 1)
-        for in_flight in (False, True) if _tears(ops, place) else (False,):
-            for cut in _cuts_at(ops, place, disk, in_flight, rng, count):
-                key = (disk.settled, in_flight, cut.kept, promised[place])
-                if key not in seen:
-                    seen.add(key)
-                    cuts.append(cut)
+        goal = len(cuts) + int(share) + (rng.random() < share % 1)
+        for cut in islice(_cuts_at(ops, place, disk, rng), int(4 * share) + 4):
+            key = (disk.settled, cut.in_flight, cut.kept, promised[place])
+            if len(cuts) < goal and key not in seen:
+                seen.add(key)
+                cuts.append(cut)
     return cuts
 
 
@@ -100,17 +99,17 @@ def choose(pending: Sequence[Entry], rng: random.Random) -> dict[int, int]:
     return kept
 
 
-def _cuts_at(
-    ops: Sequence[Op], place: int, disk: Disk, in_flight: bool, rng: random.Random, count: int
-) -> Iterator[Cut]:
-    pending = list(disk.pending)
-    if in_flight:
-        pending.append(Entry(ops[place], must=False))
-    if count >= 1:
+def _cuts_at(ops: Sequence[Op], place: int, disk: Disk, rng: random.Random) -> Iterator[Cut]:
+    """Endless: the plain outcomes first, then random ones."""
+    outcomes = [(False, list(disk.pending))]
+    if place < len(ops) and _tears(ops[place]):
+        outcomes.append((True, [*disk.pending, Entry(ops[place], must=False)]))
+    for in_flight, _ in outcomes:
         yield Cut(place, in_flight, ())
-    if count >= 2:
+    for in_flight, pending in outcomes:
         yield Cut(place, in_flight, tuple((n, WHOLE) for n in range(len(pending))))
-    for _ in range(count - 2):
+    while True:
+        in_flight, pending = rng.choice(outcomes)
         yield Cut(place, in_flight, tuple(choose(pending, rng).items()))
 
 
@@ -122,9 +121,9 @@ def _tear(op: Op, rng: random.Random) -> int:
     return rng.getrandbits(count)
 
 
-def _tears(ops: Sequence[Op], place: int) -> bool:
+def _tears(op: Op) -> bool:
     """Only a durable write makes its own in-flight states; others are pending one place later."""
-    return place < len(ops) and isinstance(ops[place], Write) and ops[place].durable  # type: ignore[union-attr]
+    return isinstance(op, Write) and op.durable
 
 
 def _marks_before(ops: Sequence[Op]) -> list[int]:
