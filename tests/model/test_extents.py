@@ -103,3 +103,11 @@ def test_a_huge_volume_of_zeros_is_one_run_without_reading(nblocks: int) -> None
     height = tree.depth(nblocks)
     got = list(extents.of_state(tree.Scratch(), ZERO_ID, height, [], 0, nblocks))
     assert got == [Run(0, nblocks, True)]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 100), (5, 60), (32, 64), (40, 41), (95, 96)])
+def test_of_tree_cuts_full_leaves_at_the_range(start: int, stop: int) -> None:
+    nodes = tree.Scratch()
+    root = tree.update(nodes, nodes, ZERO_ID, 2, {b: object_id(b"x") for b in range(96)})
+    got = points(extents.of_tree(nodes, root, 2, start, stop))
+    assert got == {b: b >= 96 for b in range(start, stop)}
