@@ -10,10 +10,14 @@ be written decides how LMDB opens it; ``readonly`` only makes this store refuse 
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
@@ -27,6 +31,8 @@ from blockvault.store.types import Options, Writer
 
 OPEN_WAIT = 5.0
 """Seconds that opening waits for a writer of another process; then it opens for reading only."""
+
+_BUILDING = ".new-"
 
 Populate = Callable[[Writer], None]
 
@@ -135,22 +141,61 @@ class LmdbStore:
 
 def _create(path: Path, options: Options, populate: Populate | None) -> None:
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise Conflict(f"{path} already exists")
+        raise Conflict(f"{path} already exists; nothing was changed")
     if not path.parent.is_dir():
         raise NotFound(f"{path.parent} is not a directory")
-    building = Path(tempfile.mkdtemp(prefix=f"{path.name}.new-", dir=path.parent))
+    _sweep(path)
+    building = Path(tempfile.mkdtemp(prefix=path.name + _BUILDING, dir=path.parent))
     try:
-        _make_tables(building, options)
-        with LmdbStore.open(building) as store, store.write() as writer:
-            if populate is not None:
-                populate(writer)
-        for name in (shared.DATA, shared.LOCK, shared.HEAD, "."):
-            filesystem.sync_path(building / name)
-        os.rename(building, path)
+        with _locked(building):
+            _build(building, options, populate)
+            _rename(building, path)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
     filesystem.sync_path(path.parent)
+
+
+def _build(path: Path, options: Options, populate: Populate | None) -> None:
+    _make_tables(path, options)
+    with LmdbStore.open(path) as store, store.write() as writer:
+        if populate is not None:
+            populate(writer)
+    for name in (shared.DATA, shared.LOCK, shared.HEAD, "."):
+        filesystem.sync_path(path / name)
+
+
+def _rename(building: Path, path: Path) -> None:
+    try:
+        os.rename(building, path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise Conflict(f"{path} was made by somebody else meanwhile") from None
+        raise
+
+
+@contextlib.contextmanager
+def _locked(directory: Path) -> Iterator[bool]:
+    """Hold a lock on a directory that is being built; False if somebody else holds it."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield True
+    except BlockingIOError:
+        yield False
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what creations of this vault left behind when they were killed.
+
+    A directory that is still empty may have been made this moment and not be locked yet.
+    """
+    for left in path.parent.glob(glob.escape(path.name + _BUILDING) + "*"):
+        with contextlib.suppress(OSError), _locked(left) as ours:
+            if ours and any(left.iterdir()):
+                shutil.rmtree(left)
 
 
 def _make_tables(path: Path, options: Options) -> None:

@@ -64,7 +64,7 @@ def sync_path(path: Path) -> None:
 
 
 def may_write(path: Path) -> bool:
-    """Whether anybody may write the file, and this process too.
+    """Whether anybody may write the file or directory, and this process too.
 
     A file without any write bit counts as closed to root as well: a vault that is made read-only
     is then read-only for all, and may be read without locks.

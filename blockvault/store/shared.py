@@ -20,16 +20,13 @@ from pathlib import Path
 import lmdb
 
 from blockvault.errors import Busy, Damaged, IOFailed, NotFound, VaultError
-from blockvault.store import faults, filesystem, tables
+from blockvault.store import faults, filesystem, pages, tables
 from blockvault.store import format as fmt
 from blockvault.store.headfile import HeadFile
 from blockvault.store.types import Options
 from blockvault.store.writelock import WriteLock
 
 DATA, LOCK, HEAD = "data.mdb", "lock.mdb", "head"
-MAP_SIZE = 16 << 40
-"""One huge map for good: growing it later would kill every transaction of the process."""
-
 MAX_TABLES = 32
 Database = lmdb._Database
 
@@ -52,6 +49,7 @@ class Environment:
         self._guard = threading.Lock()
         self._users = 1
         self._unusable = "the vault has been closed"
+        pages.inspect(path / DATA)
         if not self.lockless:
             filesystem.prepare_lock_file(path / LOCK)
         if self.writable or (path / HEAD).exists():
@@ -180,7 +178,7 @@ def open_environment(path: Path, wait: float) -> Environment:
 def open_lmdb(path: Path, *, readonly: bool, lock: bool) -> lmdb.Environment:
     return lmdb.open(
         os.fspath(path),
-        map_size=MAP_SIZE,
+        map_size=pages.MAP_SIZE,
         create=False,
         readonly=readonly,
         mode=0o600,
@@ -195,9 +193,7 @@ def open_lmdb(path: Path, *, readonly: bool, lock: bool) -> lmdb.Environment:
 def _can_lock(path: Path) -> bool:
     """Whether a reader can take part in the locking; if not, nobody may be writing."""
     lock = path / LOCK
-    if lock.exists() and os.access(lock, os.W_OK):
-        return True
-    if not lock.exists() and os.access(path, os.W_OK):
+    if filesystem.may_write(lock if lock.exists() else path):
         return True
     if filesystem.nobody_writes(path / DATA):
         return False
