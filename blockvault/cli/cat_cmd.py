@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 @size_option("--length", help="Stop after so many bytes.  [default: to the end]")
 @with_vault
 def run(vault: Vault, source: str, offset: int, length: int | None) -> None:
-    """Write a volume's bytes to standard output."""
+    """Write a volume's bytes to standard output.
+
+    Holes come out as zeros.
+    """
     from blockvault.ops.export import cat
 
     revision, volume = vault.split(source)

@@ -36,6 +36,7 @@ _MARKS = {"new": "A", "update": "M", "unchanged": " ", "remove": "D"}
 @click.argument("revision", metavar="REV", shell_complete=complete.revisions)
 @click.argument("directory", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--volume", "volumes", metavar="NAME", multiple=True, help="Only this volume.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite files that were written to since.")
 @click.option("-n", "--dry-run", is_flag=True, help="Show what would be written; write nothing.")
 @with_vault
 def run(
@@ -43,18 +44,20 @@ def run(
     revision: str,
     directory: Path,
     volumes: tuple[str, ...],
+    force: bool,
     dry_run: bool,
     as_json: bool,
 ) -> None:
     """Write a revision's volumes to a directory.
 
     Each volume becomes a sparse file NAME.raw beside its attachments and a manifest.  In a
-    directory that holds an earlier checkout only blocks that differ are written.  Take changes
-    back with 'blockvault snapshot --from DIR'.
+    directory that holds an earlier checkout only blocks that differ are written.  A file that was
+    written to since is left alone unless --force is given: take its changes back first, with
+    'blockvault snapshot --from DIR'.
     """
     from blockvault.ops import checkout
 
-    plan = checkout.plan(vault, revision, directory, volumes=list(volumes) or None)
+    plan = checkout.plan(vault, revision, directory, volumes=list(volumes) or None, force=force)
     if not dry_run:
         with progress("Writing", quiet=as_json) as report:
             plan = checkout.execute(vault, plan, progress=report)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 FORMATS = ("raw", "qcow2", "vmdk", "vdi", "vhdx", "vpc")
 
+CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
+
 P = ParamSpec("P")
 R = TypeVar("R")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -68,27 +70,24 @@ def command(
     """Declare a command.  ``shape`` (a dotted path of the JSON → its meaning) adds ``--json``."""
 
     def declare(function: Callable[..., Any]) -> Command:
-        function = vault_option()(function)
-        if shape:
-            function = json_option(function)
-        settings = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
-        return click.command(
-            name, cls=Command, examples=examples, shape=shape or {}, context_settings=settings
+        made = click.command(
+            name, cls=Command, examples=examples, shape=shape or {}, context_settings=CONTEXT
         )(function)
+        made.params += [_json_option(), vault_option()] if shape else [vault_option()]
+        return made
 
     return declare
 
 
-def vault_option(**extra: Any) -> Callable[[F], F]:
+def vault_option(**extra: Any) -> click.Option:
     """``-V``: accepted before and after the command's name; the later one wins."""
 
     def remember(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
         if value:
             ctx.ensure_object(Settings).vault = value
 
-    return click.option(
-        "-V",
-        "--vault",
+    return click.Option(
+        ["-V", "--vault"],
         metavar="DIR",
         expose_value=False,
         callback=remember,
@@ -98,10 +97,9 @@ def vault_option(**extra: Any) -> Callable[[F], F]:
     )
 
 
-def json_option(function: F) -> F:
-    return click.option(
-        "--json", "as_json", is_flag=True, help="Print JSON, one object per line, for programs."
-    )(function)
+def _json_option() -> click.Option:
+    text = "Print JSON, one object per line, for programs."
+    return click.Option(["--json", "as_json"], is_flag=True, help=text)
 
 
 def open_vault() -> Vault:

@@ -56,11 +56,12 @@ def run(
     exit_code: bool,
     as_json: bool,
 ) -> None:
-    """Compare two revisions, on any branches, volume by volume.
+    """Compare two revisions, or a revision and an image.
 
-    REV1 is the newest snapshot of the current branch and REV2 its head unless given.  Equal parts
-    are skipped by their hashes: the time depends on what differs, not on the size.  A name with a
-    slash, or one that is no revision, is an image FILE, and is compared with one volume of REV1.
+    They may be on any branches; REV1 is the newest snapshot of the current branch and REV2 its head
+    unless given.  Equal parts are skipped by their hashes: the time depends on what differs, not on
+    the size.  A path that begins with / or ./, or a name that is no revision but a file, is an
+    image FILE; one volume of REV1 is compared with it.
     """
     file = _image(vault, second, image_format)
     if file is None:

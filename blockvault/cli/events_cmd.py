@@ -53,10 +53,11 @@ def run(
     follow: bool,
     as_json: bool,
 ) -> None:
-    """List the write-level log, oldest first.
+    """List the write-level log.
 
-    Every write, trim and flush of every disk, and all that was done to branches and tags, each with
-    its number, time and branch.  With REV, only what happened to its branch until then.
+    Oldest first: every write, trim and flush of every disk, and all that was done to branches and
+    tags, each with its number, time and branch.  With REV, only what happened to its branch until
+    then.
     """
     branch, limits = _limits(vault, revision, since, until)
     if follow and limits.bounded:

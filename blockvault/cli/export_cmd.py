@@ -47,10 +47,10 @@ _STDOUT = "-"
 def run(
     vault: Vault, source: str, file: str, image_format: str, force: bool, as_json: bool
 ) -> None:
-    """Write one volume to an image file, or with - to standard output.
+    """Write one volume to an image file.
 
     The volume may be left out where the revision has only one.  The file appears under its name
-    only when it is complete.
+    only when it is complete.  With - as FILE the raw bytes go to standard output.
     """
     from blockvault.ops.export import export
 

@@ -23,7 +23,7 @@ from typing import NoReturn
 
 import click
 
-from blockvault.cli.common import Settings, vault_option
+from blockvault.cli.common import CONTEXT, Settings, vault_option
 from blockvault.errors import IOFailed, NoSpace, NotFound, VaultError
 
 PROGRAM = "blockvault"
@@ -114,9 +114,9 @@ def _print_version(ctx: click.Context, _param: click.Parameter, wanted: bool) ->
     PROGRAM,
     cls=Program,
     no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings=CONTEXT,
+    params=[vault_option(envvar="BLOCKVAULT_VAULT", show_envvar=True)],
 )
-@vault_option(envvar="BLOCKVAULT_VAULT", show_envvar=True)
 @click.option(
     "--version",
     is_flag=True,
@@ -231,8 +231,8 @@ def _prepare_streams() -> None:
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
-    sys.stdout = sys.stdout or open(1, "w", closefd=False)
-    sys.stderr = sys.stderr or open(2, "w", closefd=False)
+    sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
+    sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 

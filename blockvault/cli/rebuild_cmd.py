@@ -33,10 +33,11 @@ _SHAPE = {
 @click.option("-n", "--dry-run", is_flag=True, help="Compare only; change nothing.")
 @with_vault
 def run(vault: Vault, dry_run: bool, as_json: bool) -> None:
-    """Drop all tables that follow from the event log and replay it.
+    """Rebuild all tables from the event log.
 
-    Branches, tags, reflogs and the object index come out the same; if they were damaged, they are
-    mended.  It happens in one transaction: interrupted, it leaves everything as it was.
+    Drops what follows from the log and replays it.  Branches, tags, reflogs and the object index
+    come out the same; if they were damaged, they are mended.  It happens in one transaction:
+    interrupted, it leaves everything as it was.
     """
     from blockvault.ops.rebuild import rebuild
 

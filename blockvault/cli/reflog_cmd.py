@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 @click.option("-n", "--max-count", "count", metavar="N", type=click.IntRange(0), help="At most N.")
 @with_vault
 def run(vault: Vault, branch: str | None, count: int | None, as_json: bool) -> None:
-    """List where a branch has been, newest first.
+    """List where a branch has been.
 
-    Each line is a state that the branch stood at: rollback, branch, diff and checkout take its
-    revision.  Single writes are listed by events.
+    Newest first.  Each line is a state that the branch stood at: rollback, branch, diff and
+    checkout take its revision.  Single writes are listed by events.
     """
     name = branch or vault.head
     names = {branch.id: branch.name for branch in vault.branches(deleted=True)}

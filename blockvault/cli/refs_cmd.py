@@ -28,9 +28,9 @@ _NO_SNAPSHOT = "-"
 )
 @with_vault
 def run(vault: Vault, as_json: bool) -> None:
-    """List every name and the snapshot that it stands for.
+    """List every name and what it stands for.
 
-    A branch stands for its newest snapshot here; its head may hold later writes.
+    HEAD and branches stand for their newest snapshot here; a head may hold later writes.
     """
     for name, snapshot, target in _refs(vault):
         oid = snapshot.hex() if snapshot else None

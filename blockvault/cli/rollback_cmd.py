@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.argument("revision", metavar="REV", shell_complete=complete.revisions)
 @with_vault
 def run(vault: Vault, branch: str, revision: str, as_json: bool) -> None:
-    """Give BRANCH the state of REV.
+    """Give a branch the state of any revision.
 
     History is kept: the state that the branch leaves stays in its reflog, so a rollback can be
     rolled back too.

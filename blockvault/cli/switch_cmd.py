@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 @click.option("-c", "--create", is_flag=True, help="Make the branch, at REV or HEAD, first.")
 @with_vault
 def run(vault: Vault, branch: str, revision: str | None, create: bool) -> None:
-    """Make BRANCH the current one: HEAD, and the branch that commands use unless told.
+    """Make another branch the current one.
 
-    No file and no running machine is touched.
+    HEAD then means this branch, and commands use it unless told otherwise.  No file and no running
+    machine is touched.
     """
     if revision and not create:
         raise click.UsageError("REV is only used with --create")
