@@ -131,8 +131,7 @@ class Peer:
     def _secure(self) -> None:
         assert self._tls is not None
         secured = TLSChannel(self._socket, self._tls)
-        self._respect_deadline()
-        secured.handshake()
+        secured.handshake(self._respect_deadline)
         self._channel = secured
         self.name = f"{self.name}, {secured.peer_name()}"
 

@@ -14,7 +14,7 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,17 @@ class TLSChannel:
         self._received = memoryview(bytearray(RECORDS))
         self.settimeout = connected.settimeout
 
-    def handshake(self) -> None:
-        """Secure the stream; ``OSError`` if the client cannot or will not."""
+    def handshake(self, before_wait: Callable[[], None]) -> None:
+        """Secure the stream; ``OSError`` if the client cannot or will not.
+
+        ``before_wait`` is called each time the client must say more; it may give up by raising.
+        """
         while True:
             try:
                 self._engine.do_handshake()
             except ssl.SSLWantReadError:
                 self._push()
+                before_wait()
                 self._pull()
             except ssl.SSLError:
                 with contextlib.suppress(OSError):
