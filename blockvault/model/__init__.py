@@ -11,9 +11,10 @@ after it.
     snapshot     Snapshot and Volume, encoded canonically     refs      the revision syntax
     state        the fold: log records -> projections         times     "10 minutes ago"
     projections  the tables it writes, and how to read them   history   ancestry of snapshots
-    tree         read, update, resize, walk                   builder   a tree from its leaves
-    overlay      blocks written since a waypoint              extents   algebra of runs
-    diff         what differs between two states
+    tree         nodes, lookups, walks                        update    new roots from old ones
+    overlay      blocks written since a waypoint              builder   a root from all its leaves
+    diff         what differs between two states              extents   algebra of runs
+    checks       what single values may be
 
 Nothing in this package reads a file or the environment, and only ``events.now_us`` a clock: trees
 get their nodes from a ``NodeSource``, the fold writes to ``Tables``; the store implements both.

@@ -8,6 +8,7 @@ size of the overlay.  States of different sizes are compared as if the smaller w
 from __future__ import annotations
 
 from collections.abc import Iterator
+from operator import ne
 from typing import NamedTuple
 
 from blockvault.model.extents import Run, merged
@@ -21,8 +22,8 @@ from blockvault.model.tree import (
     children,
     depth,
     fetch,
-    resize,
 )
+from blockvault.model.update import resize
 
 _Pair = tuple[int, bytes, bytes]
 """A position, and the two different ids that the states have there."""
@@ -85,6 +86,10 @@ def _changed(nodes: NodeSource, pairs: list[_Pair], height: int) -> Iterator[Run
 
 
 def _leaf_runs(first: int, a: bytes, b: bytes) -> Iterator[Run]:
-    for block, (x, y) in enumerate(zip(children(a), children(b), strict=True), first):
-        if x != y:
-            yield Run(block, block + 1)
+    differs = bytes(map(ne, children(a), children(b)))
+    start = differs.find(1)
+    while start >= 0:
+        stop = differs.find(0, start)
+        stop = len(differs) if stop < 0 else stop
+        yield Run(first + start, first + stop)
+        start = differs.find(1, stop)

@@ -25,16 +25,18 @@ from typing import Any, ClassVar, Final
 from blockvault.encoding import pack, unpack
 from blockvault.errors import BadRequest, Damaged, Unsupported
 from blockvault.ids import ID_SIZE
-from blockvault.model.names import check_ref_name, check_volume_name
-from blockvault.model.snapshot import (
+from blockvault.model.checks import (
     LIMIT,
-    Volume,
+    check_branch,
     check_id,
+    check_ids,
     check_number,
+    check_optional_id,
     check_text,
-    check_volumes,
-    volumes_from,
+    check_vault_id,
 )
+from blockvault.model.names import check_ref_name, check_volume_name
+from blockvault.model.snapshot import Volume, check_volumes, volumes_from
 
 Row = tuple[Any, ...]
 
@@ -274,51 +276,31 @@ EVENTS: Final[dict[int, type[Event]]] = {
 # -- what each field may hold ----------------------------------------------------------------
 
 
-def _vault_id(value: Any) -> None:
-    if type(value) is not bytes or len(value) != 16:
-        raise BadRequest(f"{value!r:.80} is not a vault id")
-
-
-def _ids(value: Any) -> None:
-    if type(value) is not bytes or not value or len(value) % ID_SIZE:
-        raise BadRequest(f"{value!r:.80} is not a sequence of block ids")
-
-
-def _branch(value: Any) -> None:
-    if check_number(value) == 0:
-        raise BadRequest("no branch has the id 0")
-
-
-def _optional_id(value: Any) -> None:
-    if value is not None:
-        check_id(value)
-
-
 def _action(value: Any) -> None:
     if value not in VOLUME_ACTIONS:
         raise BadRequest(f"{value!r:.80} is not one of {', '.join(VOLUME_ACTIONS)}")
 
 
 _CHECKS: Final[dict[str, Callable[[Any], object]]] = {
-    "vault_id": _vault_id,
+    "vault_id": check_vault_id,
     "block_size": check_number,
     "compression": check_text,
     "name": check_ref_name,
-    "branch": _branch,
+    "branch": check_branch,
     "target_branch": check_number,
     "target_seq": check_number,
     "source_seq": check_number,
     "offset": check_number,
     "length": check_number,
-    "ids": _ids,
+    "ids": check_ids,
     "volume": check_volume_name,
     "volumes": check_volumes,
     "action": _action,
 }
 _SPECIAL: Final[dict[tuple[int, str], Callable[[Any], object]]] = {
     (BRANCH_CREATED, "source"): check_number,
-    (BRANCH_CREATED, "snapshot"): _optional_id,
-    (ROLLED_BACK, "snapshot"): _optional_id,
+    (BRANCH_CREATED, "snapshot"): check_optional_id,
+    (ROLLED_BACK, "snapshot"): check_optional_id,
     (IMPORTED, "source"): check_text,
     (IMPORTED, "snapshot"): check_id,
     (SNAPSHOTTED, "snapshot"): check_id,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator
-from itertools import tee
+from itertools import groupby, tee
 from typing import NamedTuple
 
 from blockvault.ids import ZERO_ID
@@ -83,12 +83,12 @@ def of_tree(
         if at < first:
             yield Run(at, first, True)
         at = min(first + tree.FANOUT, stop)
-        if ZERO_ID not in leaf:
-            yield Run(max(first, start), at)
-            continue
-        for block, oid in enumerate(tree.children(leaf)[: at - first], first):
-            if block >= start:
-                yield Run(block, block + 1, oid == ZERO_ID)
+        low = max(first, start)
+        zeros = map(ZERO_ID.__eq__, tree.children(leaf)[low - first : at - first])
+        for zero, alike in groupby(zeros):
+            count = len(list(alike))
+            yield Run(low, low + count, zero)
+            low += count
     if at < stop:
         yield Run(at, stop, True)
 

@@ -16,6 +16,7 @@ from blockvault.ids import ID_SIZE, ZERO_ID
 from blockvault.model import tree
 from blockvault.model.events import BARRIER, DATA_CODES, WROTE, Row
 from blockvault.model.extents import Run, clipped, overlaid
+from blockvault.model.update import update
 
 LONG_RUN = 1024
 """Blocks from which a zeroed run is kept as a run instead of block by block."""
@@ -95,7 +96,7 @@ class Overlay:
 
     def fold(self, nodes: tree.NodeSource, sink: tree.NodeSink, root: bytes, height: int) -> bytes:
         """The root of the tree below with this overlay applied; new nodes go to ``sink``."""
-        return tree.update(nodes, sink, root, height, self.blocks, self.cleared)
+        return update(nodes, sink, root, height, self.blocks, self.cleared)
 
 
 def replay(overlays: dict[str, Overlay], rows: Iterable[Row], branch: int, block_size: int) -> None:

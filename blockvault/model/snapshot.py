@@ -17,14 +17,13 @@ from typing import Any, NamedTuple
 
 from blockvault.encoding import pack, unpack
 from blockvault.errors import BadRequest, Damaged, Unsupported
-from blockvault.ids import ID_SIZE, object_id
+from blockvault.ids import object_id
+from blockvault.model.checks import check_id, check_number, check_text
 from blockvault.model.names import check_volume_name
 
 VERSION = 1
 MAX_SIZE = 1 << 60
 """Bytes of a volume: an exbibyte, so that offsets fit any signed 64-bit interface."""
-LIMIT = 1 << 63
-"""Above every number in a log or snapshot."""
 
 
 class Volume(NamedTuple):
@@ -124,28 +123,3 @@ def check_volumes(volumes: Any) -> tuple[Volume, ...]:
     if any(a >= b for a, b in pairwise(names)):
         raise BadRequest(f"volumes are not in ascending order of name: {', '.join(names)}")
     return volumes
-
-
-def check_id(oid: Any) -> bytes:
-    """Return ``oid`` if it is 32 bytes."""
-    if type(oid) is not bytes or len(oid) != ID_SIZE:
-        raise BadRequest(f"{oid!r:.80} is not an object id")
-    return oid
-
-
-def check_text(text: Any) -> str:
-    """Return ``text`` if it is a string that UTF-8 can hold."""
-    if type(text) is not str:
-        raise BadRequest(f"{text!r:.80} is not text")
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise BadRequest("text holds characters that UTF-8 cannot encode") from None
-    return text
-
-
-def check_number(number: Any) -> int:
-    """Return ``number`` if it is a sequence number, time or byte count: 0 to ``LIMIT`` - 1."""
-    if type(number) is not int or not 0 <= number < LIMIT:
-        raise BadRequest(f"{number!r:.80} is not a number from 0 to 2**63 - 1")
-    return number

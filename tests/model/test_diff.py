@@ -12,6 +12,7 @@ from blockvault.ids import ZERO_ID, object_id
 from blockvault.model import diff, tree
 from blockvault.model.diff import Side
 from blockvault.model.overlay import Overlay
+from blockvault.model.update import update
 
 BS = 4096
 SIZES = [0, 1, 4096, 4097, 32 * BS, 33 * BS, 1000 * BS - 5, 1025 * BS, 40_000 * BS]
@@ -24,7 +25,7 @@ def make(nodes: tree.Scratch, size: int, rng: random.Random) -> tuple[Side, dict
     for _ in range(min(nblocks, 60)):
         at = min(nblocks - 1, rng.randrange(rng.choice([nblocks, 40])))
         content[at] = rng.choice([object_id(b"a"), object_id(b"b"), ZERO_ID])
-    root = tree.update(nodes, nodes, ZERO_ID, tree.depth(nblocks), content)
+    root = update(nodes, nodes, ZERO_ID, tree.depth(nblocks), content)
     if not nblocks or rng.random() < 0.3:
         return Side(size, root), content
     overlay = Overlay()
@@ -74,8 +75,8 @@ def test_costs_what_changed_not_what_there_is() -> None:
     nodes = tree.Scratch()
     nblocks = 1 << 18
     content = {b: object_id(b"%d" % b) for b in range(0, nblocks, 8)}
-    root = tree.update(nodes, nodes, ZERO_ID, 4, content)
-    later = tree.update(nodes, nodes, root, 4, {77: object_id(b"x"), 200_000: ZERO_ID})
+    root = update(nodes, nodes, ZERO_ID, 4, content)
+    later = update(nodes, nodes, root, 4, {77: object_id(b"x"), 200_000: ZERO_ID})
     a, b = Side(nblocks * BS, root), Side(nblocks * BS, later)
     asked = Counting(nodes)
     assert [tuple(run)[:2] for run in diff.changed_blocks(asked, a, b, BS)] == [
@@ -91,9 +92,7 @@ def test_costs_what_changed_not_what_there_is() -> None:
 def test_is_streamed() -> None:
     nodes = tree.Scratch()
     nblocks = 1 << 18
-    root = tree.update(
-        nodes, nodes, ZERO_ID, 4, {b: object_id(b"%d" % b) for b in range(0, nblocks, 8)}
-    )
+    root = update(nodes, nodes, ZERO_ID, 4, {b: object_id(b"%d" % b) for b in range(0, nblocks, 8)})
     asked = Counting(nodes)
     size = nblocks * BS
     first = next(diff.changed_blocks(asked, Side(size, ZERO_ID), Side(size, root), BS))

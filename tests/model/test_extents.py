@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from blockvault.ids import ZERO_ID, object_id
 from blockvault.model import extents, tree
 from blockvault.model.extents import Run
+from blockvault.model.update import update
 
 END = 60
 
@@ -83,7 +84,7 @@ def test_of_tree_covers_the_range_with_data_and_zeros(
     stop = min(100, start + length)
     content = {b: object_id(b"%d" % b) if data else ZERO_ID for b, data in written.items()}
     nodes = tree.Scratch()
-    root = tree.update(nodes, nodes, ZERO_ID, 2, content)
+    root = update(nodes, nodes, ZERO_ID, 2, content)
     got = points(extents.of_tree(nodes, root, 2, start, stop))
     assert got == {b: not written.get(b, False) for b in range(start, stop)}
 
@@ -91,7 +92,7 @@ def test_of_tree_covers_the_range_with_data_and_zeros(
 @given(run_lists())
 def test_of_state_puts_the_overlay_over_the_tree(upper: list[Run]) -> None:
     nodes = tree.Scratch()
-    root = tree.update(nodes, nodes, ZERO_ID, 2, {b: object_id(b"x") for b in range(10, 40)})
+    root = update(nodes, nodes, ZERO_ID, 2, {b: object_id(b"x") for b in range(10, 40)})
     got = list(extents.of_state(nodes, root, 2, upper, 0, END))
     below = {at: not 10 <= at < 40 for at in range(END)}
     assert points(got) == below | points(upper)
@@ -108,6 +109,6 @@ def test_a_huge_volume_of_zeros_is_one_run_without_reading(nblocks: int) -> None
 @pytest.mark.parametrize(("start", "stop"), [(0, 100), (5, 60), (32, 64), (40, 41), (95, 96)])
 def test_of_tree_cuts_full_leaves_at_the_range(start: int, stop: int) -> None:
     nodes = tree.Scratch()
-    root = tree.update(nodes, nodes, ZERO_ID, 2, {b: object_id(b"x") for b in range(96)})
+    root = update(nodes, nodes, ZERO_ID, 2, {b: object_id(b"x") for b in range(96)})
     got = points(extents.of_tree(nodes, root, 2, start, stop))
     assert got == {b: b >= 96 for b in range(start, stop)}

@@ -13,6 +13,7 @@ from blockvault.model import overlay as overlay_module
 from blockvault.model import tree
 from blockvault.model.events import BARRIER, CHECKPOINTED, TRIMMED, WROTE, ZEROED
 from blockvault.model.overlay import Overlay, replay
+from blockvault.model.update import update
 
 NBLOCKS = 300
 IDS = [object_id(bytes([n])) for n in range(9)] + [ZERO_ID]
@@ -72,8 +73,8 @@ def test_folds_into_the_tree_below(long_run: int, todo: list[tuple[int, bytes | 
         overlay, plain = play(todo)
     nodes = tree.Scratch()
     below = {b: IDS[b % 9] for b in range(0, NBLOCKS, 3)}
-    root = tree.update(nodes, nodes, ZERO_ID, 2, below)
-    expected = tree.update(nodes, nodes, ZERO_ID, 2, below | plain)
+    root = update(nodes, nodes, ZERO_ID, 2, below)
+    expected = update(nodes, nodes, ZERO_ID, 2, below | plain)
     assert overlay.fold(nodes, nodes, root, 2) == expected
 
 

@@ -19,6 +19,7 @@ from blockvault.model.events import Event, Row
 from blockvault.model.overlay import Overlay, replay
 from blockvault.model.projections import BranchRow, RecordedRow, TagRow, TrailRow, WaypointRow
 from blockvault.model.snapshot import Volume
+from blockvault.model.update import update
 
 BS = 4096
 BLOCKS = 50
@@ -97,7 +98,7 @@ class Machine:
         return f"b{self.seq + 1}"
 
     def volumes(self, content: dict[int, bytes]) -> tuple[Volume, ...]:
-        root = tree.update(self.nodes, self.nodes, ZERO_ID, 2, content)
+        root = update(self.nodes, self.nodes, ZERO_ID, 2, content)
         return (Volume("vda", BLOCKS * BS, root),)
 
     def moved(self, branch: int, content: dict[int, bytes], tip: bytes | None, kind: str) -> None:

@@ -12,6 +12,8 @@ from blockvault.errors import BadRequest, Damaged
 from blockvault.ids import ZERO_ID, object_id
 from blockvault.model import tree
 from blockvault.model.builder import Builder
+from blockvault.model.diff import Side, changed_blocks
+from blockvault.model.update import resize, update
 
 SIZES = st.sampled_from([1, 31, 32, 33, 100, 1023, 1024, 1025, 5000, 32768, 32769, 2_000_000])
 
@@ -34,7 +36,7 @@ def plain_root(content: dict[int, bytes], height: int) -> bytes:
 
 def make(content: dict[int, bytes], nblocks: int) -> tuple[tree.Scratch, bytes]:
     nodes = tree.Scratch()
-    return nodes, tree.update(nodes, nodes, ZERO_ID, tree.depth(nblocks), content)
+    return nodes, update(nodes, nodes, ZERO_ID, tree.depth(nblocks), content)
 
 
 @st.composite
@@ -75,7 +77,7 @@ def test_updates_give_the_root_of_the_content(data: st.DataObject, nblocks: int)
         content = {
             b: oid for b, oid in content.items() if not any(lo <= b < hi for lo, hi in cleared)
         } | changes
-        root = tree.update(nodes, nodes, root, height, changes, cleared)
+        root = update(nodes, nodes, root, height, changes, cleared)
         assert root == plain_root(content, height)
     wanted = data.draw(st.lists(st.integers(0, nblocks - 1), max_size=20)) + list(content)
     found = tree.lookup_many(nodes, root, height, wanted)
@@ -109,7 +111,7 @@ def test_resize_equals_a_tree_built_at_the_new_size(
     content = data.draw(contents(old))
     nodes, root = make(content, old)
     kept = {b: oid for b, oid in content.items() if b < new}
-    assert tree.resize(nodes, nodes, root, old, new) == plain_root(kept, tree.depth(new))
+    assert resize(nodes, nodes, root, old, new) == plain_root(kept, tree.depth(new))
 
 
 @given(st.data(), SIZES, SIZES)
@@ -134,7 +136,7 @@ def test_a_rewrite_with_equal_ids_stores_nothing() -> None:
     content = {b: block(b) for b in range(0, 5000, 7)}
     nodes, root = make(content, 5000)
     sink = tree.Scratch(nodes)
-    assert tree.update(nodes, sink, root, 3, content) == root
+    assert update(nodes, sink, root, 3, content) == root
     assert sink.added == {}
 
 
@@ -142,12 +144,12 @@ def test_an_update_reads_only_the_path_and_clears_without_reading() -> None:
     nblocks = 1 << 20
     nodes, root = make({b: block(b) for b in range(0, nblocks, 512)}, nblocks)
     asked = Counting(nodes)
-    tree.update(asked, nodes, root, 4, {777_728: block(1)})
+    update(asked, nodes, root, 4, {777_728: block(1)})
     assert (asked.ids, asked.calls) == (4, 4)
     asked = Counting(nodes)
-    assert tree.update(asked, nodes, root, 4, {}, [(0, nblocks)]) == ZERO_ID
+    assert update(asked, nodes, root, 4, {}, [(0, nblocks)]) == ZERO_ID
     assert asked.ids == 0
-    tree.update(asked, nodes, root, 4, {}, [(1, nblocks - 1)])
+    update(asked, nodes, root, 4, {}, [(1, nblocks - 1)])
     assert asked.ids <= 7
 
 
@@ -202,7 +204,7 @@ def test_builder_refuses_more_leaves_than_the_volume_has() -> None:
 def test_blocks_outside_of_the_tree_are_refused(blocks: dict[int, bytes]) -> None:
     nodes = tree.Scratch()
     with pytest.raises(BadRequest):
-        tree.update(nodes, nodes, ZERO_ID, 2, blocks)
+        update(nodes, nodes, ZERO_ID, 2, blocks)
     with pytest.raises(BadRequest):
         tree.lookup_many(nodes, ZERO_ID, 2, blocks)
     with pytest.raises(BadRequest):
@@ -212,7 +214,7 @@ def test_blocks_outside_of_the_tree_are_refused(blocks: dict[int, bytes]) -> Non
 def test_reachable_yields_each_node_once_parents_first() -> None:
     content = {b: block(b % 40) for b in range(0, 3000, 3)}
     nodes, root = make(content, 3000)
-    other = tree.update(nodes, nodes, root, 3, {5: block(99)})
+    other = update(nodes, nodes, root, 3, {5: block(99)})
     seen: set[bytes] = set()
     got = list(tree.reachable(nodes, [(root, 3), (root, 3), (other, 3), (ZERO_ID, 2)], seen))
     assert len({oid for _, oid, _ in got}) == len(got) == len(seen)
@@ -238,18 +240,20 @@ def test_a_missing_or_short_node_is_damage() -> None:
         tree.lookup_range(nodes, root, 3, 0, 10)
 
 
-@settings(max_examples=20)
+@settings(max_examples=30)
 @given(st.integers(1, 3000), st.integers(1, 3000))
 def test_batches_smaller_than_the_tree_change_nothing(seed: int, nblocks: int) -> None:
     rng = random.Random(seed)
     content = {rng.randrange(nblocks): block(rng.randrange(99)) for _ in range(300)}
-    batch, tree.BATCH = tree.BATCH, 3
-    try:
+    height = tree.depth(nblocks)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("tree", "update", "diff"):
+            patch.setattr(f"blockvault.model.{module}.BATCH", 3)
         nodes, root = make(content, nblocks)
-        height = tree.depth(nblocks)
         assert root == plain_root(content, height)
         firsts = [first for first, _ in tree.leaves(nodes, root, height)]
         assert firsts == sorted({b // 32 * 32 for b in content})
         assert len(list(tree.reachable(nodes, [(root, height)], set()))) == len(nodes.added)
-    finally:
-        tree.BATCH = batch
+        sides = Side(nblocks * 512, root), Side(nblocks * 512, ZERO_ID)
+        runs = changed_blocks(nodes, *sides, 512)
+        assert [b for run in runs for b in range(run.start, run.stop)] == sorted(content)
