@@ -9,8 +9,8 @@ of zeros.  Blocks past the end of the volume are zero, so equal content has an e
     root (height 3)  ──  32 × height 2  ──  32 × leaf  ──  32 × block
 
 Nothing here does input or output: nodes come from a ``NodeSource`` and new ones go to a
-``NodeSink``; ``update`` and ``builder`` make new trees.  Every walk fetches up to ``BATCH`` nodes of
-one height at a time and goes down before it goes on, so the number of fetches is small and the
+``NodeSink``; ``update`` and ``builder`` make new trees.  Every walk fetches up to ``BATCH`` nodes
+of one height at a time and goes down before it goes on, so the number of fetches is small and the
 memory is bounded by BATCH nodes a level, whatever the size of the volume.
 """
 
