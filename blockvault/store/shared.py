@@ -6,8 +6,9 @@ the inode of ``data.mdb``, hands out one ``Environment`` and counts its users.  
 open and every transaction that runs is a user, and the last one closes it: nothing is unmapped
 under a reader's feet.
 
-A forked child must not touch what its parent opened.  It finds an empty registry and may open the
-vault anew; the stores it inherited refuse to work.
+A forked child must not touch what its parent opened: map, locks and reader slots are the parent's.
+The stores that it inherited refuse to work, and it cannot open the same vault either, since py-lmdb
+takes it for the same process.
 """
 
 from __future__ import annotations
@@ -33,6 +34,12 @@ Database = lmdb._Database
 _registry: dict[tuple[int, int], Environment] = {}
 _registry_lock = threading.Lock()
 _left_behind: list[object] = []
+_parents_files: set[tuple[int, int]] = set()
+
+_FORKED = (
+    "the vault was opened before this process was forked, and cannot be used on both sides: open "
+    "it after the fork, or start the process in another way ('spawn', subprocess)"
+)
 
 
 class Environment:
@@ -145,7 +152,7 @@ class Environment:
         """In a forked child: forget everything without closing what the parent still uses."""
         self._guard = threading.Lock()
         self._users = 0
-        self._unusable = "the vault was opened before this process was forked: open it again"
+        self._unusable = _FORKED
         if self.head is not None:
             self.head.close()  # else a child that lives on would keep the parent's write lock
 
@@ -165,6 +172,8 @@ def open_environment(path: Path, wait: float) -> Environment:
             if known is not None:
                 known.acquire()
                 return known
+            if key in _parents_files:
+                raise IOFailed(_FORKED, kind="forked")
             environment = _registry[key] = Environment(path, wait)
             return environment
         except (FileNotFoundError, NotADirectoryError):
@@ -218,6 +227,7 @@ def _after_fork() -> None:
         environment.abandon()
     # Kept for ever: collecting them would touch the parent's mapping and lock file.
     _left_behind.extend(_registry.values())
+    _parents_files.update(_registry)
     _registry.clear()
 
 

@@ -13,8 +13,9 @@ from blockvault.errors import BadRequest
 
 META = "meta"
 INDEX = "index"
+RUNS = "runs"
 PROJECTIONS = ("refs", "branches", "waypoints", "trail", "snapshots")
-KEYED = (META, INDEX, *PROJECTIONS)
+KEYED = (META, INDEX, RUNS, *PROJECTIONS)
 """Tables with byte keys, for ``get``, ``put``, ``delete``, ``scan`` and ``clear``."""
 
 FRAMES = "frames"

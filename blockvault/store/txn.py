@@ -25,7 +25,8 @@ from blockvault.store.types import Reader, Writer, not_the_end
 PAGE = 256
 """Rows that a scan in a write transaction takes at a time, so that its table may change."""
 
-READER_CHECK_EVERY = 256
+READER_CHECK_EVERY = 64
+"""Commits between two searches for readers that died: what a dead one pins cannot be reused."""
 
 
 class LmdbReader(Reader):

@@ -1,0 +1,134 @@
+"""The writers' queue by itself."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blockvault.errors import Busy
+from blockvault.store.writelock import WriteLock
+
+
+@pytest.fixture
+def descriptors(tmp_path: Path) -> Iterator[tuple[int, int]]:
+    """Two open files of one inode: to flock they are as foreign as two processes."""
+    opened = [os.open(tmp_path / "head", os.O_RDWR | os.O_CREAT) for _ in range(2)]
+    yield opened[0], opened[1]
+    for descriptor in opened:
+        os.close(descriptor)
+
+
+def test_one_at_a_time_and_busy_after_the_timeout(descriptors: tuple[int, int]) -> None:
+    first, second = map(WriteLock, descriptors)
+    first.acquire()
+    assert first.held_by_me()
+    assert not second.held_by_me()
+    started = time.monotonic()
+    with pytest.raises(Busy, match="another process"):
+        second.acquire(0.1)
+    assert 0.1 <= time.monotonic() - started < 1
+    assert not second.try_acquire(0)
+    first.release()
+    assert second.try_acquire(0)
+    second.release()
+
+
+def test_threads_wait_for_each_other(descriptors: tuple[int, int]) -> None:
+    lock = WriteLock(descriptors[0])
+    lock.acquire()
+    caught: list[str] = []
+
+    def other() -> None:
+        try:
+            lock.acquire(0.1)
+        except Busy as error:
+            caught.append(error.message)
+        lock.acquire(5)
+        lock.release()
+        caught.append("got it")
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    time.sleep(0.3)
+    lock.release()
+    thread.join()
+    assert "another thread" in caught[0]
+    assert caught[1] == "got it"
+
+
+def test_a_waiter_gets_the_lock_when_it_is_free(descriptors: tuple[int, int]) -> None:
+    first, second = map(WriteLock, descriptors)
+    first.acquire()
+    threading.Timer(0.2, os.close, [os.dup(descriptors[0])]).start()  # closing a copy frees nothing
+    freed = threading.Event()
+
+    def free() -> None:
+        freed.set()
+        first.release()
+
+    # The owner is this thread: only it may release, so it does so from a timer of its own thread.
+    waiter = threading.Thread(target=lambda: (second.acquire(5), second.release()))
+    waiter.start()
+    time.sleep(0.3)
+    assert waiter.is_alive()
+    free()
+    waiter.join(5)
+    assert not waiter.is_alive()
+
+
+def test_a_wait_that_was_given_up_takes_nothing_later(descriptors: tuple[int, int]) -> None:
+    first, second = map(WriteLock, descriptors)
+    first.acquire()
+    for _ in range(3):
+        with pytest.raises(Busy):
+            second.acquire(0.05)
+    first.release()
+    deadline = time.monotonic() + 5
+    while any(t.name == "vault-write-queue" for t in threading.enumerate()):
+        assert time.monotonic() < deadline, "the helper threads end"
+        time.sleep(0.01)
+    for _ in range(3):
+        assert first.try_acquire(0)
+        first.release()
+        assert second.try_acquire(0)
+        second.release()
+
+
+def test_turns_are_exact_under_contention(descriptors: tuple[int, int]) -> None:
+    locks = [WriteLock(descriptor) for descriptor in descriptors]
+    inside, total = [0], [0]
+
+    def work(lock: WriteLock) -> None:
+        for _ in range(50):
+            lock.acquire(20)
+            inside[0] += 1
+            assert inside[0] == 1
+            time.sleep(0.0002)
+            total[0] += 1
+            inside[0] -= 1
+            lock.release()
+
+    threads = [threading.Thread(target=work, args=(locks[n % 2],)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert total == [200]
+
+
+def test_no_descriptor_is_leaked(descriptors: tuple[int, int]) -> None:
+    first, second = map(WriteLock, descriptors)
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        first.acquire()
+        thread = threading.Thread(target=lambda: (second.acquire(5), second.release()))
+        thread.start()
+        time.sleep(0.02)
+        first.release()
+        thread.join()
+    assert len(os.listdir("/proc/self/fd")) == before
