@@ -65,7 +65,7 @@ class HeadDevice(StateDevice):
         with self._session.mutex:
             dirty = sorted(block for block in self.dirty if first <= block < stop)
         over = (extents.Run(block, block + 1, self._reads_zero(block)) for block in dirty)
-        return extents.union(super().upper_runs(first, stop), over)
+        return extents.overlaid(super().upper_runs(first, stop), over)
 
     def _reads_zero(self, block: int) -> bool:
         return self.dirty.get(block) == self._zero

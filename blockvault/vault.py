@@ -16,7 +16,7 @@ import getpass
 import os
 import secrets
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +27,7 @@ from blockvault.model import events, state
 from blockvault.model.snapshot import Snapshot
 from blockvault.ops import compare, reading, refs, resolve, snapshots
 from blockvault.ops.resolve import Position
+from blockvault.store import tables
 from blockvault.store.env import LmdbStore
 from blockvault.store.frames import Frame
 from blockvault.store.objects import ObjectReader, ObjectWriter
@@ -71,6 +72,11 @@ class Transaction:
 
     def add_frames(self, frames: Sequence[Frame]) -> None:
         self.writer.add_frames(frames)
+
+    def add_runs(self, runs: Mapping[bytes, bytes]) -> None:
+        """Remember for leaf ids the hash of all their blocks as one run of bytes."""
+        for leaf, digest in sorted(runs.items()):
+            self.writer.put(tables.RUNS, leaf, digest)
 
     def finish(self) -> None:
         if not self._rows:

@@ -64,6 +64,18 @@ class Builder:
         self._push(1, before if same else self._sink.add(leaf))
         return same
 
+    @property
+    def earlier(self) -> bytes:
+        """The id of the leaf that the earlier state has next; ``ZERO_ID`` if it is zeros there."""
+        return self._earlier.leaf_id(self.done)
+
+    def keep(self) -> None:
+        """Append the leaf that the earlier state has next."""
+        self._expect(1)
+        before = self.earlier
+        self.done += 1
+        self._push(1, before)
+
     def skip(self, leaves: int) -> None:
         """Append ``leaves`` leaves of zeros."""
         self._expect(leaves)

@@ -290,11 +290,11 @@ def snapshot_from(
             known = Volume(entry.name, entry.size, bytes.fromhex(entry.root))
             source = sources.get(entry.file)
             into[entry.name] = intake.volume(entry.name, source, known) if source else known
-        frames = intake.finish()
+        intake.finish()
         for source in sources.values():
             source.check_unchanged()
         made = target.record(
-            volumes.values(), frames, str(directory), message, author, list(attachments.values())
+            volumes.values(), str(directory), message, author, list(attachments.values())
         )
     entries = [_taken(entry, made, directory) for entry in files]
     manifest.save(directory, Manifest(held.vault, made.id.hex(), branch, tuple(entries)))

@@ -23,7 +23,7 @@ from blockvault.ops import Progress, images, silent
 if TYPE_CHECKING:
     from blockvault.vault import Vault
 
-_BATCH = 4 << 20
+_BATCH = 1 << 20
 _T = TypeVar("_T")
 
 
@@ -147,7 +147,10 @@ def _stream(device: Device, out: BinaryIO, start: int, length: int, progress: Pr
 
 @contextmanager
 def _replacing(target: Path) -> Iterator[tuple[int, Path]]:
-    """A temporary file beside ``target`` that becomes it, durably, when the block ends well."""
+    """A temporary file beside ``target`` that becomes it when the block ends well.
+
+    As with any copy, it is the system that brings it to the disk in its own time.
+    """
     try:
         fd, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except FileNotFoundError:
@@ -157,7 +160,6 @@ def _replacing(target: Path) -> Iterator[tuple[int, Path]]:
     temporary = Path(name)
     try:
         yield fd, temporary
-        _wrapped(os.fsync, fd)
         temporary.chmod(0o666 & ~_umask())
         temporary.replace(target)
     finally:
@@ -195,8 +197,6 @@ def _convert(raw: Path, image_format: str) -> None:
             ],
             f"the {image_format} image could not be written",
         )
-        with open(made, "rb") as file:
-            _wrapped(os.fsync, file.fileno())
         made.replace(raw)
     finally:
         made.unlink(missing_ok=True)

@@ -10,7 +10,7 @@ All are safe to use from several threads: they hold no transaction, only an immu
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from blockvault.device import Device, Extent
@@ -58,8 +58,10 @@ class TreeReader:
     def block_ids(self, first: int, stop: int) -> list[bytes]:
         """Ids of the blocks ``first`` to ``stop``; ZERO_ID where there is nothing."""
         low, high = first // tree.FANOUT, -(-stop // tree.FANOUT)
-        get = self._leaves.get
-        ids = b"".join([get(leaf) or self._load(leaf) for leaf in range(low, high)])
+        leaves = [self._leaves.get(leaf) for leaf in range(low, high)]
+        if None in leaves:
+            leaves = self._load_many(low, high)
+        ids = b"".join(leaves)  # type: ignore[arg-type]
         skip = (first - low * tree.FANOUT) * ID_SIZE
         return [
             ids[at : at + ID_SIZE] for at in range(skip, skip + (stop - first) * ID_SIZE, ID_SIZE)
@@ -69,10 +71,24 @@ class TreeReader:
         leaf = tree.lookup_range(
             self.objects, self.root, self.height, number * tree.FANOUT, tree.FANOUT
         )
-        if len(self._leaves) >= _LEAF_CACHE:
-            self._leaves.clear()
-        self._leaves[number] = leaf
+        self._keep({number: leaf})
         return leaf
+
+    def _load_many(self, low: int, high: int) -> list[bytes | None]:
+        """The leaves ``low`` to ``high`` with one fetch a level."""
+        count = (high - low) * tree.FANOUT
+        ids = tree.lookup_range(self.objects, self.root, self.height, low * tree.FANOUT, count)
+        found = {
+            low + at: ids[at * tree.NODE_SIZE : (at + 1) * tree.NODE_SIZE]
+            for at in range(high - low)
+        }
+        self._keep(found)
+        return list(found.values())
+
+    def _keep(self, leaves: Mapping[int, bytes]) -> None:
+        if len(self._leaves) + len(leaves) > _LEAF_CACHE:
+            self._leaves.clear()
+        self._leaves.update(leaves)
 
 
 class StateDevice:

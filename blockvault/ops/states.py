@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from blockvault.errors import Damaged
 from blockvault.model import events, projections, tree
-from blockvault.model.overlay import Overlay
+from blockvault.model.overlay import Overlay, replay
 from blockvault.model.snapshot import Snapshot, Volume
 
 if TYPE_CHECKING:
@@ -25,14 +25,15 @@ def overlays(vault: Vault, position: Position) -> dict[str, Overlay]:
     found: dict[str, Overlay] = {}
     if position.seq == position.waypoint_seq:
         return found
-    fold = _Fold(vault.options.block_size, position, found)
     for first_seq in _records(vault, position):
         with vault.read() as reader:
             record = reader.record(first_seq)
         if record is None:
             raise Damaged(f"the log has no record of event {first_seq}", kind="broken-chain")
-        for seq, row in enumerate(events.unpack_rows(record.payload), record.first_seq):
-            fold.step(seq, row)
+        rows = events.unpack_rows(record.payload)
+        low = max(0, position.waypoint_seq + 1 - first_seq)
+        wanted = rows[low : position.seq + 1 - first_seq]
+        replay(found, wanted, position.branch, vault.options.block_size)
     return found
 
 
@@ -45,29 +46,6 @@ def _records(vault: Vault, position: Position) -> list[int]:
                 break
             records.append(first_seq)
     return records[::-1]
-
-
-class _Fold:
-    """Data events of one branch, onto its overlays."""
-
-    def __init__(self, block_size: int, position: Position, overlays_: dict[str, Overlay]) -> None:
-        self.block_size = block_size
-        self.position = position
-        self.overlays = overlays_
-
-    def step(self, seq: int, row: events.Row) -> None:
-        at = self.position
-        if row[0] not in _CONTENT or row[2] != at.branch or not at.waypoint_seq < seq <= at.seq:
-            return
-        overlay = self.overlays.setdefault(row[3], Overlay())
-        first = row[4] // self.block_size
-        if row[0] == events.WROTE:
-            overlay.write(first, row[6])
-        else:
-            overlay.clear(first, tree.blocks_in(row[4] + row[5], self.block_size) - first)
-
-
-_CONTENT = frozenset({events.WROTE, events.ZEROED, events.TRIMMED})
 
 
 def materialized(vault: Vault, position: Position) -> tuple[tuple[Volume, ...], list[Frame]]:
