@@ -1,0 +1,5 @@
+"""``python -m tools.guest DIR``."""
+
+from tools.guest.build import main
+
+main()
