@@ -7,7 +7,8 @@ to one number: a lost, torn or reordered write shows.
 
 Run as ``python -m tests.faults.ledger DIR BRANCH COUNT [MOUNTPOINT [MODE]]``: writes ``COUNT``
 numbers after the last one that is there; or with BRANCH ``-`` as a reader, which checks the newest
-states of all branches over and over and promises what it saw.
+states of all branches over and over and promises what it saw.  A writer that finds its branch taken
+stands by until it is free.
 """
 
 from __future__ import annotations
@@ -155,7 +156,7 @@ def main(path: str, branch: str, count: str, mountpoint: str = "", mode: str = "
         try:
             return write(Path(path), branch, int(count), promise)
         except Busy:
-            time.sleep(0.001)  # the lease of a process that is just being killed
+            time.sleep(0.02)  # somebody has the branch: stand by
 
 
 if __name__ == "__main__":
