@@ -54,7 +54,8 @@ need_programs() {
 
 # make_environment [EXTRA]: a virtual environment with this working copy installed in it.
 make_environment() {
-    local wanted=.${1:+[$1]} stamp=$venv/.blockvault-$1 log
+    local extra=${1-} log done
+    local wanted=.${extra:+[$extra]} stamp=$venv/.blockvault-$extra
     if ! [ -x "$venv/bin/python" ] && ! python3 -m venv "$venv"; then
         say "python3 could not make the virtual environment $venv (Debian: apt-get install python3-venv)"
         exit 1
@@ -63,7 +64,9 @@ make_environment() {
         say "blockvault needs Python 3.11 or newer; $venv has $("$venv/bin/python" -V)"
         exit 1
     fi
-    [ "$stamp" -nt pyproject.toml ] && return 0
+    for done in "$stamp" "$venv/.blockvault-dev"; do # whoever has the tools has the program
+        [ "$done" -nt pyproject.toml ] && return 0
+    done
     log=$(mktemp)
     say "installing Python packages into $venv"
     if ! "$venv/bin/python" -m pip install --disable-pip-version-check -e "$wanted" >"$log" 2>&1; then

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 from blockvault.cli import output
 
 if TYPE_CHECKING:
+    from blockvault.model.snapshot import Snapshot
     from blockvault.ops.compare import VolumeDiff
+    from blockvault.vault import Vault
 
 
 def real(differences: Iterable[VolumeDiff]) -> list[VolumeDiff]:
@@ -38,6 +40,18 @@ def words(item: VolumeDiff) -> str:
     if item.size_a != item.size_b:
         return f"{text}, was {item.size_a:,} bytes, is {item.size_b:,}"
     return text
+
+
+def since_parent(vault: Vault, snapshot: Snapshot, names: Collection[str]) -> list[str]:
+    """A line for each of these volumes of a new snapshot: what it changed."""
+    found = vault.diff(snapshot.parents[0].hex(), snapshot.id.hex()) if snapshot.parents else []
+    became = {item.name: words(item) for item in found}
+    rows = [
+        (volume.name, output.size(volume.size), became.get(volume.name, "new"))
+        for volume in snapshot.volumes
+        if volume.name in names
+    ]
+    return output.columns(rows, right=frozenset({1}))
 
 
 def summary_json(item: VolumeDiff) -> dict[str, Any]:

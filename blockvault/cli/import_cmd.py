@@ -89,12 +89,5 @@ def run(
         output.write_json(history.snapshot_json(snapshot))
         return
     output.write(history.recorded(branch or vault.head, snapshot))
-    found = vault.diff(snapshot.parents[0].hex(), snapshot.id.hex()) if snapshot.parents else []
-    became = {item.name: changes.words(item) for item in found}
-    rows = [
-        (volume.name, output.size(volume.size), became.get(volume.name, "new"))
-        for volume in snapshot.volumes
-        if volume.name in names
-    ]
-    for line in output.columns(rows, right=frozenset({1})):
+    for line in changes.since_parent(vault, snapshot, names):
         output.write(f" {line}")

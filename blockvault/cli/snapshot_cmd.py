@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blockvault.cli import complete, history, output
+from blockvault.cli import changes, complete, history, output
 from blockvault.cli.common import command, with_vault
 from blockvault.cli.progress import progress
 
@@ -60,5 +60,8 @@ def run(
             )
     if as_json:
         output.write_json(history.snapshot_json(snapshot))
-    else:
-        output.write(history.recorded(branch or vault.head, snapshot))
+        return
+    output.write(history.recorded(branch or vault.head, snapshot))
+    if directory is not None:
+        for line in changes.since_parent(vault, snapshot, {v.name for v in snapshot.volumes}):
+            output.write(f" {line}")
