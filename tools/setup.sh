@@ -9,7 +9,7 @@ programs=(
     mkfs.ext4=e2fsprogs debugfs=e2fsprogs e2fsck=e2fsprogs
     qemu-img=qemu-utils qemu-nbd=qemu-utils qemu-io=qemu-utils
     nbdinfo=libnbd-bin nbdcopy=libnbd-bin nbdsh=libnbd-bin nbdfuse=libnbd-bin
-    fio=fio gcc=gcc fusermount3=fuse3
+    nbdkit=nbdkit fio=fio cc=gcc fusermount3=fuse3 git=git openssl=openssl
 )
 # packages that hold no program: a file of theirs=package
 files=(/usr/include/stdio.h=libc6-dev /usr/lib/python3/dist-packages/nbd.py=python3-libnbd)
