@@ -16,7 +16,8 @@ than ``CHECKPOINT_BLOCKS`` blocks; a snapshot is a checkpoint that also has a na
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -61,6 +62,8 @@ class Session:
         self._durable = 0
         self._barrier_due = False
         self._background: threading.Thread | None = None
+        self._open_gate = threading.Event()
+        self._open_gate.set()
         self._lease = Lease(vault.path, branch.id, branch.name, holder)
         try:
             self._heads = self._open_heads()
@@ -113,6 +116,18 @@ class Session:
             self._heads[name] = HeadDevice(self, name, size, ZERO_ID, Overlay())
             return self._heads[name]
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let everybody who begins to write wait until the end of the block.
+
+        A snapshot taken inside of it has no write that began in it; reads and flushes go on.
+        """
+        self._open_gate.clear()
+        try:
+            yield
+        finally:
+            self._open_gate.set()
+
     def _change_volumes(self, volumes: Sequence[Volume], action: str, name: str) -> None:
         ordered = tuple(sorted(volumes))
         with self.vault.transaction() as transaction:
@@ -126,6 +141,8 @@ class Session:
 
     def make_room(self) -> None:
         """Wait while too much is pending; a commit that fails says so to the writer."""
+        if not self._open_gate.is_set():
+            self._open_gate.wait()
         while self.pending_bytes >= self.limit:
             self.commit(barrier=False)
 

@@ -1,0 +1,103 @@
+"""Files kept with a snapshot: a machine's configuration, its memory, the state of its devices.
+
+An attachment is stored as a volume is, a tree of blocks under a name; it is part of one snapshot
+and has no events of its own.  Small ones are read whole, memory is written into a sparse file.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blockvault.errors import BadRequest, NotFound
+from blockvault.model.overlay import Overlay
+from blockvault.model.snapshot import Snapshot, Volume
+from blockvault.ops import Progress, export, images, ingest, silent, snapshots
+from blockvault.ops.images import RawImage
+from blockvault.ops.reading import StateDevice
+
+if TYPE_CHECKING:
+    from blockvault.ops.resolve import Position
+    from blockvault.vault import Vault
+
+SMALL = 256 << 20
+"""What ``content`` reads at most: more than that does not belong into memory."""
+_PIECE = 4 << 20
+
+
+def keep(vault: Vault, files: Mapping[str, bytes | Path]) -> list[Volume]:
+    """Store contents under these names; a snapshot recorded later makes them part of history."""
+    intake = ingest.Intake(vault, silent, 0)
+    kept = []
+    for name, source in sorted(files.items()):
+        if isinstance(source, bytes):
+            kept.append(intake.volume(name, _Bytes(name, source), None))
+            continue
+        with images.opened(source, "raw", vault.path, False) as file:
+            kept.append(intake.volume(name, file, None))
+            file.check_unchanged()
+    intake.finish()
+    return kept
+
+
+class _Bytes(RawImage):
+    """Bytes in memory, read as an image is."""
+
+    def __init__(self, name: str, data: bytes) -> None:
+        self.path = Path(name)
+        self.size = len(data)
+        self._data = data
+
+    def data_runs(self) -> Iterator[tuple[int, int]]:
+        if self.size:
+            yield 0, self.size
+
+    def read(self, offset: int, length: int) -> bytes:
+        data = self._data[offset : offset + length]
+        return data + bytes(length - len(data))
+
+
+def find(attachments: Iterable[Volume], name: str) -> Volume | None:
+    """The attachment of this name, if there is one."""
+    return next((each for each in attachments if each.name == name), None)
+
+
+def device(vault: Vault, attachment: Volume) -> StateDevice:
+    """An attachment as a read-only device."""
+    name, size, root = attachment
+    return StateDevice(vault.objects, name, size, root, Overlay(), vault.options.block_size)
+
+
+def content(vault: Vault, attachments: Iterable[Volume], name: str) -> bytes:
+    """A small attachment whole; ``NotFound`` when there is none of this name."""
+    found = find(attachments, name)
+    if found is None:
+        raise NotFound(f"the snapshot has no attachment '{name}'", kind="no-attachment")
+    if found.size > SMALL:
+        raise BadRequest(f"attachment '{name}' has {found.size:,} bytes, too many to read at once")
+    return device(vault, found).read(0, found.size)
+
+
+def restore(vault: Vault, attachment: Volume, fd: int, progress: Progress = silent) -> None:
+    """Write an attachment into an empty file; what is zero stays a hole."""
+    source = device(vault, attachment)
+    os.ftruncate(fd, attachment.size)
+    for extent in source.extents(0, attachment.size):
+        end = extent.offset + extent.length
+        for at in () if extent.zero else range(extent.offset, end, _PIECE):
+            export.write_at(fd, at, source.read(at, min(_PIECE, end - at)))
+            progress(at, attachment.size)
+    progress(attachment.size, attachment.size)
+
+
+def inherited(vault: Vault, position: Position, name: str) -> Snapshot | None:
+    """The newest snapshot that a state stands on which has an attachment of this name.
+
+    A snapshot of the disks alone says nothing new about the machine, so what it stands on counts.
+    """
+    for snapshot in snapshots.log(vault, position):
+        if find(snapshot.attachments, name):
+            return snapshot
+    return None
