@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Self
 
 from blockvault.errors import BadRequest, IOFailed
 from blockvault.ids import ZERO_ID, object_id
-from blockvault.model import extents, tree
+from blockvault.model import extents, tree, update
 from blockvault.model.extents import Run
 from blockvault.model.snapshot import Volume
 from blockvault.ops import Progress, ingest, silent
@@ -62,7 +62,7 @@ class Capture:
         try:
             # Private mappings of both: this process can never write to the file.
             self._live = mmap.mmap(fd, self.size, flags=mmap.MAP_PRIVATE)
-            self._shadow = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_NORESERVE)
+            self._shadow = mmap.mmap(-1, self.size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError as error:
             raise IOFailed(f"'{name}' cannot be mapped: {error.strerror}") from None
 
@@ -107,7 +107,7 @@ class Capture:
             changes.update(zip(some, ids, strict=True))
         shadow.release()
         height = tree.depth(tree.blocks_in(self.size, size))
-        root = tree.update(self._vault.objects, objects, self._root, height, changes)
+        root = update.update(self._vault.objects, objects, self._root, height, changes)
         return Volume(self._name, self.size, root), objects.finish()
 
     def close(self) -> None:
