@@ -24,7 +24,7 @@ from typing import Self
 import lmdb
 
 from blockvault.errors import Conflict, Damaged, IOFailed, NotFound
-from blockvault.store import eventlog, faults, filesystem, shared, tables, writelock
+from blockvault.store import eventlog, faults, filesystem, freespace, shared, tables, writelock
 from blockvault.store import format as fmt
 from blockvault.store.txn import LmdbReader, LmdbWriter
 from blockvault.store.types import Options, Writer
@@ -108,6 +108,18 @@ class LmdbStore:
         if self.readonly:
             raise IOFailed(f"{self.path}: this vault was opened read-only", kind="not-permitted")
         return LmdbWriter(self._env, self._write_timeout)
+
+    def give_back(self) -> int:
+        """Turn pages that nobody uses into holes; return the bytes that the disk has back.
+
+        Takes the write lock for as long as that takes, and no longer than a large commit does.
+        """
+        with self.write():
+            oldest = shared.oldest_reader(self._env.lmdb)
+            try:
+                return freespace.give_back(self.path / shared.DATA, oldest)
+            except OSError as error:
+                raise faults.from_os(error, self.path) from error
 
     def close(self) -> None:
         if self._open:

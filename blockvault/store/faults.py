@@ -59,7 +59,8 @@ def from_lmdb(error: lmdb.Error, path: Path) -> VaultError:
             f"{path}: the database is damaged ({error}). Copy the vault directory before anything "
             "else; do not write to it."
         )
-    return from_os(OSError(error.code, str(error)), path)
+    # Errors that py-lmdb raises by itself, without asking LMDB, have no code.
+    return from_os(OSError(getattr(error, "code", 0), str(error)), path)
 
 
 def from_os(error: OSError, path: Path) -> VaultError:

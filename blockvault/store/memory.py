@@ -49,6 +49,9 @@ class MemoryStore:
         self._check_open()
         return MemoryWriter(self)
 
+    def give_back(self) -> int:
+        return 0
+
     def close(self) -> None:
         self._open = False
 

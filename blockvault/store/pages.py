@@ -148,6 +148,30 @@ def used(file: int, meta: Meta) -> Iterator[int]:
                 waiting.append(child)
 
 
+def rows(file: int, meta: Meta, root: int) -> Iterator[tuple[bytes, bytes]]:
+    """All (key, value) of one tree without duplicates, read from the file itself."""
+    waiting = [] if root == NO_PAGE else [root]
+    while waiting:
+        page = os.pread(file, meta.page_size, waiting.pop() * meta.page_size)
+        waiting += [child for child, big in _children(page) if big is None]
+        if _PAGE.unpack_from(page)[2] & LEAF:
+            yield from _leaf_rows(file, meta, page)
+
+
+def _leaf_rows(file: int, meta: Meta, page: bytes) -> Iterator[tuple[bytes, bytes]]:
+    _, _, _, lower, _ = _PAGE.unpack_from(page)
+    for index in range(_PAGE.size, lower, 2):
+        at = int.from_bytes(page[index : index + 2], "little")
+        low, high, flags, key_size = _NODE.unpack_from(page, at)
+        key, data = page[at + _NODE.size :][:key_size], at + _NODE.size + key_size
+        size = low | high << 16
+        if flags & BIG:
+            first = int.from_bytes(page[data : data + 8], "little")
+            yield key, os.pread(file, size, first * meta.page_size + _PAGE.size)
+        else:
+            yield key, page[data : data + size]
+
+
 def _children(page: bytes) -> Iterator[tuple[int, int | None]]:
     """What a page points at: (page number, None), or (first page, bytes) of a large value."""
     if len(page) < _PAGE.size:

@@ -199,6 +199,15 @@ def open_lmdb(path: Path, *, readonly: bool, lock: bool) -> lmdb.Environment:
     )
 
 
+def oldest_reader(environment: lmdb.Environment) -> int | None:
+    """The transaction id of the oldest read snapshot of any process, if there is one.
+
+    LMDB tells it as a table for people: process, thread, transaction or ``-`` for an idle slot.
+    """
+    fields = [line.split() for line in environment.readers().splitlines()[1:]]
+    return min((int(line[2]) for line in fields if len(line) == 3 and line[2] != "-"), default=None)
+
+
 def _can_lock(path: Path) -> bool:
     """Whether a reader can take part in the locking; if not, nobody may be writing."""
     lock = path / LOCK

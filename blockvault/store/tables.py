@@ -27,7 +27,7 @@ MAX_KEY = 511
 """LMDB's limit on the length of a key, in bytes."""
 
 MAX_NUMBER = (1 << 63) - 1
-MAX_FRAME_NUMBER = (1 << 48) - 1
+MAX_FRAME_NUMBER = (1 << 40) - 1
 MAX_PLACE = (1 << 64) - 1
 SLOT_BITS = 16
 
@@ -60,7 +60,7 @@ def split_pair(key: bytes) -> tuple[int, int]:
 
 
 def location(frame: int, slot: int) -> int:
-    """Where an object is: frame number (48 bits) and its place in the frame (16 bits)."""
+    """Where an object is: frame number (40 bits) and its place in the frame (16 bits)."""
     return frame << SLOT_BITS | slot
 
 

@@ -19,6 +19,7 @@ import lmdb
 from blockvault.errors import BadRequest, Busy
 from blockvault.store import faults, tables
 from blockvault.store.frames import Frame
+from blockvault.store.index import Index
 from blockvault.store.shared import Database, Environment
 from blockvault.store.types import Reader, Writer, not_the_end
 
@@ -88,36 +89,43 @@ class LmdbReader(Reader):
         return self._txn.id()
 
     def get(self, table: str, key: bytes) -> bytes | None:
+        if table == tables.INDEX:
+            place = self._index().get(tables.check_key(key))
+            return None if place is None else tables.pack_location(place)
         value = self._txn.get(tables.check_key(key), None, self._keyed(table))
         return None if value is None else bytes(value)
 
     def scan(
         self, table: str, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
+        return self._rows(table, start, stop, reverse)
+
+    def _rows(
+        self, table: str, start: bytes, stop: bytes | None, reverse: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
+        if table == tables.INDEX:
+            found = self._index().scan(start, stop, reverse)
+            return ((oid, tables.pack_location(place)) for oid, place in found)
         cursor = self._txn.cursor(self._keyed(table))
         return _backward(cursor, start, stop) if reverse else _forward(cursor, start, stop)
+
+    def _index(self) -> Index:
+        return Index(self._txn.cursor(self._dbs[tables.INDEX]))
 
     def table_bytes(self) -> dict[str, int]:
         return {name: _pages(dict(self._txn.stat(db))) for name, db in self._dbs.items()}
 
     def locate(self, ids: Sequence[bytes]) -> list[int | None]:
-        get, index = self._txn.get, self._dbs[tables.INDEX]
-        # In key order, so that a cold index is read page by page.
-        order = sorted(set(ids)) if len(ids) > 1 else ids
-        found = {oid: get(oid, None, index) for oid in order}
-        return [None if (v := found[oid]) is None else int.from_bytes(v) for oid in ids]
+        found = self._index().get_many(set(ids))
+        return [found.get(oid) for oid in ids]
 
     def indexed(self, ids: Sequence[bytes]) -> set[bytes]:
-        cursor = self._txn.cursor(self._dbs[tables.INDEX])
-        return set(map(bytes, cursor.getmulti(sorted(ids), values=False)))
+        return set(self._index().get_many(ids))
 
     def find(self, oid: bytes) -> tuple[int, memoryview] | None:
         get, databases = self._txn.get, self._dbs
-        value = get(oid, None, databases[tables.INDEX])
-        if value is None:
-            return None
-        place = int.from_bytes(value)
-        if place > tables.MAX_PLACE:
+        place = self._index().get(oid)
+        if place is None:
             return None
         number = place >> tables.SLOT_BITS
         view = get(tables.integer_key(number), None, databases[tables.FRAMES])
@@ -205,10 +213,8 @@ class LmdbWriter(LmdbReader, Writer):
     def scan(
         self, table: str, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
-        database = self._keyed(table)
         while True:
-            cursor = self._txn.cursor(database)
-            rows = _backward(cursor, start, stop) if reverse else _forward(cursor, start, stop)
+            rows = self._rows(table, start, stop, reverse)
             page = [row for row, _ in zip(rows, range(PAGE), strict=False)]
             yield from page
             if len(page) < PAGE:
@@ -219,16 +225,21 @@ class LmdbWriter(LmdbReader, Writer):
                 start = page[-1][0] + b"\0"
 
     def put(self, table: str, key: bytes, value: bytes) -> None:
+        if table == tables.INDEX:
+            self._index().put(tables.check_key(key), int.from_bytes(value))
+            return
         self._txn.put(tables.check_key(key), value, db=self._keyed(table))
 
     def delete(self, table: str, key: bytes) -> bool:
+        if table == tables.INDEX:
+            return self._index().delete(tables.check_key(key))
         return self._txn.delete(tables.check_key(key), db=self._keyed(table))
 
     def clear(self, table: str) -> None:
         self._txn.drop(self._keyed(table), delete=False)
 
     def add_frames(self, frames: Sequence[Frame]) -> None:
-        index: dict[bytes, bytes] = {}
+        index: dict[bytes, int] = {}
         number = self._first_free_frame()
         known = self.indexed([oid for frame in frames for oid in frame.ids])
         for frame in frames:
@@ -238,12 +249,10 @@ class LmdbWriter(LmdbReader, Writer):
             base = tables.location(number, 0)
             for slot, oid in enumerate(frame.ids):
                 if oid not in known:
-                    index[oid] = tables.pack_location(base | slot)
+                    index[oid] = base | slot
             known.update(frame.ids)
             number += 1
-        # Sorted: random keys would dirty a page each, and neighbours share one.
-        cursor = self._txn.cursor(self._dbs[tables.INDEX])
-        cursor.putmulti(sorted(index.items()), overwrite=False)
+        self._index().add(list(index.items()))
 
     def _delete_frames(self, numbers: Sequence[int]) -> None:
         for number in numbers:

@@ -51,6 +51,10 @@ class Store(Protocol):
         """
         ...
 
+    def give_back(self) -> int:
+        """Give unused space back to the file system; return how many bytes that is."""
+        ...
+
     def close(self) -> None:
         """Idempotent.  Transactions that are open keep working until they end."""
         ...

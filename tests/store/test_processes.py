@@ -172,6 +172,8 @@ def test_ctrl_c_ends_the_wait_for_a_writer(
 ) -> None:
     code = (
         "store = LmdbStore.open(sys.argv[1])\n"
+        "print('open', flush=True)\n"
+        "sys.stdin.readline()\n"
         "print('waiting', flush=True)\n"
         "try:\n"
         "    store.write().__enter__()\n"
@@ -182,12 +184,13 @@ def test_ctrl_c_ends_the_wait_for_a_writer(
     # It opens while nobody writes, and then has to wait.
     let_go(holder)
     holder.wait()
-    waiting = start_python(code.replace("print('w", "sys.stdin.readline(); print('w"), home)
+    waiting = start_python(code, home)
+    assert waiting.stdout is not None
+    assert waiting.stdout.readline() == "open\n"
     second = start_python(HOLD_WRITE, home)
     assert second.stdout is not None
     second.stdout.readline()
     let_go(waiting)
-    assert waiting.stdout is not None
     assert waiting.stdout.readline() == "waiting\n"
     time.sleep(0.3)
     waiting.send_signal(signal.SIGINT)
