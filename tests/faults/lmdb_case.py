@@ -89,7 +89,7 @@ def rot_checker(lane: int, sound: Path, scratch: Path, prove: bool) -> Callable[
                         errors.append(f"value of {found!r}")
         except lmdb.Error as error:
             errors.append(str(error))
-        return Seen(tuple(errors), digest.hexdigest())
+        return Seen(tuple(errors), {} if errors else {"all": digest.hexdigest()})
 
     return check
 

@@ -42,10 +42,13 @@ class Verdict(Enum):
 
 
 class Seen(NamedTuple):
-    """What a check saw: the errors it was told of, and a digest of all that it could read."""
+    """What a check saw: the errors it was told of, and a digest of each part that it could read.
+
+    Parts that cannot be read are left out; a part that is there must be right, errors or not.
+    """
 
     errors: tuple[str, ...]
-    digest: str
+    digests: dict[str, str]
 
 
 def flip(sound: bytes, offset: int, bit: int, what: str) -> Damage:
@@ -61,10 +64,13 @@ def meta_flips(sound: bytes, page_size: int) -> Iterator[Damage]:
 
 
 def flips_in(sound: bytes, spans: Sequence[Span], count: int, rng: random.Random) -> list[Damage]:
-    """Random bits of the spans' bytes, each byte as likely as another."""
-    sizes = [span.stop - span.start for span in spans]
+    """Random bits of the spans: first a table by lot, then any byte of it like any other."""
+    tables: dict[str, list[Span]] = {}
+    for span in spans:
+        tables.setdefault(span.table, []).append(span)
     chosen = []
-    for span in rng.choices(spans, sizes, k=count):
+    for table in rng.choices(sorted(tables), k=count):
+        span = rng.choices(tables[table], [span.stop - span.start for span in tables[table]])[0]
         offset = rng.randrange(span.start, span.stop)
         chosen.append(flip(sound, offset, rng.randrange(8), f"{span.table} {span.kind}"))
     return chosen
@@ -106,9 +112,11 @@ def judge(outcome: Outcome, sound: Seen, before: bytes, pages: PageMap) -> Verdi
     if outcome.error:  # an error that nobody meant to raise is no answer either
         return Verdict.CRASHED
     seen: Seen = outcome.value
+    if any(sound.digests.get(part) != digest for part, digest in seen.digests.items()):
+        return Verdict.SILENT
     if seen.errors:
         return Verdict.FOUND
-    if seen.digest != sound.digest or _in_use(outcome.task, before, pages):
+    if seen.digests != sound.digests or _in_use(outcome.task, before, pages):
         return Verdict.SILENT
     return Verdict.FREE
 
@@ -119,7 +127,7 @@ def summary(verdicts: Iterable[Verdict]) -> dict[str, int]:
 
 def _in_use(damage: Damage, before: bytes, pages: PageMap) -> bool:
     if damage.data is None:
-        return bool(damage.offset < pages.size)
+        return any(span.stop > damage.offset for span in pages.spans if span.kind in IN_USE)
     return any(
         byte != before[offset] and _used(pages.span_at(offset))
         for offset, byte in enumerate(damage.data, damage.offset)
