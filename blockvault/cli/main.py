@@ -56,6 +56,11 @@ SECTIONS: dict[str, dict[str, str]] = {
         "export": "Write one volume to an image file.",
         "cat": "Write a volume's bytes to standard output.",
     },
+    "Run machines on it": {
+        "serve": "Serve volumes to virtual machines over NBD.",
+        "status": "Show what is being served.",
+        "attach": "Print what to type to use an export.",
+    },
     "Look after the vault": {
         "stats": "Show how much space the vault takes, and for what.",
         "verify": "Check that everything stored is whole.",

@@ -50,7 +50,11 @@ def run(
     directory become the new state first.
     """
     if directory is None:
-        snapshot = vault.snapshot(message, branch=branch, author=author)
+        from blockvault.nbd import control
+
+        # A branch that is being served is written by the server: it takes the snapshot.
+        made = control.snapshot(vault, message, branch=branch, author=author)
+        snapshot = vault.get_snapshot(made)
     else:
         from blockvault.ops.checkout import snapshot_from
 

@@ -304,7 +304,7 @@ def test_fio_verifies_its_checksums(
         need_tool("fio"), "--name=verify", "--ioengine=nbd", f"--uri={uri}", f"--rw={pattern}",
         "--bsrange=512-16k", "--bs_unaligned=1", "--iodepth=16", "--size=32m", "--verify=crc32c",
         "--fsync=64", "--do_verify=1", "--verify_fatal=1", "--output-format=json",
-        f"--output={report}", "--randrepeat=1",
+        f"--output={report}", "--randrepeat=1", f"--aux-path={tmp_path}", "--verify_state_save=0",
     )  # fmt: skip
     text = report.read_text()
     job = json.loads(text[text.index("{") :])["jobs"][0]

@@ -1,0 +1,195 @@
+"""The second socket of a server: what other commands ask of the process that holds a branch.
+
+A branch has one writer.  While a server is it, ``snapshot`` cannot write the branch itself; it asks
+the server, which flushes what its clients have written and records the snapshot.  ``status`` asks
+for figures.  Each server has a socket of its own in the vault, named by its process, of mode 0600;
+whoever can open the vault can open it.
+
+One line of JSON each way: ``{"op": "snapshot", "branch": "main", "message": "..."}`` is answered
+with ``{"result": {...}}`` or ``{"error": {"class", "kind", "message"}}``, and the error is raised
+again on the asking side.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blockvault import errors
+from blockvault.errors import BadRequest, Busy, IOFailed, NotFound, VaultError
+from blockvault.nbd import sockets
+
+if TYPE_CHECKING:
+    from blockvault.vault import Vault
+
+log = logging.getLogger(__name__)
+
+DIRECTORY = "servers"
+MAX_LINE = 1 << 20
+ASK_SECONDS = 10.0  # for a client to state its request, and for a server to accept it
+Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+
+
+class ControlServer:
+    """Answers requests with ``handlers`` (by op), each connection on a thread of its own."""
+
+    def __init__(self, vault: Path, handlers: Mapping[str, Handler]) -> None:
+        directory = vault / DIRECTORY
+        directory.mkdir(mode=0o700, exist_ok=True)
+        self.path = directory / f"{os.getpid()}.sock"
+        self._handlers = dict(handlers)
+        self._listener = sockets.listen_unix(self.path)
+        self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
+        self._closing = False
+        self._thread.start()
+
+    def close(self) -> None:
+        """Answer nobody any more and remove the socket."""
+        self._closing = True
+        self.path.unlink(missing_ok=True)
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._thread.join()
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connected, _ = self._listener.accept()
+            except OSError as error:
+                if self._closing:
+                    return
+                log.warning("control socket: %s", error)
+                continue
+            threading.Thread(target=self._serve, args=(connected,), daemon=True).start()
+
+    def _serve(self, connected: socket.socket) -> None:
+        with connected, contextlib.suppress(OSError):
+            connected.settimeout(ASK_SECONDS)
+            line = read_line(connected)
+            if line is not None:
+                connected.sendall(json.dumps(self._answer(line)).encode() + b"\n")
+
+    def _answer(self, line: bytes) -> dict[str, Any]:
+        try:
+            request = json.loads(line)
+            if not isinstance(request, dict):
+                raise BadRequest("a request is an object")
+            handler = self._handlers.get(str(request.get("op")))
+            if handler is None:
+                raise BadRequest(f"unknown request {request.get('op')!r}")
+            return {"result": handler(request)}
+        except VaultError as error:
+            return _described(error)
+        except ValueError as error:
+            return _described(BadRequest(f"a request that cannot be read: {error}"))
+        except Exception as error:
+            log.exception("a control request failed")
+            return _described(IOFailed(f"the server failed: {error}"))
+
+
+def _described(error: VaultError) -> dict[str, Any]:
+    named = {"class": type(error).__name__, "kind": error.reason, "message": error.message}
+    return {"error": named}
+
+
+def read_line(connected: socket.socket) -> bytes | None:
+    """One line without its end; None if the peer left first or says too much."""
+    data = bytearray()
+    while not data.endswith(b"\n"):
+        more = connected.recv(65536)
+        data += more
+        if not more or len(data) > MAX_LINE:
+            return None
+    return bytes(data[:-1])
+
+
+# -- the asking side -------------------------------------------------------------------------------
+
+
+class Remote:
+    """A running server of a vault."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.pid = int(path.stem)
+
+    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+        """Send one request and return its result; raises what the server answered.
+
+        ``NotFound`` if the server is gone.  Waits as long as the answer takes.
+        """
+        try:
+            with sockets.connect_unix(self.path, timeout=ASK_SECONDS) as connected:
+                connected.sendall(json.dumps({"op": op, **fields}).encode() + b"\n")
+                connected.settimeout(None)
+                line = read_line(connected)
+        except OSError as error:
+            raise NotFound(f"the server of process {self.pid} is gone: {error}") from None
+        if line is None:
+            raise IOFailed(f"the server of process {self.pid} ended before it answered")
+        return _result(json.loads(line))
+
+
+def _result(answer: Mapping[str, Any]) -> dict[str, Any]:
+    if "error" in answer:
+        error = answer["error"]
+        kind = getattr(errors, str(error["class"]), VaultError)
+        raise kind(str(error["message"]), kind=str(error["kind"]))
+    result: dict[str, Any] = answer["result"]
+    return result
+
+
+def servers(vault: Path) -> list[Remote]:
+    """The servers of a vault that seem to run, oldest process number first."""
+    return sorted(_sockets(vault), key=lambda remote: remote.pid)
+
+
+def _sockets(vault: Path) -> Iterator[Remote]:
+    for path in (vault / DIRECTORY).glob("*.sock"):
+        if path.stem.isdecimal():
+            if _listens(path):
+                yield Remote(path)
+            else:
+                # Its server was killed.  A new one of that number would have replaced it.
+                path.unlink(missing_ok=True)
+
+
+def _listens(path: Path) -> bool:
+    try:
+        sockets.connect_unix(path, timeout=ASK_SECONDS).close()
+    except ConnectionRefusedError:
+        return False
+    except OSError:
+        return path.exists()
+    return True
+
+
+def snapshot(
+    vault: Vault, message: str = "", *, branch: str | None = None, author: str | None = None
+) -> bytes:
+    """``vault.snapshot``, made by the server that writes the branch if there is one; its id."""
+    name = vault.branch(branch).name
+    try:
+        return vault.snapshot(message, branch=name, author=author).id
+    except Busy:
+        remote = holder(vault.path, name)
+        if remote is None:
+            raise
+    made = remote.ask("snapshot", branch=name, message=message, author=author)
+    return bytes.fromhex(made["id"])
+
+
+def holder(vault: Path, branch: str) -> Remote | None:
+    """The server that writes a branch, if one does."""
+    for remote in servers(vault):
+        with contextlib.suppress(NotFound, IOFailed):
+            if branch in remote.ask("status")["branches"]:
+                return remote
+    return None

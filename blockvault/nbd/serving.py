@@ -1,0 +1,163 @@
+"""A vault being served: sessions, exports, server and control socket, begun and ended together.
+
+    Serving ── sessions   one for each branch that is written, each with its lease
+            ── exports    what clients may open (volumes.VaultCatalogue)
+            ── server     the sockets that they connect to
+            ── control    what `status` and `snapshot` ask
+
+The end goes the other way round: no new requests, answers to what has come, flush, leases back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import ssl
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from blockvault.errors import NotFound
+from blockvault.nbd.control import ControlServer
+from blockvault.nbd.exports import Exports
+from blockvault.nbd.server import MAX_CONNECTIONS, Server
+from blockvault.nbd.volumes import VaultCatalogue
+from blockvault.session import Session
+from blockvault.vault import Vault
+
+log = logging.getLogger(__name__)
+
+HOLDER = "an NBD server"
+DEFAULT_SOCKET = "nbd.sock"
+
+
+class Serving:
+    """Begins with the sessions; listens when told to; ends with ``close`` or its ``with``.
+
+    ``exports`` are revisions.  A branch's name means its writable head, unless ``read_only`` or
+    ``copy_on_write``; ``Busy`` names who else writes it.  Any other revision is offered read-only.
+    ``cache`` is how many bytes each session may hold in memory; ``stop`` is set when somebody at
+    the control socket wants the end.
+    """
+
+    def __init__(
+        self,
+        vault: Vault,
+        exports: Sequence[str],
+        *,
+        read_only: bool = False,
+        copy_on_write: bool = False,
+        only_listed: bool = False,
+        tls: ssl.SSLContext | None = None,
+        max_connections: int = MAX_CONNECTIONS,
+        cache: int | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._vault = vault
+        self._since = time.time()
+        self._cache = cache
+        self._copy_on_write = copy_on_write
+        self._tls = tls
+        self.stopping = stop if stop is not None else threading.Event()
+        with ExitStack() as undo:
+            self.sessions, listed = self._split(
+                exports, undo, writable=not (read_only or copy_on_write)
+            )
+            self.catalogue = VaultCatalogue(
+                vault, self.sessions, listed, only_listed=only_listed, copy_on_write=copy_on_write
+            )
+            undo.callback(self.catalogue.close)
+            self.names = self.catalogue.names()
+            self.server = Server(Exports(self.catalogue), tls=tls, max_connections=max_connections)
+            undo.callback(self.server.stop)
+            control = ControlServer(vault.path, self._handlers())
+            undo.callback(control.close)
+            self._undo = undo.pop_all()
+
+    def _split(
+        self, exports: Sequence[str], undo: ExitStack, *, writable: bool
+    ) -> tuple[dict[str, Session], list[str]]:
+        """Sessions of the branches among ``exports``, and the other revisions."""
+        branches = {branch.name for branch in self._vault.branches()} if writable else set()
+        sessions: dict[str, Session] = {}
+        listed: list[str] = []
+        for revision in dict.fromkeys(exports):
+            name = self._vault.head if revision == "HEAD" else revision
+            if name in branches:
+                session = undo.enter_context(self._vault.session(name, holder=HOLDER))
+                session.limit = session.limit if self._cache is None else self._cache
+                sessions[name] = session
+            else:
+                self._vault.resolve(revision)  # a name that means nothing is told now
+                listed.append(revision)
+        return sessions, listed
+
+    def close(self) -> None:
+        """Answer, flush, release; raises if the last flush failed."""
+        self.stopping.set()
+        self._undo.close()
+
+    def __enter__(self) -> Serving:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- what the control socket answers -----------------------------------------------------------
+
+    def _handlers(self) -> dict[str, Any]:
+        return {
+            "status": self._status,
+            "flush": self._flush,
+            "snapshot": self._snapshot,
+            "stop": self._stop,
+        }
+
+    def _session(self, request: Mapping[str, Any]) -> Session:
+        try:
+            return self.sessions[str(request.get("branch"))]
+        except KeyError:
+            raise NotFound(f"branch '{request.get('branch')}' is not written here") from None
+
+    def _status(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "pid": os.getpid(),
+            "since": self._since,
+            "branches": {
+                name: {"dirty_bytes": session.pending_bytes}
+                for name, session in self.sessions.items()
+            },
+            "names": self.names,
+            "copy_on_write": self._copy_on_write,
+            "tls": self._tls is not None,
+            **self.server.status(),
+        }
+
+    def _flush(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        self._session(request).flush()
+        return {}
+
+    def _snapshot(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        author = request.get("author")
+        made = self._session(request).snapshot(
+            str(request.get("message", "")), author=None if author is None else str(author)
+        )
+        return {"id": made.id.hex()}
+
+    def _stop(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        self.stopping.set()
+        return {}
+
+
+def default_socket(vault: Path) -> Path:
+    """Where a server listens that was not told where."""
+    return vault / DEFAULT_SOCKET
