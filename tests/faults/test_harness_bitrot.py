@@ -84,6 +84,20 @@ def test_the_map_knows_subtrees_by_name(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("count", [1, 5, 500])
+def test_the_map_follows_duplicates(tmp_path: Path, count: int) -> None:
+    """One value, a few in a page inside the node, and a tree of their own."""
+    expected = sorted(b"%05d" % n for n in range(count))
+    with lmdb_case.open_env(tmp_path) as env, env.begin(write=True) as txn:
+        table = env.open_db(b"many", txn=txn, dupsort=True, dupfixed=True)
+        for value in expected:
+            txn.put(b"key", value, db=table)
+    data = (tmp_path / "data.mdb").read_bytes()
+    spans = [s for s in PageMap(data).of_kind("value") if s.table == "many"]
+    joined = b"".join(data[span.start : span.stop] for span in spans)
+    assert sorted(joined[at : at + 5] for at in range(0, len(joined), 5)) == expected
+
+
 def test_overwriting_all_that_is_unused_changes_nothing(sound: Path, tmp_path: Path) -> None:
     """The proof of "free": every byte that the map does not call used may be anything."""
     data = (sound / "data.mdb").read_bytes()

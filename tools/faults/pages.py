@@ -20,8 +20,8 @@ _META = struct.Struct("<IIQQ48s48sQQ")  # magic, version, address, map size, two
 _TREE = struct.Struct("<IHHQQQQQ")  # pad, flags, depth, branch, leaf, overflow, entries, root
 _NODE = struct.Struct("<HHHH")  # low, high, flags, key size
 _MAGIC, _NO_PAGE = 0xBEEFC0DE, (1 << 64) - 1
-_BRANCH, _LEAF, _OVERFLOW = 1, 2, 4
-_BIG, _SUBTREE = 1, 2
+_BRANCH, _LEAF, _OVERFLOW, _FIXED = 1, 2, 4, 0x20
+_BIG, _SUBTREE, _DUPLICATES = 1, 2, 4
 
 IN_USE = frozenset({"meta", "header", "pointer", "node", "key", "value"})
 
@@ -92,18 +92,32 @@ class PageMap:
     def _page(self, number: int, table: str) -> list[int]:
         """Note one branch or leaf page; return its child pages."""
         start = number * self.page_size
-        _, _, flags, lower, _ = _HEADER.unpack_from(self._data, start)
+        flags = self._flags(start)
+        if flags & _BRANCH:
+            places = enumerate(self._pointers(start, table))
+            return [self._branch(start + at, table, first=n == 0) for n, at in places]
+        assert flags & _LEAF, f"page {number} is neither a branch nor a leaf"
+        self._leaves(start, table)
+        return []
+
+    def _flags(self, start: int) -> int:
+        return int(_HEADER.unpack_from(self._data, start)[2])
+
+    def _pointers(self, start: int, table: str) -> tuple[int, ...]:
+        lower = _HEADER.unpack_from(self._data, start)[3]
         self._header(start, table)
         self._note(start + _HEADER.size, lower - _HEADER.size, "pointer", table)
-        pointers = struct.unpack_from(
-            f"<{(lower - _HEADER.size) // 2}H", self._data, start + _HEADER.size
-        )
-        if flags & _BRANCH:
-            return [self._branch(start + at, table, first=n == 0) for n, at in enumerate(pointers)]
-        assert flags & _LEAF, f"page {number} is neither a branch nor a leaf"
-        for at in pointers:
+        return struct.unpack_from(f"<{(lower - _HEADER.size) // 2}H", self._data, start + 16)
+
+    def _leaves(self, start: int, table: str) -> None:
+        """A leaf page, or the small page inside a node that holds a key's duplicates."""
+        if self._flags(start) & _FIXED:  # values of one size, without nodes
+            _, size, _, lower, _ = _HEADER.unpack_from(self._data, start)
+            self._note(start, _HEADER.size, "header", table)
+            self._note(start + _HEADER.size, (lower - _HEADER.size) // 2 * size, "value", table)
+            return
+        for at in self._pointers(start, table):
             self._leaf(start + at, table)
-        return []
 
     def _branch(self, at: int, table: str, *, first: bool) -> int:
         low, high, upper, key_size = _NODE.unpack_from(self._data, at)
@@ -122,10 +136,14 @@ class PageMap:
             self._note(value_at, 8, "node", table)
             self._overflow(struct.unpack_from("<Q", self._data, value_at)[0], value_size, table)
             return
-        self._note(value_at, value_size, "node" if flags & _SUBTREE else "value", table)
         if flags & _SUBTREE:
-            root = _TREE.unpack_from(self._data, value_at)[-1]
-            self._tree(root, self._data[key_at:value_at].decode(errors="replace"))
+            self._note(value_at, value_size, "node", table)
+            name = table if flags & _DUPLICATES else self._data[key_at:value_at].decode()
+            self._tree(_TREE.unpack_from(self._data, value_at)[-1], name)
+        elif flags & _DUPLICATES:
+            self._leaves(value_at, table)
+        else:
+            self._note(value_at, value_size, "value", table)
 
     def _overflow(self, number: int, size: int, table: str) -> None:
         start = number * self.page_size
