@@ -21,13 +21,20 @@ PROGRAMS = ("qemu-system", "libvirt", "qemu-nbd", "nbd-client", "nbdfuse", "nbdc
     examples={
         "blockvault attach": "Every way to use the current branch's volume.",
         "blockvault attach main~2:vda --for qemu-system": "Only the arguments for QEMU.",
-        "qemu-img map $(blockvault attach v1.0 --for uri)": "Only the URI, for any NBD client.",
+        "blockvault attach v1.0 --for uri": "Only the URI, for any NBD client.",
     },
     shape={
         "export": "name of the export: REVISION/VOLUME",
         "read_only": "whether it cannot be written to",
         "served": "whether a server that has it runs now",
-        "recipes": "by program: what to type; 'uri' is the NBD URI",
+        "recipes.uri": "NBD URI of it",
+        "recipes.qemu-system": "arguments for qemu-system-x86_64",
+        "recipes.libvirt": "the <disk> element of a domain",
+        "recipes.qemu-nbd": "the command for a kernel device through qemu-nbd",
+        "recipes.nbd-client": "the command for a kernel device through nbd-client",
+        "recipes.nbdfuse": "the command for a file that is the volume",
+        "recipes.nbdcopy": "the command that copies the volume",
+        "recipes.nbdinfo": "the command that describes it",
     },
 )
 @click.argument(

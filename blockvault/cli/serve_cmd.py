@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+FILE = click.Path(path_type=Path)
 TLS_EXAMPLE = "--tls-cert c.pem --tls-key k.pem --tls-ca ca.pem"
 LOOPBACK_ONLY = "without TLS only a loopback address may be served, with --insecure"
 
