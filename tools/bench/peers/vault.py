@@ -24,7 +24,7 @@ def program() -> tuple[str, ...]:
     """How blockvault is started: the installed script of this interpreter, or the module."""
     script = Path(sys.executable).with_name("blockvault")
     found = str(script) if script.exists() else shutil.which("blockvault")
-    return (found,) if found else (sys.executable, "-m", "blockvault")
+    return (found,) if found else (sys.executable, "-m", "blockvault.cli.main")
 
 
 def offers(*words: str) -> bool:
@@ -66,11 +66,9 @@ class Blockvault(Archive, Machine):
         return [command(*program(), "init", self.folder)]
 
     def save(self, image: Path, state: str, machine: str) -> list[Command]:
-        new_branch = machine != "main" and not self.saved[machine]
         self.saved[machine].append(state)
         words = ("import", image, "-b", machine, "--volume", VOLUME, "-m", state)
-        branch = [self._run("branch", machine)] if new_branch else []
-        return [*branch, self._run(*words)]
+        return [self._run(*words)]
 
     def restore(self, state: str, target: Path) -> list[Command]:
         return [self._run("export", f"{self._revision(state)}:{VOLUME}", target)]
