@@ -166,6 +166,10 @@ class Vault:
         """A short read snapshot of the tables: ``with vault.read() as reader: ...``."""
         return self.store.read()
 
+    def give_back(self) -> int:
+        """Give space that the vault no longer uses back to the file system; return the bytes."""
+        return self.store.give_back()
+
     def new_objects(self) -> ObjectWriter:
         """A collector for objects that a later transaction will store."""
         return ObjectWriter(self.store)

@@ -216,8 +216,8 @@ def _make_tables(path: Path, options: Options) -> None:
     try:
         with environment.begin(write=True) as txn:
             for name in (*tables.KEYED, *tables.NUMBERED):
-                numbered = name in tables.NUMBERED
-                database = environment.open_db(name.encode(), txn=txn, integerkey=numbered)
+                flags = tables.FLAGS.get(name, {})
+                database = environment.open_db(name.encode(), txn=txn, **flags)
                 if name == tables.META:
                     for key, value in fmt.to_meta(options).items():
                         txn.put(key, value, db=database)

@@ -72,8 +72,10 @@ class Index:
 
     def _at(self, oid: bytes) -> bool:
         """Go to the first row at or after ``oid``."""
+        # A longer key is what a scan goes on from: all rows of that id are before it.
+        fill = b"\xff" if len(oid) > ID_SIZE else b"\0"
         cursor = self._cursor
-        if cursor.set_range_dup(oid[:1], oid[1:].ljust(_REST + _PLACE, b"\0")):
+        if cursor.set_range_dup(oid[:1], oid[1:ID_SIZE].ljust(_REST + _PLACE, fill)):
             return True
         return oid[0] < 255 and cursor.set_range(_FIRST[oid[0] + 1])
 

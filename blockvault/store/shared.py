@@ -95,9 +95,7 @@ class Environment:
             self.databases[name] = self._open_table(name, txn)
 
     def _open_table(self, name: str, txn: lmdb.Transaction[bytes] | None) -> Database:
-        return self.lmdb.open_db(
-            name.encode(), txn=txn, create=False, integerkey=name in tables.NUMBERED
-        )
+        return self.lmdb.open_db(name.encode(), txn=txn, create=False, **tables.FLAGS.get(name, {}))
 
     def write_queue(self) -> WriteLock:
         """The writers' queue; ``Busy`` if a writer kept this environment from being writable."""

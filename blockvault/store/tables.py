@@ -14,8 +14,9 @@ from blockvault.errors import BadRequest
 META = "meta"
 INDEX = "index"
 RUNS = "runs"
+DEAD = "dead"
 PROJECTIONS = ("refs", "branches", "waypoints", "trail", "snapshots")
-KEYED = (META, INDEX, RUNS, *PROJECTIONS)
+KEYED = (META, INDEX, RUNS, DEAD, *PROJECTIONS)
 """Tables with byte keys, for ``get``, ``put``, ``delete``, ``scan`` and ``clear``."""
 
 FRAMES = "frames"
@@ -23,12 +24,19 @@ LOG = "log"
 NUMBERED = (FRAMES, LOG)
 """Tables whose keys are integers."""
 
+FLAGS = {
+    FRAMES: {"integerkey": True},
+    LOG: {"integerkey": True},
+    INDEX: {"dupsort": True, "dupfixed": True},
+}
+"""How LMDB keeps the tables that are not plain; see ``index`` for the last."""
+
 MAX_KEY = 511
 """LMDB's limit on the length of a key, in bytes."""
 
 MAX_NUMBER = (1 << 63) - 1
 MAX_FRAME_NUMBER = (1 << 40) - 1
-MAX_PLACE = (1 << 64) - 1
+MAX_PLACE = MAX_FRAME_NUMBER << 16 | 0xFFFF
 SLOT_BITS = 16
 
 _U64 = struct.Struct(">Q")
