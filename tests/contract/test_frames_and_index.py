@@ -123,8 +123,8 @@ def test_many_frames_at_once(store: Store) -> None:
 
 def test_an_index_row_that_points_nowhere_finds_nothing(store: Store) -> None:
     with store.write() as writer:
-        for number, value in enumerate([b"", b"\xff" * 8, b"\xff" * 40, bytes(8)]):
-            writer.put("index", bytes([number]) * 32, value)
+        for number, place in enumerate([0, 1, tables.location(7, 0), tables.MAX_PLACE]):
+            writer.put("index", bytes([number]) * 32, tables.pack_location(place))
     with store.read() as reader:
         for number in range(4):
             assert reader.find(bytes([number]) * 32) is None
@@ -137,3 +137,41 @@ def test_index_rows_are_rows(store: Store) -> None:
         assert [key for key, _ in writer.scan("index")] == [object_id(A)]
         with pytest.raises(BadRequest):
             writer.get("frames", b"1")
+
+
+IDS = sorted(
+    {bytes([first]) + bytes([n]) * 31 for first in (0, 1, 9, 254, 255) for n in (0, 5, 255)}
+)
+BETWEEN = [b"\0", b"\1", b"\5", IDS[4] + b"\0", IDS[7][:9], b"\xff", b"\xff" * 33]
+
+
+def index_rows(store: Store) -> list[tuple[bytes, bytes]]:
+    rows = [(oid, tables.pack_location(tables.location(3, n))) for n, oid in enumerate(IDS)]
+    with store.write() as writer:
+        for oid, place in reversed(rows):
+            writer.put("index", oid, bytes(8))
+            writer.put("index", oid, place)
+    return rows
+
+
+@pytest.mark.parametrize("start", [b"", IDS[0], IDS[8], IDS[-1], *BETWEEN], ids=bytes.hex)
+def test_the_index_is_scanned_like_any_table(store: Store, start: bytes) -> None:
+    rows = index_rows(store)
+    with store.read() as reader, store.write() as writer:
+        for stop in (None, IDS[0], IDS[8], IDS[-1], *BETWEEN):
+            wanted = [row for row in rows if row[0] >= start and (stop is None or row[0] < stop)]
+            for transaction in (reader, writer):
+                assert list(transaction.scan("index", start, stop)) == wanted
+                assert list(transaction.scan("index", start, stop, reverse=True)) == wanted[::-1]
+
+
+def test_index_rows_are_replaced_and_deleted(store: Store) -> None:
+    rows = index_rows(store)
+    with store.write() as writer:
+        assert writer.get("index", IDS[3]) == rows[3][1]
+        assert writer.delete("index", IDS[3])
+        assert not writer.delete("index", IDS[3])
+        assert writer.get("index", IDS[3]) is None
+        assert list(writer.scan("index")) == rows[:3] + rows[4:]
+        writer.clear("index")
+        assert list(writer.scan("index")) == []

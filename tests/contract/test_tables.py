@@ -25,7 +25,7 @@ def fill(store: Store, table: str = "refs") -> list[tuple[bytes, bytes]]:
     return sorted(rows)
 
 
-@pytest.mark.parametrize("table", ["refs", "branches", "waypoints", "trail", "snapshots", "index"])
+@pytest.mark.parametrize("table", ["refs", "branches", "waypoints", "trail", "snapshots"])
 def test_rows_are_got_and_scanned_in_key_order(store: Store, table: str) -> None:
     rows = fill(store, table)
     with store.read() as reader:
