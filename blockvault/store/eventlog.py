@@ -19,6 +19,10 @@ seqs, and the next record's key is ``first_seq + count``.  ::
     chain_i = BLAKE3(chain_{i-1} ‖ first_seq u64 ‖ time_us i64 ‖ count u32 ‖ decoded payload)
 
 so the last chain value names the whole history.  The rows' meaning is the model's business.
+
+Records that were pruned are replaced by a *gap*: a record with the codec number 2 and no payload,
+under the first of their keys, with the count of all their events and the time and chain of the last
+of them.  What follows continues that chain; which gaps are lawful, the newest prune's event says.
 """
 
 from __future__ import annotations
@@ -33,6 +37,8 @@ from blockvault.errors import BadRequest, Damaged
 from blockvault.store.codec import Codec, decompress
 
 VERSION = 1
+GAP = 2
+"""The codec number of a record that stands for pruned ones."""
 MAX_RAW = 64 << 20
 CHAIN_SIZE = 32
 COMPRESS_FROM = 256
@@ -46,13 +52,17 @@ _RAW = Codec("none")
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What one commit appended: ``count`` events from ``first_seq`` on, their packed rows."""
+    """What one commit appended: ``count`` events from ``first_seq`` on, their packed rows.
+
+    A ``pruned`` one is a gap: it has no rows.
+    """
 
     first_seq: int
     count: int
     time_us: int
     payload: bytes
     chain: bytes
+    pruned: bool = False
 
     @property
     def last_seq(self) -> int:
@@ -82,6 +92,8 @@ def next_chain(chain: bytes, first_seq: int, time_us: int, count: int, payload: 
 
 def encode(record: Record, codec: Codec) -> bytes:
     """Encode a record whose chain is already computed."""
+    if record.pruned:
+        return _HEADER.pack(VERSION, GAP, 0, record.count, 0, record.time_us, record.chain)
     if len(record.payload) > MAX_RAW:
         raise BadRequest(f"{len(record.payload):,} bytes of events do not fit in one commit")
     chosen = codec if len(record.payload) >= COMPRESS_FROM else _RAW
@@ -100,11 +112,18 @@ def peek(first_seq: int, data: bytes | memoryview) -> Last:
     return Last(first_seq + count - 1, time_us, chain)
 
 
+def is_gap(found: tuple[int, bytes | memoryview] | None) -> bool:
+    """Whether an encoded record, as (key, bytes), stands for pruned ones."""
+    return found is not None and _header(*found)[0] == GAP
+
+
 def decode(first_seq: int, data: bytes | memoryview, before: bytes) -> Record:
     """Decode the record at ``first_seq``; ``before`` is the chain value it must continue."""
     codec, count, raw_size, time_us, chain = _header(first_seq, data)
     what = f"the log record at event {first_seq}"
     packed = memoryview(data)[HEADER_SIZE:]
+    if codec == GAP and not packed and not raw_size:
+        return Record(first_seq, count, time_us, b"", chain, pruned=True)
     payload = bytes(decompress(codec, packed, raw_size, MAX_RAW, what))
     if next_chain(before, first_seq, time_us, count, payload) != chain:
         raise Damaged(f"{what} does not continue the log before it", kind="broken-chain")

@@ -102,6 +102,11 @@ def decode(data: bytes | memoryview) -> Objects:
     return Objects(payload, count, uniform, ends)
 
 
+def object_count(head: bytes | memoryview) -> int:
+    """How many objects a frame holds, from its first ``HEADER_SIZE`` bytes."""
+    return _header(head)[1]
+
+
 def raw_object(data: memoryview, slot: int) -> bytes | None:
     """Object ``slot`` of a raw frame of equal objects, copied alone; None for any other frame."""
     if len(data) < HEADER_SIZE:

@@ -14,7 +14,7 @@ from typing import Any, Self
 from blockvault.errors import BadRequest, IOFailed
 from blockvault.store import format as fmt
 from blockvault.store import tables
-from blockvault.store.frames import Frame
+from blockvault.store.frames import HEADER_SIZE, Frame
 from blockvault.store.types import Options, Reader, Writer, not_the_end
 
 State = dict[str, dict[Any, bytes]]
@@ -113,6 +113,10 @@ class MemoryReader(Reader):
         rows = self._tables[tables.FRAMES]
         return iter([(number, rows[number]) for number in sorted(rows) if number >= start])
 
+    def frame_heads(self, start: int, count: int) -> list[tuple[int, bytes, int]]:
+        heads = [(number, data[:HEADER_SIZE], len(data)) for number, data in self.frames(start)]
+        return heads[:count]
+
     def _log_at(self, seq: int) -> tuple[int, bytes] | None:
         log = self._tables[tables.LOG]
         first = max((key for key in log if key <= seq), default=None)
@@ -170,12 +174,28 @@ class MemoryWriter(MemoryReader, Writer):
     def add_frames(self, frames: Sequence[Frame]) -> None:
         index, stored = self._own(tables.INDEX), self._own(tables.FRAMES)
         for frame in frames:
-            if all(oid in index for oid in frame.ids):
+            known = self.known(frame.ids)
+            if known.issuperset(frame.ids):
                 continue
             number = self._first_free_frame()
             stored[number] = frame.data
             for slot, oid in enumerate(frame.ids):
-                index.setdefault(oid, tables.pack_location(tables.location(number, slot)))
+                if oid not in known:
+                    index[oid] = tables.pack_location(tables.location(number, slot))
+                    known.add(oid)
+
+    def move_frames(self, frames: Sequence[Frame]) -> None:
+        index, stored = self._own(tables.INDEX), self._own(tables.FRAMES)
+        for number, frame in enumerate(frames, self._first_free_frame()):
+            stored[number] = frame.data
+            for slot, oid in enumerate(frame.ids):
+                index[oid] = tables.pack_location(tables.location(number, slot))
+
+    def unindex(self, ids: Sequence[bytes]) -> None:
+        index, runs = self._own(tables.INDEX), self._own(tables.RUNS)
+        for oid in ids:
+            index.pop(oid, None)
+            runs.pop(oid, None)
 
     def _delete_frames(self, numbers: Sequence[int]) -> None:
         for number in numbers:
@@ -189,6 +209,12 @@ class MemoryWriter(MemoryReader, Writer):
         if first_seq <= max(log, default=0):
             raise not_the_end(tables.LOG, first_seq)
         log[first_seq] = data
+
+    def _log_replace(self, keys: Sequence[int], data: bytes) -> None:
+        log = self._own(tables.LOG)
+        for key in keys:
+            del log[key]
+        log[keys[0]] = data
 
     def _own(self, table: str) -> dict[Any, bytes]:
         if table not in self._copied:

@@ -272,7 +272,7 @@ class ObjectWriter:
         fresh -= self._pending
         if fresh:
             with self._store.read() as reader:
-                fresh -= reader.indexed(list(fresh))
+                fresh -= reader.known(list(fresh))
         return fresh
 
     def _seal(self, batch: _Batch) -> None:

@@ -18,7 +18,7 @@ import lmdb
 
 from blockvault.errors import BadRequest, Busy
 from blockvault.store import faults, tables
-from blockvault.store.frames import Frame
+from blockvault.store.frames import HEADER_SIZE, Frame
 from blockvault.store.index import Index
 from blockvault.store.shared import Database, Environment
 from blockvault.store.types import Reader, Writer, not_the_end
@@ -71,6 +71,7 @@ class LmdbReader(Reader):
         finally:
             # py-lmdb keeps the handle for the next reader when this one lets go of it.
             del self._txn
+            self._env.residency.settle()
             self._env.release()
         if isinstance(error, lmdb.Error):
             raise faults.from_lmdb(error, self._env.path) from error
@@ -134,14 +135,28 @@ class LmdbReader(Reader):
     def frame_view(self, number: int) -> memoryview | None:
         if not 0 < number <= tables.MAX_FRAME_NUMBER:
             return None
-        return self._txn.get(tables.integer_key(number), None, self._dbs[tables.FRAMES])
+        view = self._txn.get(tables.integer_key(number), None, self._dbs[tables.FRAMES])
+        self._env.residency.note(len(view) if view else 0)
+        return view
 
     def frames(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         cursor = self._txn.cursor(self._dbs[tables.FRAMES])
         more = cursor.set_range(tables.integer_key(start))
         while more:
-            yield tables.number_of_key(cursor.key()), bytes(cursor.value())
+            data = bytes(cursor.value())
+            self._env.residency.note(len(data))
+            yield tables.number_of_key(cursor.key()), data
             more = cursor.next()
+
+    def frame_heads(self, start: int, count: int) -> list[tuple[int, bytes, int]]:
+        cursor = self._txn.cursor(self._dbs[tables.FRAMES])
+        heads: list[tuple[int, bytes, int]] = []
+        more = cursor.set_range(tables.integer_key(start))
+        while more and len(heads) < count:
+            view = cursor.value()
+            heads.append((tables.number_of_key(cursor.key()), bytes(view[:HEADER_SIZE]), len(view)))
+            more = cursor.next()
+        return heads
 
     def _log_at(self, seq: int) -> tuple[int, memoryview] | None:
         cursor = self._txn.cursor(self._dbs[tables.LOG])
@@ -241,7 +256,9 @@ class LmdbWriter(LmdbReader, Writer):
     def add_frames(self, frames: Sequence[Frame]) -> None:
         index: dict[bytes, int] = {}
         number = self._first_free_frame()
-        known = self.indexed([oid for frame in frames for oid in frame.ids])
+        every = [oid for frame in frames for oid in frame.ids]
+        known = self.known(every)
+        condemned = self.indexed(every) - known
         for frame in frames:
             if known.issuperset(frame.ids):
                 continue
@@ -252,7 +269,22 @@ class LmdbWriter(LmdbReader, Writer):
                     index[oid] = base | slot
             known.update(frame.ids)
             number += 1
+        for oid in condemned & index.keys():
+            self._index().delete(oid)
         self._index().add(list(index.items()))
+
+    def move_frames(self, frames: Sequence[Frame]) -> None:
+        index = self._index()
+        for number, frame in enumerate(frames, self._first_free_frame()):
+            self._append(tables.FRAMES, number, frame.data)
+            for slot, oid in enumerate(frame.ids):
+                index.put(oid, tables.location(number, slot))
+
+    def unindex(self, ids: Sequence[bytes]) -> None:
+        index, runs = self._index(), self._dbs[tables.RUNS]
+        for oid in sorted(ids):
+            index.delete(oid)
+            self._txn.delete(oid, db=runs)
 
     def _delete_frames(self, numbers: Sequence[int]) -> None:
         for number in numbers:
@@ -264,6 +296,12 @@ class LmdbWriter(LmdbReader, Writer):
 
     def _log_put(self, first_seq: int, data: bytes) -> None:
         self._append(tables.LOG, first_seq, data)
+
+    def _log_replace(self, keys: Sequence[int], data: bytes) -> None:
+        log = self._dbs[tables.LOG]
+        for key in keys[1:]:
+            self._txn.delete(tables.integer_key(key), db=log)
+        self._txn.put(tables.integer_key(keys[0]), data, db=log)
 
     def _append(self, table: str, number: int, data: bytes) -> None:
         key = tables.integer_key(number)

@@ -21,6 +21,9 @@ from blockvault.store.codec import Codec
 from blockvault.store.eventlog import Last, Record
 from blockvault.store.frames import Frame
 
+CONDEMNED = b"condemned"
+"""The row of ``meta`` that is there while a collection has condemned objects."""
+
 __all__ = ["Last", "Options", "Reader", "Record", "Store", "Writer"]
 
 
@@ -104,6 +107,33 @@ class Reader(ABC):
     @abstractmethod
     def indexed(self, ids: Sequence[bytes]) -> set[bytes]:
         """Those of ``ids`` that are stored."""
+
+    def known(self, ids: Sequence[bytes]) -> set[bytes]:
+        """Those of ``ids`` that new events may name: stored, and not condemned by a collection.
+
+        A condemned object is stored once more by whoever needs it, and is then known again.
+        """
+        if self.get(tables.META, CONDEMNED) is None:
+            return self.indexed(ids)
+        rows: dict[int, int] = {}
+        found = set()
+        for oid, place in zip(ids, self.locate(ids), strict=True):
+            if place is None:
+                continue
+            number, slot = tables.split_location(place)
+            if number not in rows:
+                rows[number] = self.dead_slots(number)
+            if not rows[number] >> slot & 1:
+                found.add(oid)
+        return found
+
+    def dead_slots(self, number: int) -> int:
+        """The places in a frame whose objects a collection found dead, as bits."""
+        return int.from_bytes(self.get(tables.DEAD, tables.u64_key(number)) or b"", "little")
+
+    @abstractmethod
+    def frame_heads(self, start: int, count: int) -> list[tuple[int, bytes, int]]:
+        """(number, first bytes, length) of up to ``count`` encoded frames from number ``start``."""
 
     @abstractmethod
     def find(self, oid: bytes) -> tuple[int, memoryview] | None:
@@ -195,10 +225,33 @@ class Writer(Reader):
 
     @abstractmethod
     def add_frames(self, frames: Sequence[Frame]) -> None:
-        """Store frames under new numbers and index their objects, except those already indexed.
+        """Store frames under new numbers and index their objects, except those already known.
 
-        A frame of which every object is already indexed is not stored.
+        A frame of which every object is already known is not stored.
         """
+
+    @abstractmethod
+    def move_frames(self, frames: Sequence[Frame]) -> None:
+        """Store frames under new numbers and let the index point there for all their objects."""
+
+    @abstractmethod
+    def unindex(self, ids: Sequence[bytes]) -> None:
+        """Forget where these objects are, and what the table ``runs`` says of them."""
+
+    def set_dead(self, number: int, slots: int) -> None:
+        """Record the dead places of a frame, as bits; 0 removes the row."""
+        key = tables.u64_key(number)
+        if slots:
+            self.put(tables.DEAD, key, slots.to_bytes(-(-slots.bit_length() // 8), "little"))
+        else:
+            self.delete(tables.DEAD, key)
+
+    def condemn(self, on: bool) -> None:
+        """Say whether dead objects may still be in the index, so that ``known`` must look."""
+        if on:
+            self.put(tables.META, CONDEMNED, pack(True))
+        else:
+            self.delete(tables.META, CONDEMNED)
 
     def drop_frames(self, numbers: Sequence[int]) -> None:
         """Delete frames; their index rows are the caller's to delete.
@@ -223,6 +276,31 @@ class Writer(Reader):
 
     @abstractmethod
     def _log_put(self, first_seq: int, data: bytes) -> None: ...
+
+    @abstractmethod
+    def _log_replace(self, keys: Sequence[int], data: bytes) -> None:
+        """Delete the records with these keys and put another one under the first."""
+
+    def forget_records(self, first_seq: int, stop_seq: int, limit: int) -> int:
+        """Put a gap in the place of the records with first_seq <= key < ``stop_seq``, at most
+        ``limit`` (two or more) at a time; return how many there were, gaps included.
+
+        Both ends are keys of records.  Call it until it returns 1: then one gap is left.
+        """
+        keys: list[int] = []
+        end = Last(0, 0, b"")
+        found = self._log_at(first_seq)
+        while found is not None and found[0] < stop_seq and len(keys) < limit:
+            keys.append(found[0])
+            end = eventlog.peek(*found)
+            found = self._log_after(found[0])
+        if not keys or (len(keys) == 1 and eventlog.is_gap(self._log_at(first_seq))):
+            return len(keys)
+        if keys[0] != first_seq or end.seq >= stop_seq:
+            raise BadRequest(f"no run of records is from {first_seq} to {stop_seq}")
+        gap = Record(first_seq, end.seq - first_seq + 1, end.time_us, b"", end.chain, pruned=True)
+        self._log_replace(keys, eventlog.encode(gap, self._log_codec()))
+        return len(keys)
 
     def append(self, payload: bytes, count: int, time_us: int) -> int:
         """Append one record of ``count`` events with these packed rows; return its first seq.
