@@ -16,13 +16,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from blake3 import blake3
 
-from blockvault.errors import BadRequest, Conflict
+from blockvault.errors import BadRequest, Busy, Conflict, IOFailed
 from blockvault.ids import ZERO_ID, object_id
 from blockvault.model import events, tree
 from blockvault.model.builder import Builder
@@ -81,12 +81,8 @@ def import_images(
         intake.finish()
         for _, source in sources:
             source.check_unchanged()
-        return target.record(
-            volumes.values(),
-            " ".join(str(image.path) for image in images_),
-            message,
-            author,
-        )
+        names = " ".join(str(image.path) for image in images_)
+        return target.record(volumes.values(), names, message, author)
 
 
 class Target(NamedTuple):
@@ -106,7 +102,7 @@ class Target(NamedTuple):
     ) -> Snapshot:
         """Make ``volumes`` the branch's state and its next snapshot."""
         ordered = tuple(sorted(volumes))
-        return snapshots.record(
+        made = snapshots.record(
             self.vault,
             self.branch,
             ordered,
@@ -117,6 +113,10 @@ class Target(NamedTuple):
             author=author,
             attachments=attachments,
         )
+        # The import is recorded: a disk that cannot give space back now changes nothing of that.
+        with suppress(IOFailed, Busy):
+            self.vault.give_back()
+        return made
 
 
 def hold_target(vault: Vault, name: str | None, stack: ExitStack) -> Target:

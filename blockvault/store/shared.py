@@ -24,6 +24,7 @@ from blockvault.errors import Busy, Damaged, IOFailed, NotFound, VaultError
 from blockvault.store import faults, filesystem, pages, tables
 from blockvault.store import format as fmt
 from blockvault.store.headfile import HeadFile
+from blockvault.store.residency import Residency
 from blockvault.store.types import Options
 from blockvault.store.writelock import WriteLock
 
@@ -53,6 +54,7 @@ class Environment:
         self.writers: WriteLock | None = None
         self.head: HeadFile | None = None
         self.databases: dict[str, Database] = {}
+        self.residency = Residency(path / DATA)
         self._guard = threading.Lock()
         self._users = 1
         self._unusable = "the vault has been closed"

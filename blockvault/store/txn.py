@@ -29,6 +29,9 @@ PAGE = 256
 READER_CHECK_EVERY = 64
 """Commits between two searches for readers that died: what a dead one pins cannot be reused."""
 
+_A_LOOKUP = 8192
+"""Bytes of the map that finding one object touches: a page of the index and one of the frame."""
+
 
 class LmdbReader(Reader):
     """A snapshot; see ``types.Reader``.  Begins when it is entered."""
@@ -130,6 +133,7 @@ class LmdbReader(Reader):
             return None
         number = place >> tables.SLOT_BITS
         view = get(tables.integer_key(number), None, databases[tables.FRAMES])
+        self._env.residency.note(_A_LOOKUP)
         return None if view is None else (place, view)
 
     def frame_view(self, number: int) -> memoryview | None:

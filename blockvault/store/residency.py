@@ -1,0 +1,55 @@
+"""Keeping what was read of the map from counting as memory of this process for ever.
+
+LMDB maps the data file, and every page that a process touched stays mapped into it: an export of a
+large volume would seem to take as much memory as the volume is long.  The pages belong to the
+system's cache and stay there; dropping them here only means that touching one again asks the cache
+for it.  The map is shared and backed by the file, so nothing can be lost.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+LIMIT = 96 << 20
+"""Bytes of values read between two drops."""
+
+_DONT_NEED = 4
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Residency:
+    """Counts what is read of one mapped file, and drops it from time to time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read = 0
+
+    def note(self, count: int) -> None:
+        """So many bytes were read.  Inexact between threads, which does no harm."""
+        self._read += count
+
+    def settle(self) -> None:
+        """Drop the map's pages if enough was read since the last time."""
+        if self._read < LIMIT:
+            return
+        self._read = 0
+        start = _mapped_at(self._path)
+        if start is not None:
+            length = os.stat(self._path).st_size
+            _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _DONT_NEED)
+
+
+def _mapped_at(path: Path) -> int | None:
+    """Where the file is mapped in this process; None where the system does not tell."""
+    inode = str(path.stat().st_ino)
+    try:
+        with open("/proc/self/maps") as maps:
+            for line in maps:
+                fields = line.split(maxsplit=5)
+                if fields[4] == inode and len(fields) == 6 and fields[5].startswith("/"):
+                    return int(fields[0].split("-")[0], 16)
+    except OSError:
+        pass
+    return None
