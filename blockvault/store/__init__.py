@@ -9,7 +9,9 @@ The vault directory *is* the environment::
     table        key                     value
     meta         name                    format version, feature flags, vault id, options
     frames       frame number            a frame: 1..65535 objects compressed together
-    index        object id               u64 BE: frame number << 16 | place in the frame
+    index        object id               where it is: frame number << 16 | place in the frame
+    runs         id of a tree leaf       one hash over the blocks of that leaf
+    dead         frame number            places whose objects a collection found dead
     log          seq of its first event  a record: the events of one commit, chained by hash
     refs branches waypoints trail snapshots   projections: what replaying the log yields
 
@@ -20,9 +22,10 @@ source of truth: it is append-only, and each record's hash covers the whole log 
 
 Reading order: ``types`` says what a store is, ``codec``, ``frames`` and ``eventlog`` define the
 bytes, ``tables`` and ``format`` name and version them; ``env`` is the LMDB store, over ``shared``
-(one environment per process), ``txn`` (its transactions), ``headfile``, ``pages`` (the file as seen
-without the engine) and ``faults`` (errors); ``memory`` is the same store in dictionaries;
-``objects`` puts and gets objects through either.
+(one environment per process), ``txn`` (its transactions), ``index`` (its largest table),
+``writelock`` (who writes next), ``headfile``, ``pages`` (the file as seen without the engine),
+``freespace`` (unused pages given back) and ``faults`` (errors); ``memory`` is the same store in
+dictionaries; ``objects`` puts and gets objects through either.
 
 What is not here: events, trees, branches, and when an object is garbage.
 """
