@@ -57,11 +57,18 @@ IMPORTED: Final = 33
 SNAPSHOTTED: Final = 34
 ROLLED_BACK: Final = 35
 VOLUME_CHANGED: Final = 36
+HELD: Final = 48
+UNHELD: Final = 49
+POLICY_SET: Final = 50
+PRUNED: Final = 51
 
 DATA_CODES: Final = frozenset({WROTE, ZEROED, TRIMMED, BARRIER})
 WAYPOINT_CODES: Final = frozenset(
     {BRANCH_CREATED, CHECKPOINTED, IMPORTED, SNAPSHOTTED, ROLLED_BACK, VOLUME_CHANGED}
 )
+BASE_TABLES: Final = ("refs", "branches", "waypoints", "snapshots")
+"""The projections that a base holds; the trail follows from the records that are kept."""
+
 VOLUME_ACTIONS: Final = ("add", "remove", "rename", "resize")
 
 
@@ -263,12 +270,58 @@ class VolumeChanged(Event):
     volume: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held(Event):
+    """A snapshot is kept whatever the policies say; ``text`` tells people why."""
+
+    CODE: ClassVar[int] = HELD
+    snapshot: bytes
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unheld(Event):
+    """The policies decide on a snapshot again."""
+
+    CODE: ClassVar[int] = UNHELD
+    snapshot: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicySet(Event):
+    """What to keep of a branch (0: of every branch that has no policy of its own).
+
+    ``rules`` are pairs of a name and a number or a tuple of patterns, in the order of the names;
+    ``retention.Policy`` knows their meaning.  None at all takes the policy away.
+    """
+
+    CODE: ClassVar[int] = POLICY_SET
+    branch: int
+    rules: tuple[tuple[str, int | tuple[str, ...]], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pruned(Event):
+    """What the policies no longer keep was forgotten; alone in its record.
+
+    ``base`` is every row (table, key, value) that the tables refs, branches, waypoints and
+    snapshots have after this event: a replay begins here.  ``kept`` are the runs of older records
+    that are still needed for their writes, (first seq, end, chain before): every record from first
+    seq to end - 1.  All others before this event may be gone.
+    """
+
+    CODE: ClassVar[int] = PRUNED
+    kept: tuple[tuple[int, int, bytes], ...]
+    base: tuple[tuple[str, bytes, bytes], ...]
+
+
 EVENTS: Final[dict[int, type[Event]]] = {
     kind.CODE: kind
     for kind in (
         *(Init, BranchCreated, BranchRenamed, BranchDeleted, BranchRestored),
         *(Switched, Tagged, Untagged, Wrote, Zeroed, Trimmed, Barrier),
         *(Checkpointed, Imported, Snapshotted, RolledBack, VolumeChanged),
+        *(Held, Unheld, PolicySet, Pruned),
     )
 }
 
@@ -279,6 +332,41 @@ EVENTS: Final[dict[int, type[Event]]] = {
 def _action(value: Any) -> None:
     if value not in VOLUME_ACTIONS:
         raise BadRequest(f"{value!r:.80} is not one of {', '.join(VOLUME_ACTIONS)}")
+
+
+def _tuples(value: Any, size: int, what: str) -> tuple[tuple[Any, ...], ...]:
+    if not isinstance(value, tuple) or not all(
+        isinstance(item, tuple) and len(item) == size for item in value
+    ):
+        raise BadRequest(f"{value!r:.80} are no {what}")
+    return value
+
+
+def _rules(value: Any) -> None:
+    names = []
+    for name, amount in _tuples(value, 2, "rules"):
+        names.append(check_text(name))
+        for pattern in amount if isinstance(amount, tuple) else ():
+            check_text(pattern)
+        if not isinstance(amount, tuple):
+            check_number(amount)
+    if names != sorted(set(names)):
+        raise BadRequest("rules are in the order of their names, each once")
+
+
+def _kept(value: Any) -> None:
+    at = 0
+    for first, end, chain in _tuples(value, 3, "runs of records"):
+        check_id(chain)
+        if not at < check_number(first) < check_number(end):
+            raise BadRequest("runs of records do not ascend")
+        at = first
+
+
+def _base(value: Any) -> None:
+    for table, key, row in _tuples(value, 3, "rows"):
+        if table not in BASE_TABLES or type(key) is not bytes or type(row) is not bytes:
+            raise BadRequest(f"{table!r:.80} has no such row")
 
 
 _CHECKS: Final[dict[str, Callable[[Any], object]]] = {
@@ -296,6 +384,10 @@ _CHECKS: Final[dict[str, Callable[[Any], object]]] = {
     "volume": check_volume_name,
     "volumes": check_volumes,
     "action": _action,
+    "text": check_text,
+    "rules": _rules,
+    "kept": _kept,
+    "base": _base,
 }
 _SPECIAL: Final[dict[tuple[int, str], Callable[[Any], object]]] = {
     (BRANCH_CREATED, "source"): check_number,
@@ -305,6 +397,9 @@ _SPECIAL: Final[dict[tuple[int, str], Callable[[Any], object]]] = {
     (IMPORTED, "snapshot"): check_id,
     (SNAPSHOTTED, "snapshot"): check_id,
     (TAGGED, "snapshot"): check_id,
+    (HELD, "snapshot"): check_id,
+    (UNHELD, "snapshot"): check_id,
+    (POLICY_SET, "branch"): check_number,
 }
 _FIELDS: Final[dict[int, tuple[tuple[str, Callable[[Any], object]], ...]]] = {
     code: tuple(

@@ -1,6 +1,9 @@
 """The projections: what the log says, folded into tables that answer in one lookup.
 
     refs       b"HEAD" -> [branch]   b"heads/NAME" -> [branch]   b"tags/NAME" -> TagRow
+               b"holds/" snapshot id -> HoldRow      b"deleted/" branch -> DeletedRow
+               b"policies/" branch -> rules (0: of the vault)
+               b"cuts/" branch -> CutRow             b"grafts/" snapshot id -> GraftRow
     branches   branch -> BranchRow
     waypoints  branch, seq -> WaypointRow
     trail      branch, first seq of a record -> TrailRow
@@ -30,6 +33,11 @@ TABLES: Final = (REFS, BRANCHES, WAYPOINTS, TRAIL, SNAPSHOTS)
 HEAD: Final = b"HEAD"
 HEADS: Final = b"heads/"
 TAGS: Final = b"tags/"
+HOLDS: Final = b"holds/"
+POLICIES: Final = b"policies/"
+DELETED: Final = b"deleted/"
+CUTS: Final = b"cuts/"
+GRAFTS: Final = b"grafts/"
 
 
 class Tables(Protocol):
@@ -98,6 +106,38 @@ class RecordedRow(NamedTuple):
 
     seq: int
     branch: int
+
+
+class HoldRow(NamedTuple):
+    """Why a snapshot is kept, since which event and moment."""
+
+    seq: int
+    time_us: int
+    text: str
+
+
+class DeletedRow(NamedTuple):
+    """When a branch that may still be restored was deleted."""
+
+    seq: int
+    time_us: int
+
+
+class CutRow(NamedTuple):
+    """A branch was pruned: from event ``seq`` on every event of it is kept, before it only the
+    waypoints of snapshots.  ``time_us`` is the time of that event, always a waypoint.
+    """
+
+    seq: int
+    time_us: int
+
+
+class GraftRow(NamedTuple):
+    """A snapshot that was pruned: its children continue these ones, the nearest that are kept."""
+
+    parents: tuple[bytes, ...]
+    seq: int
+    time_us: int
 
 
 def key(*numbers: int) -> bytes:
@@ -214,6 +254,36 @@ def trail_at_time(tables: Tables, branch: int, time_us: int) -> tuple[int, Trail
         else:
             high = at[0] - 1
     return found
+
+
+def holds(tables: Tables) -> Iterator[tuple[bytes, HoldRow]]:
+    """All snapshots that are held, by id."""
+    for found, data in tables.scan(REFS, HOLDS, HOLDS[:-1] + b"0"):
+        yield found[len(HOLDS) :], HoldRow(*_fields(data, 3, "hold"))
+
+
+def policy_rules(tables: Tables, branch: int) -> tuple[Any, ...] | None:
+    """The rules set for exactly this branch, 0 for the vault's, if there are any."""
+    data = tables.get(REFS, POLICIES + key(branch))
+    return None if data is None else tuple(unpack(data, "policy"))
+
+
+def deleted_at(tables: Tables, branch: int) -> DeletedRow | None:
+    """When a branch was deleted."""
+    data = tables.get(REFS, DELETED + key(branch))
+    return None if data is None else DeletedRow(*_fields(data, 2, "deletion"))
+
+
+def cut(tables: Tables, branch: int) -> CutRow | None:
+    """From where on a branch is complete; None if nothing of it was pruned."""
+    data = tables.get(REFS, CUTS + key(branch))
+    return None if data is None else CutRow(*_fields(data, 2, "cut"))
+
+
+def graft(tables: Tables, snapshot: bytes) -> GraftRow | None:
+    """What takes the place of a pruned snapshot among the parents of its children."""
+    data = tables.get(REFS, GRAFTS + snapshot)
+    return None if data is None else GraftRow(*_fields(data, 3, "graft"))
 
 
 def recorded(tables: Tables, snapshot: bytes) -> RecordedRow | None:

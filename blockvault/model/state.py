@@ -1,7 +1,8 @@
 """The fold: one log record after another onto the projection tables.
 
 The tables follow from the log alone: folding it again from the start gives the same bytes, because
-every row is a function of the records before it.  The log was checked when it was written; a
+every row is a function of the records before it.  A prune's event holds the tables that it
+leaves, so that a replay may begin there.  The log was checked when it was written; a
 record that contradicts the tables (``Damaged``) means that one of the two was altered.
 
 Only *content* events (data events and waypoints) move a branch on: renaming it or switching to it
@@ -10,7 +11,8 @@ leaves ``last_seq`` and the trail alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, Protocol
 
 from blockvault.encoding import pack
@@ -18,8 +20,11 @@ from blockvault.model import events
 from blockvault.model.events import Row
 from blockvault.model.projections import (
     BRANCHES,
+    DELETED,
     HEAD,
     HEADS,
+    HOLDS,
+    POLICIES,
     REFS,
     SNAPSHOTS,
     TAGS,
@@ -29,6 +34,7 @@ from blockvault.model.projections import (
     Tables,
     get_branch,
     key,
+    numbers,
     waypoints,
 )
 
@@ -46,6 +52,25 @@ def apply_record(tables: WritableTables, first_seq: int, time_us: int, rows: Seq
     for seq, row in enumerate(rows, first_seq):
         fold.step(seq, row)
     fold.finish()
+
+
+def trail_rows(
+    tables: Tables, first_seq: int, time_us: int, rows: Sequence[Row]
+) -> Iterator[tuple[bytes, bytes]]:
+    """The rows that a record before a base has in the trail, for a replay that begins there."""
+    moved: dict[int, _Moved] = {}
+    for seq, row in enumerate(rows, first_seq):
+        code = row[0]
+        if code not in events.DATA_CODES and code not in events.WAYPOINT_CODES:
+            continue
+        branch = seq if code == events.BRANCH_CREATED else row[2]
+        at = moved.setdefault(branch, _Moved())
+        at.last_seq = seq
+        if code in events.WAYPOINT_CODES or code == events.BARRIER:
+            at.barrier_seq = seq
+    for branch, at in moved.items():
+        if tables.get(BRANCHES, key(branch)) is not None:
+            yield key(branch, first_seq), pack((at.last_seq, at.barrier_seq, time_us))
 
 
 class _Moved:
@@ -115,11 +140,13 @@ class _Fold:
     def deleted(self, seq: int, row: Row) -> None:
         self._drop_name(self.branch(row[2]).name)
         self.update(row[2], deleted=True)
+        self.tables.put(REFS, DELETED + key(row[2]), pack([seq, self.time_us + row[1]]))
 
     def restored(self, seq: int, row: Row) -> None:
         _, _, branch, name = row
         self._name(branch, name)
         self.update(branch, name=name, deleted=False)
+        self.tables.delete(REFS, DELETED + key(branch))
 
     def switched(self, seq: int, row: Row) -> None:
         self.branch(row[2])
@@ -138,6 +165,51 @@ class _Fold:
 
     def _drop_name(self, name: str) -> None:
         self.tables.delete(REFS, HEADS + name.encode())
+
+    # keeping and forgetting
+
+    def held(self, seq: int, row: Row) -> None:
+        _, _, snapshot, text = row
+        self.tables.put(REFS, HOLDS + snapshot, pack([seq, self.time_us + row[1], text]))
+        self._recorded(snapshot, seq, 0)
+
+    def unheld(self, seq: int, row: Row) -> None:
+        self.tables.delete(REFS, HOLDS + row[2])
+
+    def policy_set(self, seq: int, row: Row) -> None:
+        _, _, branch, rules = row
+        if rules:
+            self.tables.put(REFS, POLICIES + key(branch), pack(rules))
+        else:
+            self.tables.delete(REFS, POLICIES + key(branch))
+
+    def pruned(self, seq: int, row: Row) -> None:
+        """Make the tables what the base says, and the trail what the kept records say."""
+        _, _, kept, base = row
+        self._forget_trail(kept, {found for table, found, _ in base if table == BRANCHES})
+        wanted: dict[str, dict[bytes, bytes]] = {table: {} for table in events.BASE_TABLES}
+        for table, found, value in base:
+            wanted[table][found] = value
+        for table, rows in wanted.items():
+            for found, value in self.tables.scan(table):
+                if rows.get(found) == value:
+                    del rows[found]
+                elif found not in rows:
+                    self.tables.delete(table, found)
+            for found, value in rows.items():
+                self.tables.put(table, found, value)
+
+    def _forget_trail(self, kept: Sequence[tuple[int, int, bytes]], branches: set[bytes]) -> None:
+        starts = [first for first, _, _ in kept]
+        # The last run mostly reaches up to here, then only what is before it has to be looked at.
+        last = starts[-1] if kept and kept[-1][1] == self.first_seq else self.first_seq
+        for branch, _ in self.tables.scan(BRANCHES):
+            stop = branch + key(last) if branch in branches else key(numbers(branch)[0] + 1)
+            for found, _ in self.tables.scan(TRAIL, branch, stop):
+                at = numbers(found)[1]
+                run = bisect_right(starts, at) - 1
+                if branch not in branches or run < 0 or at >= kept[run][1]:
+                    self.tables.delete(TRAIL, found)
 
     # waypoints
 
@@ -204,6 +276,10 @@ _STEPS: Final[dict[int, Callable[[_Fold, int, Row], None]]] = {
     events.SWITCHED: _Fold.switched,
     events.TAGGED: _Fold.tagged,
     events.UNTAGGED: _Fold.untagged,
+    events.HELD: _Fold.held,
+    events.UNHELD: _Fold.unheld,
+    events.POLICY_SET: _Fold.policy_set,
+    events.PRUNED: _Fold.pruned,
     events.CHECKPOINTED: _Fold.checkpointed,
     events.IMPORTED: _Fold.imported,
     events.SNAPSHOTTED: _Fold.snapshotted,

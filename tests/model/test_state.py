@@ -17,7 +17,14 @@ from blockvault.ids import ZERO_ID, object_id
 from blockvault.model import events, projections, state, tree
 from blockvault.model.events import Event, Row
 from blockvault.model.overlay import Overlay, replay
-from blockvault.model.projections import BranchRow, RecordedRow, TagRow, TrailRow, WaypointRow
+from blockvault.model.projections import (
+    BranchRow,
+    RecordedRow,
+    TagRow,
+    TrailRow,
+    WaypointRow,
+    numbers,
+)
 from blockvault.model.snapshot import Volume
 from blockvault.model.update import update
 
@@ -400,6 +407,68 @@ def test_the_bytes_of_the_rows_are_pinned() -> None:
         33, T0 + 3, SNAP, SNAP, VOLUMES, ("a.img",)
     )
     assert projections.waypoint(tables, 2, 5) is None
+
+
+def test_holds_policies_and_deletions_are_rows_of_refs() -> None:
+    listed: list[Event] = [
+        events.BranchCreated(name="main", source=0, source_seq=0, snapshot=None, volumes=()),
+        events.Held(snapshot=SNAP, text="audit"),
+        events.PolicySet(branch=1, rules=(("last", 3),)),
+        events.PolicySet(branch=0, rules=(("events", 5), ("tags", ("v*",)))),
+        events.BranchDeleted(branch=1),
+    ]
+    tables = fold(*listed)
+    assert dict(projections.holds(tables)) == {SNAP: projections.HoldRow(2, T0 + 1, "audit")}
+    assert projections.recorded(tables, SNAP) == RecordedRow(2, 0)
+    assert projections.policy_rules(tables, 1) == (("last", 3),)
+    assert projections.policy_rules(tables, 0) == (("events", 5), ("tags", ("v*",)))
+    assert projections.policy_rules(tables, 2) is None
+    assert projections.deleted_at(tables, 1) == projections.DeletedRow(5, T0 + 4)
+    tables = fold(
+        *listed,
+        events.BranchRestored(branch=1, name="main"),
+        events.Unheld(snapshot=SNAP),
+        events.PolicySet(branch=1, rules=()),
+    )
+    assert projections.deleted_at(tables, 1) is None
+    assert dict(projections.holds(tables)) == {}
+    assert projections.policy_rules(tables, 1) is None
+
+
+@given(histories, st.data())
+def test_a_replay_from_a_base_gives_the_same_rows(
+    built: tuple[Machine, DictTables, list[tuple[int, int, list[Row]]]], data: st.DataObject
+) -> None:
+    """Some records and rows are pruned; later records are folded; a replay knows only the rest."""
+    _, full, records = built
+    at = data.draw(st.integers(0, len(records)))
+    live = DictTables()
+    for first, time_us, rows in records[:at]:
+        state.apply_record(live, first, time_us, rows)
+    last = records[at - 1] if at else (1, T0, [])
+    seq = last[0] + len(last[2])
+    keep = sorted(data.draw(st.sets(st.integers(0, at - 1)))) if at else []
+    runs = tuple((records[i][0], records[i][0] + len(records[i][2]), SNAP) for i in keep)
+    dropped = {key for key in live.rows["waypoints"] if data.draw(st.booleans())}
+    base = tuple(
+        (table, key, value)
+        for table in events.BASE_TABLES
+        for key, value in sorted(live.rows[table].items())
+        if key not in dropped
+    )
+    row = events.to_row(events.Pruned(kept=runs, base=base), 0)
+    (row,) = events.unpack_rows(events.pack_rows([row]))
+    state.apply_record(live, seq, T0, [row])
+    replayed = DictTables()
+    state.apply_record(replayed, seq, T0, [row])
+    for i in keep:
+        for key, value in state.trail_rows(replayed, *records[i]):
+            replayed.put("trail", key, value)
+    assert replayed.rows == live.rows
+    assert {numbers(key)[1] for key in live.rows["trail"]} <= {records[i][0] for i in keep}
+    for table in events.BASE_TABLES:
+        assert live.rows[table] == {key: value for name, key, value in base if name == table}
+    assert full.rows["trail"].keys() >= live.rows["trail"].keys()
 
 
 def test_a_tag_records_a_snapshot_that_no_branch_has() -> None:
