@@ -18,6 +18,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from mmap import mmap
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -62,6 +63,9 @@ class Session:
         self._durable = 0
         self._barrier_due = False
         self._background: threading.Thread | None = None
+        self.unstored: bytearray | mmap = bytearray(1)
+        """One byte, 1 while taken writes are in memory only.  Shared memory put in its place tells
+        others, who outlive this process, whether its end lost anything."""
         self._open_gate = threading.Event()
         self._open_gate.set()
         self._lease = Lease(vault.path, branch.id, branch.name, holder)
@@ -149,6 +153,7 @@ class Session:
     def took(self, count: int) -> None:
         """Count what was just appended to ``pending``; called under the mutex."""
         self._taken += 1
+        self.unstored[0] = 1
         self.pending_bytes += count
         if self.pending_bytes >= COMMIT_BYTES and self._background is None:
             self._background = threading.Thread(target=self._commit_behind, name="commit")
@@ -187,6 +192,7 @@ class Session:
                 raise
             with self.mutex:
                 self.pending_bytes -= size
+                self.unstored[0] = 1 if self.pending else 0
             self._durable = taken
             self._barrier_due = not barrier and (self._barrier_due or bool(batch))
             if sum(len(head.overlay) for head in self._heads.values()) >= CHECKPOINT_BLOCKS:
@@ -195,12 +201,13 @@ class Session:
     def _store(self, batch: Sequence[Pending], barrier: bool) -> None:
         if not batch and not (barrier and self._barrier_due):
             return
-        rows, settled, frames = self._prepare(batch)
-        if barrier:
-            rows.append((events.BARRIER, rows[-1][1] if rows else 0, self.branch.id))
-        with self.vault.transaction() as transaction:
-            transaction.add_frames(frames)
-            transaction.add_rows(rows, batch[0][0] if batch else events.now_us())
+        with self.vault.guard():
+            rows, settled, frames = self._prepare(batch)
+            if barrier:
+                rows.append((events.BARRIER, rows[-1][1] if rows else 0, self.branch.id))
+            with self.vault.transaction() as transaction:
+                transaction.add_frames(frames)
+                transaction.add_rows(rows, batch[0][0] if batch else events.now_us())
         for settle, arguments in settled:
             settle(*arguments)
 
@@ -246,10 +253,11 @@ class Session:
             return list(self.volumes)
 
     def _checkpoint_now(self) -> None:
-        volumes, frames = self._folded()
-        with self.vault.transaction() as transaction:
-            transaction.add_frames(frames)
-            transaction.add(events.Checkpointed(branch=self.branch.id, volumes=volumes))
+        with self.vault.guard():
+            volumes, frames = self._folded()
+            with self.vault.transaction() as transaction:
+                transaction.add_frames(frames)
+                transaction.add(events.Checkpointed(branch=self.branch.id, volumes=volumes))
         self._rebase(volumes)
 
     def _folded(self) -> tuple[tuple[Volume, ...], list[Frame]]:
@@ -278,7 +286,7 @@ class Session:
         frames: Sequence[Frame] = (),
     ) -> Snapshot:
         """Flush, and make the state of this moment an immutable version of the branch."""
-        with self._commit_lock:
+        with self._commit_lock, self.vault.guard():
             self.flush()
             volumes, nodes = self._folded()
             made = snapshots.record(

@@ -1,0 +1,19 @@
+"""The hypervisor's edge: machines that run from a branch, and snapshots of all that they are.
+
+machine     what a machine is: its configuration, kept with every snapshot
+host        what this host offers: QEMU and its version, KVM or emulation, room for memory
+command     a machine as QEMU's command line
+rundir      the files of a running machine: sockets, memory, who runs it
+qmp         QEMU's monitor
+process     the QEMU process: started, found again, waited for
+agent       the guest's agent: file systems frozen for a quiet snapshot
+state       memory and devices, into the vault and back, while the guest hardly notices
+running     one machine while it runs
+supervisor  the process that holds the branch, serves its disks and watches QEMU
+folders     machines of VirtualBox, VMware, Hyper-V and Xen as folders of files
+
+    guest ── virtio-blk ── QEMU ── NBD, unix socket ── session (branch) ── vault
+               memory ── shared file on tmpfs ─────── capture ───────────┘
+
+This package serves no NBD itself: whoever starts a supervisor hands it a way to do so.
+"""

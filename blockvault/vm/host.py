@@ -1,0 +1,135 @@
+"""What this host offers a machine: QEMU and its version, KVM or emulation, room for memory."""
+
+from __future__ import annotations
+
+import functools
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from blockvault.errors import BadRequest, IOFailed, NoSpace, ToolFailed
+
+BINARY = "qemu-system-x86_64"
+PACKAGE = "qemu-system-x86"
+_TMPFS = {"tmpfs", "ramfs", "hugetlbfs"}
+_PROBE_SECONDS = 20
+_FIRMWARE = (
+    ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
+    ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
+    ("/usr/share/edk2/x64/OVMF_CODE.4m.fd", "/usr/share/edk2/x64/OVMF_VARS.4m.fd"),
+)
+
+
+def qemu() -> str:
+    """The path of QEMU; ``ToolFailed`` names the package that has it."""
+    path = shutil.which(BINARY)
+    if path is None:
+        raise ToolFailed(
+            f"{BINARY} is not installed (Debian: apt-get install {PACKAGE})", kind="tool-missing"
+        )
+    return path
+
+
+@functools.cache
+def version() -> str:
+    """QEMU's version: ``7.2.22``."""
+    said = _ask("--version")
+    found = re.search(r"version (\d+(?:\.\d+)+)", said)
+    if found is None:
+        raise ToolFailed(f"{BINARY} does not tell its version: {said[:80]!r}")
+    return found[1]
+
+
+def series(text: str) -> str:
+    """The part of a version that decides whether device states fit: ``7.2``."""
+    return ".".join(text.split(".")[:2])
+
+
+@functools.cache
+def machine_type() -> str:
+    """The versioned name of today's q35, such as ``pc-q35-7.2``."""
+    for line in _ask("-machine", "help").splitlines():
+        if line.endswith("(alias of pc-q35-" + series(version()) + ")"):
+            return f"pc-q35-{series(version())}"
+    found = re.search(r"alias of (pc-q35-[\d.]+)", _ask("-machine", "help"))
+    return found[1] if found else "q35"
+
+
+@functools.cache
+def accelerator() -> str:
+    """``kvm`` where it really runs a guest, else ``tcg``.
+
+    The device may exist and refuse to work, so a machine without disks is started for a moment: a
+    processor that KVM cannot run stops it with an internal error at the first instruction.
+    """
+    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+        return "tcg"
+    probe = [qemu(), "-accel", "kvm", "-cpu", "host", "-M", "q35", "-m", "16", "-nodefaults"]
+    command = [*probe, "-display", "none", "-no-user-config", "-monitor", "stdio"]
+    try:
+        done = subprocess.run(
+            command, input="info status\nquit\n", capture_output=True, text=True,
+            timeout=_PROBE_SECONDS, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return "tcg"
+    runs = done.returncode == 0 and "VM status: running" in done.stdout and not done.stderr
+    return "kvm" if runs else "tcg"
+
+
+def firmware() -> tuple[Path, Path]:
+    """UEFI code and an empty store of its variables."""
+    for code, variables in _FIRMWARE:
+        if Path(code).exists() and Path(variables).exists():
+            return Path(code), Path(variables)
+    raise ToolFailed(
+        "UEFI firmware is not installed (Debian: apt-get install ovmf)", kind="tool-missing"
+    )
+
+
+def _ask(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            [qemu(), *arguments], capture_output=True, text=True, check=False,
+            timeout=_PROBE_SECONDS,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ToolFailed(f"{BINARY} does not answer: {error}") from None
+    return done.stdout
+
+
+# -- room for memory ---------------------------------------------------------------------------
+
+
+def check_memory_place(folder: Path, memory: int) -> None:
+    """Refuse a place that is no memory file system, or has no room for ``memory`` bytes."""
+    kind = filesystem(folder)
+    if kind not in _TMPFS:
+        raise BadRequest(
+            f"{folder} is on {kind}, and guest memory belongs on a tmpfs; "
+            "BLOCKVAULT_RUNTIME names another directory"
+        )
+    try:
+        info = os.statvfs(folder)
+    except OSError as error:
+        raise IOFailed(f"{folder} cannot be used: {error.strerror}") from None
+    free = info.f_bavail * info.f_frsize
+    if info.f_blocks and free < memory:
+        raise NoSpace(
+            f"{folder} has {free >> 20:,} MiB free, and the machine has {memory >> 20:,} MiB of "
+            "memory; nothing was started"
+        )
+
+
+def filesystem(folder: Path) -> str:
+    """The type of the file system that holds ``folder``, as the kernel calls it."""
+    path, best, kind = os.path.realpath(folder), "", "unknown"
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, mount, name, *_ = line.split(" ")
+        mount = mount.encode().decode("unicode_escape")
+        inside = path == mount or path.startswith(mount.rstrip("/") + "/")
+        if inside and len(mount) >= len(best):
+            best, kind = mount, name
+    return kind

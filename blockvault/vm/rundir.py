@@ -1,0 +1,136 @@
+"""The files of a running machine, on a memory file system: its memory, its sockets, who runs it.
+
+    memory      the guest's memory, shared with QEMU        qmp       QEMU's monitor
+    kernel      boot files, written from the vault          nbd       where its disks are served
+    initrd                                                  serial    its console
+    state.json  processes, by number and start time         agent     its guest agent
+    qemu.log    what QEMU said                              migration device state on its way
+
+A directory belongs to one branch of one vault, so names are short: the path of a unix socket is
+limited to 107 bytes.  What outlives a machine, the log of its console, is kept in the vault.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from blockvault.errors import BadRequest, IOFailed
+from blockvault.vm.machine import BOOT_FILES, MEMORY
+
+CONSOLE_LOG = "console.log"
+LOGS = "machines"
+_SOCKET_PATH = 107
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """A process that cannot be taken for a later one of the same number."""
+
+    pid: int
+    started: int
+
+    @classmethod
+    def of(cls, pid: int) -> Process:
+        return cls(pid, start_time(pid) or 0)
+
+    @property
+    def alive(self) -> bool:
+        return self.pid > 0 and start_time(self.pid) == self.started
+
+
+def start_time(pid: int) -> int | None:
+    """When a process began, in ticks since boot; None if it is gone or only waits to be buried."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return None
+    return None if fields[0] in (b"Z", b"X") else int(fields[19])
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Who runs a machine; ``ended`` says how it went when nobody does any more."""
+
+    vault: str
+    branch: str
+    supervisor: Process
+    qemu: Process | None = None
+    accelerator: str = ""
+    since: float = 0.0
+    ended: str = ""
+
+
+class RunDir:
+    """The run directory of one branch."""
+
+    def __init__(self, base: Path, vault_id: bytes, branch: int, vault: Path) -> None:
+        self.path = base / f"{vault_id.hex()[:12]}-{branch}"
+        self.console_log = vault / LOGS / str(branch) / CONSOLE_LOG
+        self.memory = self.path / MEMORY
+        self.qmp = self.path / "qmp"
+        self.nbd = self.path / "nbd"
+        self.serial = self.path / "serial"
+        self.agent = self.path / "agent"
+        self.migration = self.path / "migration"
+        self.qemu_log = self.path / "qemu.log"
+        self.unflushed = self.path / "unflushed"
+        self._state = self.path / "state.json"
+        if len(os.fsencode(self.migration)) >= _SOCKET_PATH:
+            raise BadRequest(f"{base} is too long a path for sockets; choose a shorter one")
+
+    def boot_file(self, name: str) -> Path:
+        return self.path / name
+
+    def make(self) -> None:
+        """An empty directory that only its owner can look into."""
+        try:
+            self.path.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
+            if self.path.parent.stat().st_uid != os.getuid():
+                raise IOFailed(f"{self.path.parent} belongs to somebody else; nothing was started")
+            self.path.mkdir(mode=0o700, exist_ok=True)
+            self.console_log.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
+        except OSError as error:
+            raise IOFailed(f"{self.path} cannot be made: {error.strerror}") from None
+        self.clear()
+
+    def clear(self) -> None:
+        """Remove what a machine that ended has left, but for the state and QEMU's last words."""
+        for name in (MEMORY, *BOOT_FILES, "qmp", "nbd", "serial", "agent", "migration"):
+            (self.path / name).unlink(missing_ok=True)
+        self.unflushed.unlink(missing_ok=True)
+
+    def remove(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def save(self, state: State) -> None:
+        """Write who runs the machine, all or nothing."""
+        partial = self._state.with_suffix(".new")
+        partial.write_text(json.dumps(asdict(state)) + "\n")
+        partial.replace(self._state)
+
+    def load(self) -> State | None:
+        """Who runs or ran the machine; None if it never ran since the host was booted."""
+        try:
+            value = json.loads(self._state.read_text())
+            processes = {
+                name: Process(**value[name]) if value[name] else None
+                for name in ("supervisor", "qemu")
+            }
+            return State(**{**value, **processes})
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+
+def status(state: State | None) -> str:
+    """``running``, ``stopped``, or what is wrong: ``orphaned`` has a guest and no supervisor."""
+    if state is None:
+        return "stopped"
+    if state.supervisor.alive:
+        return "running"
+    if state.qemu is not None and state.qemu.alive:
+        return "orphaned"
+    return "stopped" if state.ended else "died"

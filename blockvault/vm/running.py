@@ -1,0 +1,252 @@
+"""One machine while it runs: its QEMU, its monitor, and the session that holds its disks.
+
+    boot     a new QEMU, empty memory
+    restore  a new QEMU, memory and devices of a full snapshot
+    adopt    a QEMU whose supervisor died
+
+Memory is written into its file while QEMU starts: both take a while, and QEMU does not look at it
+before it is given the state of its devices.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import mmap
+import os
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from blockvault.errors import IOFailed, ToolFailed, VaultError
+from blockvault.ops import attachments
+from blockvault.vm import command, state
+from blockvault.vm.machine import BOOT_FILES, CONFIG, MEMORY, Machine
+from blockvault.vm.process import Qemu
+from blockvault.vm.qmp import Monitor
+from blockvault.vm.rundir import RunDir
+
+if TYPE_CHECKING:
+    from blockvault.session import Session
+    from blockvault.vault import Vault
+
+log = logging.getLogger(__name__)
+
+START_SECONDS = 30.0
+POWER_SECONDS = 30.0
+STOPPED = ("paused", "postmigrate", "prelaunch")
+
+
+class Running:
+    """A machine that runs; ``files`` are the attachments that every snapshot of it keeps."""
+
+    def __init__(
+        self, vault: Vault, session: Session, run: RunDir, machine: Machine, accelerator: str
+    ) -> None:
+        self.vault = vault
+        self.session = session
+        self.run = run
+        self.machine = machine
+        self.accelerator = accelerator
+        self.version = ""
+        self.files: Sequence[Any] = ()
+        self.problem = ""
+        self._qemu: Qemu | None = None
+        self._monitor: Monitor | None = None
+        self._marker = self._mark()
+
+    # -- beginnings ------------------------------------------------------------------------------
+
+    def boot(self) -> None:
+        """Start the machine from its disks."""
+        self._spawn(incoming=False)
+
+    def restore(self, memory: Any, devices: bytes, *, paused: bool) -> None:
+        """Start the machine from saved memory and devices; it goes on unless it was paused."""
+        filling = _Filling(self.vault, memory, self.run)
+        try:
+            self._spawn(incoming=True)
+            state.prepare(self.monitor)
+        finally:
+            filling.wait()
+        filling.check()
+        state.load_devices(self.monitor, self.run.migration, devices)
+        if not paused:
+            self.monitor.execute("cont")
+
+    def adopt(self, qemu: Qemu) -> None:
+        """Take over a QEMU that runs already."""
+        self._qemu = qemu
+        self._connect()
+
+    def _spawn(self, *, incoming: bool) -> None:
+        words = command.command(
+            self.machine, self.run, self.session.branch.name, self.accelerator, incoming=incoming
+        )
+        self._qemu = Qemu.start(words, self.run.qemu_log)
+        self._connect()
+
+    def _connect(self) -> None:
+        """Reach the monitor; a QEMU that ended meanwhile tells why."""
+        for _ in range(int(START_SECONDS * 10)):
+            if self.run.qmp.exists() or self.qemu.wait(0.1):
+                break
+        if self.qemu.ended:
+            raise ToolFailed(f"QEMU did not start: {self.qemu.last_words() or 'it said nothing'}")
+        self._monitor = Monitor(self.run.qmp, timeout=START_SECONDS, listener=self._heard)
+        found = self.monitor.execute("query-version")["qemu"]
+        self.version = f"{found['major']}.{found['minor']}.{found['micro']}"
+
+    def _heard(self, event: str, data: Mapping[str, Any]) -> None:
+        if event == "BLOCK_IO_ERROR" and data.get("action") == "stop":
+            self.problem = f"a disk failed ({data.get('reason', 'no reason given')}); it is paused"
+            log.warning("%s: %s", self.session.branch.name, self.problem)
+        elif event == "RESUME":
+            self.problem = ""
+
+    def _mark(self) -> mmap.mmap:
+        """A byte in shared memory that says whether the session holds writes nobody else has."""
+        with open(self.run.unflushed, "a+b") as file:
+            file.truncate(mmap.PAGESIZE)
+            shared = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+        self.lost = bool(shared[0])
+        shared[0] = 0
+        self.session.unstored = shared
+        return shared
+
+    # -- while it runs ---------------------------------------------------------------------------
+
+    @property
+    def qemu(self) -> Qemu:
+        if self._qemu is None:
+            raise ToolFailed("the machine has no QEMU", kind="qemu-gone")
+        return self._qemu
+
+    @property
+    def monitor(self) -> Monitor:
+        if self._monitor is None:
+            raise ToolFailed("QEMU's monitor is not connected", kind="qemu-gone")
+        return self._monitor
+
+    def status(self) -> str:
+        found = self.monitor.status()
+        return "paused" if found in STOPPED else found
+
+    def pause(self) -> None:
+        self.monitor.execute("stop")
+
+    def resume(self) -> None:
+        self.monitor.execute("cont")
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[str]:
+        """Let the guest stand still inside of the block; gives the status that it had before.
+
+        A mark beside the machine tells who takes it over, should this process die inside of it,
+        that the guest is to go on.
+        """
+        before = self.monitor.status()
+        mark = self.run.path / "standing"
+        if before == state.RUNNING:
+            mark.touch()
+        try:
+            self.monitor.execute("stop")
+            yield before
+        finally:
+            if before == state.RUNNING:
+                self.monitor.execute("cont")
+                mark.unlink(missing_ok=True)
+
+    def devices(self) -> bytes:
+        """The state of its devices; only while it is paused."""
+        state.prepare(self.monitor)
+        return state.save_devices(self.monitor, self.run.migration)
+
+    def last_memory(self) -> Any:
+        """The memory of the branch's newest snapshot, most of which is still the same."""
+        tip = self.vault.branch(self.session.branch.name).tip
+        if tip is None:
+            return None
+        return attachments.find(self.vault.get_snapshot(tip).attachments, MEMORY)
+
+    def after_a_death(self) -> str:
+        """Bring an adopted guest to a sound state; say what was done."""
+        mark = self.run.path / "standing"
+        if self.lost:
+            # Writes that the guest believes to be on its disk were in the dead process only.
+            # To go on would be a disk that forgets; a reset is a power cut, which systems survive.
+            self.monitor.execute("stop")
+            self.monitor.execute("system_reset")
+            self.monitor.execute("cont")
+            done = "writes that it had not flushed were lost, so it was reset as by a power cut"
+        elif mark.exists() or self.monitor.status() == "io-error":
+            self.monitor.execute("cont")
+            done = "it goes on where it stood; nothing was lost"
+        else:
+            done = "it ran on; nothing was lost"
+        mark.unlink(missing_ok=True)
+        return done
+
+    # -- ends --------------------------------------------------------------------------------------
+
+    def power_off(self, seconds: float = POWER_SECONDS) -> bool:
+        """Press the power button; False if the guest has not ended after ``seconds``."""
+        if self.monitor.status() != state.RUNNING:
+            self.resume()
+        self.monitor.execute("system_powerdown")
+        return self.qemu.wait(seconds)
+
+    def kill(self) -> None:
+        """End QEMU at once; what the guest has flushed is safe."""
+        if self._qemu is not None:
+            with contextlib.suppress(VaultError):
+                self.monitor.execute("quit", timeout=5.0)
+            if not self._qemu.wait(5.0):
+                self._qemu.kill()
+
+    def close(self) -> None:
+        """Let go of everything but the QEMU process itself."""
+        if self._monitor is not None:
+            self._monitor.close()
+        if self._qemu is not None:
+            self._qemu.close()
+        self.session.unstored = bytearray(1)
+        self._marker.close()
+
+
+class _Filling:
+    """Memory on its way into its file, on a thread of its own."""
+
+    def __init__(self, vault: Vault, memory: Any, run: RunDir) -> None:
+        self._error: Exception | None = None
+        self._fd = os.open(run.memory, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        os.ftruncate(self._fd, memory.size)
+        self._thread = threading.Thread(target=self._fill, args=(vault, memory), name="memory")
+        self._thread.start()
+
+    def _fill(self, vault: Vault, memory: Any) -> None:
+        try:
+            attachments.restore(vault, memory, self._fd)
+        except Exception as error:
+            self._error = error
+
+    def wait(self) -> None:
+        self._thread.join()
+        os.close(self._fd)
+
+    def check(self) -> None:
+        if isinstance(self._error, VaultError):
+            raise self._error
+        if self._error is not None:
+            raise IOFailed(f"memory could not be restored: {self._error}")
+
+
+def write_boot_files(vault: Vault, files: Sequence[Any], run: RunDir) -> None:
+    """Kernel and initrd as files, for QEMU to load."""
+    for each in files:
+        if each.name in BOOT_FILES:
+            run.boot_file(each.name).write_bytes(attachments.content(vault, files, each.name))
+
+
+def machine_of(vault: Vault, files: Sequence[Any]) -> Machine:
+    return Machine.decode(attachments.content(vault, files, CONFIG))
