@@ -2,7 +2,7 @@
 
 A branch has one writer.  While a server is it, ``snapshot`` cannot write the branch itself; it asks
 the server, which flushes what its clients have written and records the snapshot.  ``status`` asks
-for figures.  Each server has a socket of its own in the vault, named by its process, of mode 0600;
+for figures.  Each server has a socket of its own in the vault, named after its process, mode 0600;
 whoever can open the vault can open it.
 
 One line of JSON each way: ``{"op": "snapshot", "branch": "main", "message": "..."}`` is answered
@@ -13,9 +13,11 @@ again on the asking side.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
 import os
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -34,6 +36,8 @@ log = logging.getLogger(__name__)
 DIRECTORY = "servers"
 MAX_LINE = 1 << 20
 ASK_SECONDS = 10.0  # for a client to state its request, and for a server to accept it
+_NAME = re.compile(r"[0-9]+-[0-9]+\.sock")
+_numbers = itertools.count(1)
 Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
@@ -43,7 +47,7 @@ class ControlServer:
     def __init__(self, vault: Path, handlers: Mapping[str, Handler]) -> None:
         directory = vault / DIRECTORY
         directory.mkdir(mode=0o700, exist_ok=True)
-        self.path = directory / f"{os.getpid()}.sock"
+        self.path = directory / f"{os.getpid()}-{next(_numbers)}.sock"
         self._handlers = dict(handlers)
         self._listener = sockets.listen_unix(self.path)
         self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
@@ -118,7 +122,7 @@ class Remote:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self.pid = int(path.stem)
+        self.pid = int(path.stem.partition("-")[0])
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Send one request and return its result; raises what the server answered.
@@ -153,7 +157,7 @@ def servers(vault: Path) -> list[Remote]:
 
 def _sockets(vault: Path) -> Iterator[Remote]:
     for path in (vault / DIRECTORY).glob("*.sock"):
-        if path.stem.isdecimal():
+        if _NAME.fullmatch(path.name):
             if _listens(path):
                 yield Remote(path)
             else:

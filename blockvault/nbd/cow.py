@@ -50,6 +50,8 @@ class CopyOnWrite:
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         self._check(offset, len(data))
+        if not data:
+            return
         with self._lock:
             self._copy_up(offset, len(data))
             self._put(offset, data)
@@ -115,7 +117,7 @@ class CopyOnWrite:
     def _copy_up(self, offset: int, length: int) -> None:
         """Put into the file what the first and last block hold beside the range."""
         size, end = self.block_size, offset + length
-        for block in {offset // size, (end - 1) // size} if length else ():
+        for block in {offset // size, (end - 1) // size}:
             start = block * size
             whole = min(size, self.size - start)
             if offset <= start and start + whole <= end:

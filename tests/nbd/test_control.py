@@ -1,0 +1,150 @@
+"""The control socket: requests and errors there and back, dead servers, wrong input."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockvault.errors import BadRequest, Busy, IOFailed, NoSpace, NotFound
+from blockvault.nbd import control
+from blockvault.nbd.control import ControlServer, Remote
+
+
+def echo(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    return {"heard": request["say"]}
+
+
+def full(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    raise NoSpace("the disk is full")
+
+
+def held(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    raise Busy("it is held", kind="branch-busy")
+
+
+def broken(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    raise RuntimeError("a bug")
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def server(vault: Path) -> Iterator[ControlServer]:
+    running = ControlServer(vault, {"echo": echo, "full": full, "held": held, "broken": broken})
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def remote(server: ControlServer, vault: Path) -> Remote:
+    (found,) = control.servers(vault)
+    return found
+
+
+def test_requests_and_results(remote: Remote) -> None:
+    assert remote.pid == os.getpid()
+    assert remote.ask("echo", say="häß\n☃") == {"heard": "häß\n☃"}
+
+
+def test_only_the_owner_can_ask(server: ControlServer, vault: Path) -> None:
+    assert stat.S_IMODE(server.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE((vault / "servers").stat().st_mode) == 0o700
+
+
+def test_errors_come_back_as_they_were_raised(remote: Remote) -> None:
+    with pytest.raises(NoSpace, match="the disk is full") as full_disk:
+        remote.ask("full")
+    assert full_disk.value.reason == "no-space"
+    with pytest.raises(Busy) as busy:
+        remote.ask("held")
+    assert busy.value.reason == "branch-busy"
+    with pytest.raises(IOFailed, match="the server failed"):
+        remote.ask("broken")
+    with pytest.raises(BadRequest, match="unknown request"):
+        remote.ask("nothing")
+    with pytest.raises(IOFailed, match="the server failed"):
+        remote.ask("echo")  # without what to say
+
+
+@pytest.mark.parametrize("line", [b"\n", b"{\n", b"[]\n", b"7\n", b"\xff\xfe\n", b'{"op": []}\n'])
+def test_lines_that_are_no_request(server: ControlServer, line: bytes) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(server.path))
+        client.sendall(line)
+        answer = json.loads(client.makefile().readline())
+    assert answer["error"]["class"] == "BadRequest"
+
+
+def test_a_line_without_end_is_cut_off(
+    server: ControlServer, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "MAX_LINE", 100_000)
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(server.path))
+        with pytest.raises(OSError, match=r"pipe|reset"):  # noqa: PT012
+            for _ in range(100):
+                client.sendall(b"x" * 100_000)
+    assert remote.ask("echo", say=1) == {"heard": 1}
+
+
+def test_silent_clients_are_dropped_and_block_nobody(
+    server: ControlServer, remote: Remote, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "ASK_SECONDS", 0.2)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(str(server.path))
+        assert remote.ask("echo", say=1) == {"heard": 1}
+        silent.settimeout(5)
+        assert silent.recv(1) == b""
+
+
+def test_a_closed_server_is_gone(vault: Path) -> None:
+    server = ControlServer(vault, {"echo": echo})
+    (remote,) = control.servers(vault)
+    server.close()
+    assert not server.path.exists()
+    assert control.servers(vault) == []
+    with pytest.raises(NotFound, match="gone"):
+        remote.ask("echo", say=1)
+
+
+def test_the_socket_of_a_killed_server_is_swept(vault: Path, server: ControlServer) -> None:
+    dead = vault / "servers" / "999999-1.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(dead))
+    (vault / "servers" / "notes.sock").touch()
+    assert [remote.pid for remote in control.servers(vault)] == [os.getpid()]
+    assert not dead.exists()
+
+
+def test_no_servers_without_a_directory(vault: Path) -> None:
+    assert control.servers(vault) == []
+    assert control.holder(vault, "main") is None
+
+
+def test_a_server_that_dies_while_it_is_asked(vault: Path) -> None:
+    (vault / "servers").mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        path = vault / "servers" / "1234-1.sock"
+        listener.bind(str(path))
+        listener.listen()
+
+        def die() -> None:
+            listener.accept()[0].close()
+
+        thread = threading.Thread(target=die)
+        thread.start()
+        with pytest.raises((IOFailed, NotFound)):
+            Remote(path).ask("status")
+        thread.join()

@@ -1,0 +1,127 @@
+"""The throw-away layer: a model test, and a base that never changes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from blockvault.errors import BadRequest, IOFailed
+from blockvault.nbd import cow
+from blockvault.nbd.cow import CopyOnWrite
+from tests.nbd.memory import MemoryDevice
+
+BLOCK = 64
+CHANGES = st.lists(
+    st.tuples(
+        st.sampled_from(["write", "zero", "trim"]),
+        st.integers(0, 1100),
+        st.integers(0, 700),
+        st.integers(1, 255),
+    ),
+    max_size=12,
+)
+
+
+def base_device(size: int) -> MemoryDevice:
+    base = MemoryDevice(size, block_size=BLOCK, read_only=True)
+    base.data[:] = bytes(n * 7 % 256 if n // BLOCK % 3 else 0 for n in range(size))
+    return base
+
+
+@given(CHANGES, st.sampled_from([1000, 1024, 1]))
+def test_it_reads_as_a_plain_array_would(
+    changes: list[tuple[str, int, int, int]], size: int
+) -> None:
+    base = base_device(size)
+    before, model = bytes(base.data), bytearray(base.data)
+    with contextlib.closing(CopyOnWrite(base)) as layer:
+        for what, offset, length, fill in changes:
+            offset = min(offset, size)
+            length = min(length, size - offset)
+            if what == "write":
+                layer.write(offset, bytes([fill]) * length)
+                model[offset : offset + length] = bytes([fill]) * length
+            else:
+                getattr(layer, what)(offset, length)
+                model[offset : offset + length] = bytes(length)
+            assert layer.read(offset, length) == model[offset : offset + length]
+        assert layer.read(0, size) == model
+        place = 0
+        for extent in layer.extents(0, size):
+            assert extent.offset == place
+            place += extent.length
+            if extent.zero:
+                assert not any(model[extent.offset : place])
+        assert place == size
+    assert base.data == before
+
+
+@pytest.fixture
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cow, "CHUNK", 4)
+    monkeypatch.setattr(cow, "UNTOUCHED", bytes(4))
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_ranges_over_many_chunks_of_states() -> None:
+    layer = CopyOnWrite(base_device(4096))
+    layer.write(BLOCK * 3, b"x" * BLOCK * 10)
+    layer.zero(BLOCK * 5, BLOCK * 2)
+    expected = bytearray(base_device(4096).data)
+    expected[BLOCK * 3 : BLOCK * 13] = b"x" * BLOCK * 10
+    expected[BLOCK * 5 : BLOCK * 7] = bytes(BLOCK * 2)
+    assert layer.read(0, 4096) == expected
+    layer.close()
+
+
+def test_zeroing_a_range_reads_and_writes_nothing() -> None:
+    base = base_device(1 << 20)
+    layer = CopyOnWrite(base)
+    layer.zero(0, 1 << 20)
+    assert [call for call in base.calls if call[0] == "read"] == []
+    assert list(layer.extents(0, 1 << 20)) == [(0, 1 << 20, True)]
+    assert os.fstat(layer._file.fileno()).st_size == 0
+    layer.close()
+
+
+def test_the_file_has_no_name(tmp_path: Path) -> None:
+    layer = CopyOnWrite(base_device(4096), tmp_path)
+    layer.write(0, b"secret")
+    assert list(tmp_path.iterdir()) == []
+    layer.close()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda d: d.read(4000, 97), lambda d: d.write(4090, b"1234567"), lambda d: d.zero(4096, 1),
+        lambda d: d.read(-1, 1), lambda d: list(d.extents(0, 4097)),
+    ],
+)  # fmt: skip
+def test_beyond_the_end(call: Callable[[CopyOnWrite], object]) -> None:
+    layer = CopyOnWrite(base_device(4096))
+    with pytest.raises(BadRequest):
+        call(layer)
+    layer.close()
+
+
+def test_a_file_that_cannot_grow_is_an_error_of_the_write() -> None:
+    layer = CopyOnWrite(base_device(1 << 20))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        with pytest.raises(IOFailed, match="copy-on-write"):
+            layer.write(100_000, b"x" * 100)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert layer.read(100_000, 100) == base_device(1 << 20).data[100_000:100_100]
+    layer.write(100_000, b"fits again")
+    assert layer.read(100_000, 10) == b"fits again"
+    layer.close()
