@@ -64,6 +64,10 @@ class Command(click.Command):
                 formatter.dedent()
 
 
+class Group(click.Group):
+    """Commands that share a first word, such as ``vm``."""
+
+
 def command(
     name: str, *, examples: Mapping[str, str], shape: Mapping[str, str] | None = None
 ) -> Callable[[Callable[..., Any]], Command]:

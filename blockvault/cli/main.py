@@ -60,6 +60,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "serve": "Serve volumes to virtual machines over NBD.",
         "status": "Show what is being served.",
         "attach": "Print what to type to use an export.",
+        "vm": "Run machines from branches, with snapshots of all that they are.",
     },
     "Look after the vault": {
         "stats": "Show how much space the vault takes, and for what.",

@@ -59,6 +59,7 @@ class State:
     branch: str
     supervisor: Process
     qemu: Process | None = None
+    control: str = ""
     accelerator: str = ""
     since: float = 0.0
     ended: str = ""

@@ -118,6 +118,8 @@ class Supervisor:
         self.since = time.time()
         self.told_to_end = False
         """Set by a handler of signals, which may not wait for anything."""
+        self.control = ""
+        """Where the orders come in: for those who look for this machine."""
         self._serve = serve
         self._throw_away = throw_away
         self._lock = threading.RLock()
@@ -202,6 +204,7 @@ class Supervisor:
                 branch=self.branch.name,
                 supervisor=Process.of(os.getpid()),
                 qemu=running.qemu.process,
+                control=self.control,
                 accelerator=running.accelerator,
                 since=self.since,
             )

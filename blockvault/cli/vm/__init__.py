@@ -1,0 +1,1 @@
+"""Commands of ``blockvault vm``, one module each."""

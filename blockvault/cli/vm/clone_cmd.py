@@ -1,0 +1,53 @@
+"""``blockvault vm clone``: a second machine from a running one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from blockvault.cli import complete, output
+from blockvault.cli.common import command, with_vault
+from blockvault.cli.vm import common
+from blockvault.errors import Conflict
+
+if TYPE_CHECKING:
+    from blockvault.vault import Vault
+
+
+@command(
+    "clone",
+    examples={"blockvault vm clone web test": "Both go on, each with its own memory and disks."},
+    shape={
+        **common.STARTED_SHAPE,
+        "snapshot": "id of the snapshot that both go on from",
+        "shared[]": "what the clone has in common with its source and may have to change",
+    },
+)
+@click.argument("source", metavar="BRANCH", shell_complete=complete.branches)
+@click.argument("new", metavar="NEW")
+@click.option("--paused", is_flag=True, help="Let the clone stand still at first.")
+@with_vault
+def run(vault: Vault, source: str, new: str, paused: bool, as_json: bool) -> None:
+    """Start a second machine from a running one.
+
+    The source is recorded in full while it goes on, and the clone is a new branch that starts from
+    there.  It copies nothing.  The clone gets a new VM generation id, so that a kernel that knows
+    of those reseeds its random numbers; what else the two share is said.
+    """
+    from blockvault.vm.supervisor import plan
+
+    if any(each.name == new for each in vault.branches()):
+        raise Conflict(f"branch '{new}' exists already", kind="branch-exists")
+    remote = common.machine(vault, source)
+    snapshot = remote.ask("vm-snapshot", message=f"cloned as {new}", author=None)["id"]
+    vault.create_branch(new, snapshot)
+    machine = plan(vault, new).machine
+    told = common.launch(vault, new, ["--paused"] if paused else [])
+    shared = [f"MAC address {machine.mac}"] if machine.mac else []
+    shared += ["host names, SSH host keys and machine ids on its disks"]
+    if as_json:
+        output.write_json({**told, "snapshot": snapshot, "shared": shared})
+        return
+    output.write(f"Machine {new} {told['told']}")
+    output.write(f"It shares with {source}: {'; '.join(shared)}")

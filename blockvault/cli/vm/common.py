@@ -1,0 +1,162 @@
+"""What the commands about machines share: where they run, whom to ask, how one is launched."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blockvault.errors import BadRequest, IOFailed, NotFound, VaultError
+
+if TYPE_CHECKING:
+    from blockvault.nbd.control import Remote
+    from blockvault.ops.refs import Branch
+    from blockvault.session import Session
+    from blockvault.vault import Vault
+    from blockvault.vm.rundir import RunDir
+    from blockvault.vm.supervisor import Served
+
+STARTED_SHAPE = {
+    "branch": "the machine's branch",
+    "told": "what was done: booted, resumed from a snapshot, or taken over",
+    "pid": "number of the process that runs it",
+}
+
+
+def runtime() -> Path:
+    """The directory for what running machines need in memory."""
+    named = os.environ.get("BLOCKVAULT_RUNTIME")
+    return Path(os.path.abspath(named)) if named else Path(f"/dev/shm/blockvault-{os.getuid()}")
+
+
+def run_dir(vault: Vault, branch: Branch) -> RunDir:
+    from blockvault.vm.rundir import RunDir
+
+    return RunDir(runtime(), vault.options.vault_id, branch.id, vault.path)
+
+
+def machine(vault: Vault, name: str) -> Remote:
+    """The process that runs a branch's machine; ``NotFound`` when none does."""
+    from blockvault.nbd import control
+    from blockvault.vm import rundir
+
+    branch = vault.branch(name)
+    state = run_dir(vault, branch).load()
+    status = rundir.status(state)
+    if state is None or status != "running":
+        said = {
+            "orphaned": "has lost its supervisor; 'blockvault vm start' takes it over",
+            "died": "is not running; it died with its supervisor",
+        }.get(status, "is not running; 'blockvault vm start' starts it")
+        raise NotFound(f"machine '{branch.name}' {said}", kind="machine-stopped")
+    return control.Remote(Path(state.control))
+
+
+class Disks:
+    """The volumes of a session, served over NBD until ``close``."""
+
+    def __init__(self, vault: Vault, session: Session, path: Path) -> None:
+        from blockvault.nbd.exports import Exports
+        from blockvault.nbd.server import Server
+        from blockvault.nbd.volumes import VaultCatalogue
+
+        self._catalogue = VaultCatalogue(vault, {session.branch.name: session}, only_listed=True)
+        self._server = Server(Exports(self._catalogue))
+        self._server.listen_unix(path)
+
+    def status(self) -> dict[str, Any]:
+        return self._server.status()
+
+    def close(self) -> None:
+        self._server.stop()
+        self._catalogue.close()
+
+
+def server(vault: Vault) -> Callable[[Session, Path], Served]:
+    """The way to serve disks that a supervisor is given."""
+    return lambda session, path: Disks(vault, session, path)
+
+
+def launch(vault: Vault, branch: str, options: Sequence[str]) -> dict[str, Any]:
+    """Run a machine in the background; return what ``vm run`` said once it was up.
+
+    The new process has a session of its own and outlives this one.  What it logs is kept with the
+    vault; what goes wrong before the machine is up is raised here.
+    """
+    log = run_dir(vault, vault.branch(branch)).console_log.with_name("supervisor.log")
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    told, tell = os.pipe()
+    words = [sys.executable, "-m", "blockvault.cli.main", "-V", str(vault.path), "vm", "run"]
+    try:
+        with open(log, "ab") as said:
+            child = subprocess.Popen(
+                [*words, "--notify", str(tell), *options, "--", branch],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                pass_fds=[tell],
+                start_new_session=True,
+            )
+    finally:
+        os.close(tell)
+    with open(told, "rb") as answers:
+        line = answers.readline()
+    if not line:
+        raise IOFailed(f"the machine's process ended at once (exit {child.wait()}); {log} says why")
+    answer: dict[str, Any] = json.loads(line)
+    if "error" in answer:
+        child.wait()
+        raise _raised(answer["error"])
+    child.returncode = 0  # it is to go on; nobody waits for it
+    return answer
+
+
+def _raised(error: dict[str, str]) -> VaultError:
+    from blockvault import errors
+
+    kind = getattr(errors, error["class"], VaultError)
+    raised: VaultError = kind(error["message"], kind=error["kind"])
+    return raised
+
+
+def notify(fd: int | None, answer: dict[str, Any]) -> None:
+    """Tell who launched this process how it went."""
+    if fd is not None:
+        os.write(fd, json.dumps(answer).encode() + b"\n")
+        os.close(fd)
+
+
+def failure(error: BaseException) -> dict[str, Any]:
+    if isinstance(error, VaultError):
+        named = {"class": type(error).__name__, "kind": error.reason, "message": error.message}
+    else:
+        named = {"class": "IOFailed", "kind": IOFailed.kind, "message": f"it failed: {error}"}
+    return {"error": named}
+
+
+def on_signals(act: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: act())
+
+
+def parse_arguments(text: str | None) -> dict[str, Any] | None:
+    """The JSON object of a QMP command."""
+    if text is None:
+        return None
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise BadRequest(f"the arguments are not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BadRequest("the arguments of a QMP command are a JSON object")
+    return value
+
+
+def accelerator_note(name: str) -> str:
+    """What to say once of how a machine runs."""
+    return "" if name == "kvm" else " (KVM does not run here: QEMU emulates, which is slower)"
