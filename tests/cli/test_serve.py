@@ -9,18 +9,17 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
 from blockvault.cli.common import Command
-from tests.cli.conftest import COMMAND, World, build, environment
+from tests.cli.conftest import COMMAND, World, environment
 from tests.cli.test_json import command, paths
 
 
 @pytest.fixture
-def home(tmp_path: Path) -> World:
-    return build(tmp_path)
+def home(world: World) -> World:
+    return world
 
 
 class Server:
