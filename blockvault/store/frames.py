@@ -109,15 +109,21 @@ def object_count(head: bytes | memoryview) -> int:
 
 def raw_object(data: memoryview, slot: int) -> bytes | None:
     """Object ``slot`` of a raw frame of equal objects, copied alone; None for any other frame."""
+    found = raw_objects(data, (slot,))
+    return found[0] if found else None
+
+
+def raw_objects(data: memoryview, slots: Sequence[int]) -> list[bytes] | None:
+    """``raw_object`` for several; None if the frame is another kind or does not hold them all."""
     if len(data) < HEADER_SIZE:
         return None
     version, codec, count, raw_size, uniform = _HEADER.unpack_from(data)
-    if version != VERSION or codec != RAW or not uniform or slot >= count:
+    if version != VERSION or codec != RAW or not uniform or max(slots) >= count:
         return None
     if uniform * count != raw_size or len(data) != HEADER_SIZE + raw_size:
         return None
-    start = HEADER_SIZE + slot * uniform
-    return bytes(data[start : start + uniform])
+    starts = [HEADER_SIZE + slot * uniform for slot in slots]
+    return [bytes(data[start : start + uniform]) for start in starts]
 
 
 def _header(data: bytes | memoryview) -> tuple[int, int, int, int]:

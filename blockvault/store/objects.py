@@ -16,7 +16,7 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from itertools import chain
 
 from blockvault.errors import Damaged
 from blockvault.ids import ZERO_ID, object_id, short
@@ -31,8 +31,11 @@ KNOWN_PLACES = 1 << 16
 FRAMES_A_SNAPSHOT = 64
 """Frames that one read transaction fetches at most, so that none lives long."""
 
-PARALLEL_FROM = 3
+PARALLEL_FROM = 4
 """Frames from which on ``get_many`` decodes in threads."""
+
+FEW = 64
+"""Objects that are looked up and read in one transaction."""
 
 Member = tuple[int, bytes]
 """An object's place in a frame, and its id."""
@@ -78,47 +81,40 @@ class ObjectReader:
         if len(wanted) == 1:
             return {wanted[0]: self.get(wanted[0])}
         with self._store.read() as reader:
-            groups = list(_by_frame(_located(reader, wanted)).items())
+            places = _located(reader, wanted)
+            if len(places) <= FEW:
+                return self._take(reader, _by_frame(places))
         found: dict[bytes, bytes] = {}
+        groups = list(_by_frame(places).items())
         for start in range(0, len(groups), FRAMES_A_SNAPSHOT):
-            some = groups[start : start + FRAMES_A_SNAPSHOT]
             with self._store.read() as reader:
-                fetched = [self._fetch(reader, number, members) for number, members in some]
-            run = _pool().map if len(fetched) >= PARALLEL_FROM else map
-            for part in run(self._prove, fetched):
-                found.update(part)
+                found.update(self._take(reader, dict(groups[start : start + FRAMES_A_SNAPSHOT])))
+        return found
+
+    def _take(self, reader: Reader, groups: Mapping[int, list[Member]]) -> dict[bytes, bytes]:
+        """The objects of some frames: sliced out of raw ones, decoded out of the others."""
+        found: dict[bytes, bytes] = {}
+        encoded: dict[int, bytes] = {}
+        for number, members in groups.items():
+            cached = self._cache.get(number)
+            if cached is not None:
+                found.update((oid, cached.get(slot, oid)) for slot, oid in members)
+                continue
+            view = reader.frame_view(number)
+            if view is None:
+                # The frame is gone: its objects were moved to another one since they were located.
+                found.update((oid, self.get(oid)) for _, oid in members)
+            elif not _slice(view, members, found):
+                encoded[number] = reader.frame(number) or b""
+        for number, objects in zip(encoded, _decode_all(list(encoded.values())), strict=True):
+            cached = self._cache.put(number, objects)
+            found.update((oid, cached.get(slot, oid)) for slot, oid in groups[number])
         return found
 
     def close(self) -> None:
         """Forget everything that is cached."""
         self._cache.clear()
         self._places.clear()
-
-    def _fetch(self, reader: Reader, number: int, members: Sequence[Member]) -> _Fetched:
-        """Copy out of the map what ``_prove`` needs, which then needs no transaction."""
-        cached = self._cache.get(number)
-        if cached is not None:
-            return _Fetched(number, members, cached, None, ())
-        view = reader.frame_view(number)
-        if view is None:
-            return _Fetched(number, members, None, None, ())
-        pieces = [frames.raw_object(view, slot) for slot, _ in members]
-        encoded = bytes(view) if None in pieces else None
-        return _Fetched(number, members, None, encoded, pieces)
-
-    def _prove(self, fetched: _Fetched) -> list[tuple[bytes, bytes]]:
-        number, members, cached, encoded, pieces = fetched
-        if encoded is not None:
-            cached = self._cache.put(number, frames.decode(encoded))
-        if cached is not None:
-            return [(oid, cached.get(slot, oid)) for slot, oid in members]
-        if pieces:
-            return [
-                (oid, _checked(data or b"", oid))
-                for (_, oid), data in zip(members, pieces, strict=True)
-            ]
-        # The frame is gone: its objects were moved to another one since they were located.
-        return [(oid, self.get(oid)) for _, oid in members]
 
     def _decoded(self, number: int, view: memoryview) -> _Cached:
         cached = self._cache.get(number)
@@ -134,16 +130,6 @@ class ObjectReader:
         if len(self._places) + len(places) > KNOWN_PLACES:
             self._places.clear()
         self._places.update(places)
-
-
-class _Fetched(NamedTuple):
-    """What get_many found of one frame: cached, encoded, or the wanted pieces of a raw one."""
-
-    number: int
-    members: Sequence[Member]
-    cached: _Cached | None
-    encoded: bytes | None
-    pieces: Sequence[bytes | None]
 
 
 class _Cached:
@@ -334,6 +320,27 @@ def _located(reader: Reader, ids: Sequence[bytes]) -> list[tuple[int, bytes]]:
             raise _missing(oid)
         placed.append((place, oid))
     return placed
+
+
+def _slice(view: memoryview, members: Sequence[Member], found: dict[bytes, bytes]) -> bool:
+    """Copy the members out of a raw frame, checked; False if the frame must be decoded."""
+    pieces = frames.raw_objects(view, [slot for slot, _ in members])
+    for (_, oid), data in zip(members, pieces or (), strict=pieces is not None):
+        found[oid] = _checked(data, oid)
+    return pieces is not None
+
+
+def _decode_all(encoded: Sequence[bytes]) -> Iterable[Objects]:
+    """Decode frames, in threads when there are enough of them to be worth the hand-over."""
+    if len(encoded) < PARALLEL_FROM:
+        return map(frames.decode, encoded)
+    share = -(-len(encoded) // WORKERS)
+    parts = [encoded[at : at + share] for at in range(0, len(encoded), share)]
+    return chain.from_iterable(_pool().map(_decode_part, parts))
+
+
+def _decode_part(encoded: Sequence[bytes]) -> list[Objects]:
+    return [frames.decode(data) for data in encoded]
 
 
 def _by_frame(placed: Sequence[tuple[int, bytes]]) -> dict[int, list[Member]]:

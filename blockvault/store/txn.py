@@ -139,9 +139,13 @@ class LmdbReader(Reader):
     def frame_view(self, number: int) -> memoryview | None:
         if not 0 < number <= tables.MAX_FRAME_NUMBER:
             return None
-        view = self._txn.get(tables.integer_key(number), None, self._dbs[tables.FRAMES])
-        self._env.residency.note(len(view) if view else 0)
-        return view
+        self._env.residency.note(_A_LOOKUP)
+        return self._txn.get(tables.integer_key(number), None, self._dbs[tables.FRAMES])
+
+    def frame(self, number: int) -> bytes | None:
+        data = super().frame(number)
+        self._env.residency.note(len(data) if data else 0)
+        return data
 
     def frames(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         cursor = self._txn.cursor(self._dbs[tables.FRAMES])
