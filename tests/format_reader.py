@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -21,6 +22,7 @@ from blake3 import blake3
 
 ZERO = bytes(32)
 INVISIBLE = {"Cc", "Cf", "Zl", "Zp", "Zs"}
+BASE = ("refs", "branches", "waypoints", "snapshots")
 WAYPOINTS = {2, 32, 33, 34, 35, 36}
 DATA = {16, 17, 18, 19}
 VOLUMES_AT = {2: 6, 32: 3, 33: 3, 34: 3, 35: 3, 36: 3}
@@ -28,6 +30,7 @@ SNAPSHOT_AT = {2: 5, 33: 4, 34: 4, 35: 4}
 FIELDS = {
     **{1: 5, 2: 7, 3: 4, 4: 3, 5: 4, 6: 3, 7: 4, 8: 3},
     **{16: 7, 17: 6, 18: 6, 19: 3, 32: 4, 33: 6, 34: 5, 35: 7, 36: 6},
+    **{48: 4, 49: 3, 50: 4, 51: 4},
 }
 
 
@@ -204,52 +207,73 @@ class FormatReader:
     # -- 10, 11: the log ---------------------------------------------------------------------------
 
     def events(self) -> Iterator[Event]:
-        """All events; the chain is verified on the way."""
+        """All events that are left; the chain is verified on the way, and at the end the gaps."""
         chain = blake3(b"blockvault log 1" + self.vault_id).digest()
         due, before = 1, 0
+        chains, gaps, pruned = {}, [], None
         for key, data in self.rows("log"):
             first = int.from_bytes(key, "little")
             version, codec, reserved, count, raw_size, time, stored = struct.unpack_from(
                 "<BBHIIq32s", data
             )
-            need(version == 1 and reserved == 0, "record header")
+            need(version == 1 and reserved == 0 and count, "record header")
             need(first == due, f"event {due} is missing")
             need(time >= before, "times of records decrease")
+            chains[first] = chain
+            due, before = first + count, time
+            if codec == 2:
+                need(raw_size == 0 and len(data) == 52, "a gap has no payload")
+                gaps.append((first, due))
+                chain = stored
+                continue
             payload = decoded(codec, data[52:], raw_size, 64 << 20)
             hashed = chain + first.to_bytes(8, "little") + time.to_bytes(8, "little", signed=True)
             chain = blake3(hashed + count.to_bytes(4, "little") + payload).digest()
             need(chain == stored, f"the chain breaks at event {first}")
-            rows = unpack(payload)
-            need(len(rows) == count, "count")
-            last_dt = 0
-            for seq, row in enumerate(rows, first):
-                need(FIELDS.get(row[0]) == len(row), f"event {seq} has an unknown shape")
-                need(row[1] >= last_dt, "times within a record decrease")
-                last_dt = row[1]
-                yield Event(seq, time + row[1], row, first, time)
-            due, before = first + count, time
+            for event in self._rows(payload, first, count, time):
+                pruned = event if event.code == 51 else pruned
+                yield event
+        self._lawful(gaps, chains, pruned)
         self.end = due - 1, chain
+
+    def _rows(self, payload: bytes, first: int, count: int, time: int) -> Iterator[Event]:
+        rows = unpack(payload)
+        need(len(rows) == count, "count")
+        last_dt = 0
+        for seq, row in enumerate(rows, first):
+            need(FIELDS.get(row[0]) == len(row), f"event {seq} has an unknown shape")
+            need(row[1] >= last_dt, "times within a record decrease")
+            need(row[0] != 51 or count == 1, "Pruned is alone")
+            last_dt = row[1]
+            yield Event(seq, time + row[1], row, first, time)
+
+    def _lawful(
+        self, gaps: list[tuple[int, int]], chains: dict[int, bytes], pruned: Event | None
+    ) -> None:
+        kept = pruned.row[2] if pruned else ()
+        for first, end in gaps:
+            need(pruned and end <= pruned.seq, "a gap behind the last prune")
+            need(all(end <= run[0] or run[1] <= first for run in kept), "a gap in what is kept")
+        for first, _, chain in kept:
+            need(chains[first] == chain, "a kept run continues another chain")
 
     # -- 12: states --------------------------------------------------------------------------------
 
     def state(self, branch: int, seq: int) -> dict[str, bytes]:
         """Every byte of every volume of a branch, just after an event."""
-        events = self._events = getattr(self, "_events", None) or list(self.events())
-        created = events[branch - 1].row
+        fold = self.fold
         while seq < branch:
-            need(created[3], "the branch had not begun")
-            branch, seq = created[3], min(seq, created[4])
-            created = events[branch - 1].row
-        sizes: dict[str, int] = {}
-        ids: dict[str, list[bytes]] = {}
-        for event in events[:seq]:
-            if event.code not in WAYPOINTS | DATA or event.branch != branch:
-                continue
-            if event.code in WAYPOINTS:
-                volumes = event.row[VOLUMES_AT[event.code]]
-                sizes = {name: size for name, size, _ in volumes}
-                ids = {name: self.block_ids(size, root) for name, size, root in volumes}
-            elif event.code != 19:
+            source, source_seq = fold.branches[branch][1:3]
+            need(source, "the branch had not begun")
+            branch, seq = source, min(seq, source_seq)
+        last = max(at for of, at in fold.waypoints if of == branch and at <= seq)
+        cut = unpack(pack(fold.refs.get(b"cuts/" + _key(branch), (0, 0))))[0]
+        need(last == seq or last >= cut, "the events in between were pruned")
+        volumes = fold.waypoints[branch, last][4]
+        sizes = {name: size for name, size, _ in volumes}
+        ids = {name: self.block_ids(size, root) for name, size, root in volumes}
+        for event in fold.data:
+            if last < event.seq <= seq and event.branch == branch and event.code != 19:
                 self._apply(ids, sizes, event.row)
         return {name: self.content(sizes[name], ids[name]) for name in ids}
 
@@ -271,33 +295,74 @@ class FormatReader:
 
     # -- 13: projections ---------------------------------------------------------------------------
 
-    def projections(self) -> dict[str, dict[bytes, bytes]]:
-        """What the log says the projection tables hold."""
-        return _Fold(self.events()).tables
+    @cached_property
+    def fold(self) -> Fold:
+        """What the log says the projection tables hold: from the start, or from the last prune."""
+        return Fold(list(self.events()))
 
 
-class _Fold:
+class Fold:
     """Section 13, one event after another."""
 
-    def __init__(self, events: Iterator[Event]) -> None:
+    def __init__(self, events: list[Event], *, from_the_start: bool = False) -> None:
         self.refs: dict[bytes, object] = {}
         self.branches: dict[int, list[Any]] = {}
         self.waypoints: dict[tuple[int, int], tuple[Any, ...]] = {}
         self.trail: dict[tuple[int, int], tuple[int, int, int]] = {}
         self.snapshots: dict[bytes, tuple[int, int]] = {}
+        self.data = [event for event in events if event.code in DATA]
+        prunes = [] if from_the_start else [event for event in events if event.code == 51]
+        start = 0
+        if prunes:
+            start = prunes[-1].seq + 1
+            self.begin(events, prunes[-1])
         for event in events:
-            self.names(event)
-            if event.code in WAYPOINTS:
-                self.waypoint(event)
-            if event.code in WAYPOINTS | DATA:
-                self.moved(event)
-        self.tables = {
+            if event.seq >= start:
+                self.step(event)
+
+    @property
+    def tables(self) -> dict[str, dict[bytes, bytes]]:
+        """The tables as the vault has them."""
+        return {
             "refs": {key: pack(value) for key, value in self.refs.items()},
             "branches": {_key(key): pack(value) for key, value in self.branches.items()},
             "waypoints": {_key(*key): pack(value) for key, value in self.waypoints.items()},
             "trail": {_key(*key): pack(value) for key, value in self.trail.items()},
             "snapshots": {key: pack(value) for key, value in self.snapshots.items()},
         }
+
+    def step(self, event: Event) -> None:
+        self.names(event)
+        if event.code in WAYPOINTS:
+            self.waypoint(event)
+        if event.code in WAYPOINTS | DATA:
+            self.moved(event)
+            held = self.branches[event.branch]
+            held[5] = event.seq
+            held[8] = event.seq if event.code in WAYPOINTS | {19} else held[8]
+        if event.code == 51:
+            kept = event.row[2]
+            self.base(event.row[3])
+            self.trail = {
+                key: row
+                for key, row in self.trail.items()
+                if key[0] in self.branches and in_runs(key[1], kept)
+            }
+
+    def begin(self, events: list[Event], pruned: Event) -> None:
+        """What a Pruned event leaves, without what was before it."""
+        self.base(pruned.row[3])
+        for event in events:
+            content = event.code in WAYPOINTS | DATA and event.branch in self.branches
+            if content and in_runs(event.record, pruned.row[2]):
+                self.moved(event)
+
+    def base(self, rows: tuple[tuple[str, bytes, bytes], ...]) -> None:
+        held = {name: [row[1:] for row in rows if row[0] == name] for name in BASE}
+        self.refs = {key: unpack(value) for key, value in held["refs"]}
+        self.branches = {_numbers(key)[0]: [*unpack(value)] for key, value in held["branches"]}
+        self.waypoints = {_numbers(key): unpack(value) for key, value in held["waypoints"]}
+        self.snapshots = {key: unpack(value) for key, value in held["snapshots"]}
 
     def names(self, event: Event) -> None:
         code, row = event.code, event.row
@@ -312,6 +377,10 @@ class _Fold:
                 branch[0] = row[3]
                 self.refs[b"heads/" + row[3].encode()] = [row[2]]
             branch[3] = {3: branch[3], 4: True, 5: False}[code]
+            if code == 4:
+                self.refs[b"deleted/" + _key(row[2])] = [event.seq, event.time]
+            elif code == 5:
+                del self.refs[b"deleted/" + _key(row[2])]
         elif code == 6:
             self.refs[b"HEAD"] = [row[2]]
         elif code == 7:
@@ -319,6 +388,15 @@ class _Fold:
             self.snapshots.setdefault(row[3], (event.seq, 0))
         elif code == 8:
             del self.refs[b"tags/" + row[2].encode()]
+        elif code == 48:
+            self.refs[b"holds/" + row[2]] = [event.seq, event.time, row[3]]
+            self.snapshots.setdefault(row[2], (event.seq, 0))
+        elif code == 49:
+            self.refs.pop(b"holds/" + row[2], None)
+        elif code == 50 and row[3]:
+            self.refs[b"policies/" + _key(row[2])] = row[3]
+        elif code == 50:
+            self.refs.pop(b"policies/" + _key(row[2]), None)
 
     def waypoint(self, event: Event) -> None:
         code, row, seq, branch = event.code, event.row, event.seq, event.branch
@@ -353,11 +431,15 @@ class _Fold:
         return found
 
     def moved(self, event: Event) -> None:
-        held = self.branches[event.branch]
+        """The row of the trail that an event belongs to."""
         key = event.branch, event.record
-        point = event.seq if event.code in WAYPOINTS | {19} else 0
-        self.trail[key] = (event.seq, point or self.trail.get(key, (0, 0, 0))[1], event.record_time)
-        held[5], held[8] = event.seq, point or held[8]
+        point = event.seq if event.code in WAYPOINTS | {19} else self.trail.get(key, (0, 0))[1]
+        self.trail[key] = (event.seq, point, event.record_time)
+
+
+def in_runs(record: int, runs: tuple[tuple[int, int, bytes], ...]) -> bool:
+    """Whether a record is in one of the runs that a Pruned event lists as kept."""
+    return any(first <= record < end for first, end, _ in runs)
 
 
 def split_frame(data: bytes) -> list[bytes]:
@@ -458,3 +540,7 @@ def volume_name(name: str) -> bool:
 
 def _key(*numbers: int) -> bytes:
     return b"".join(number.to_bytes(8, "big") for number in numbers)
+
+
+def _numbers(key: bytes) -> tuple[Any, ...]:
+    return struct.unpack(f">{len(key) // 8}Q", key)

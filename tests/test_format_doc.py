@@ -160,7 +160,7 @@ def test_attachments_are_found(written: Written) -> None:
 
 @pytest.mark.parametrize("table", tables.PROJECTIONS)
 def test_projections_follow_from_the_log(written: Written, table: str) -> None:
-    rows = written.reader.projections()[table]
+    rows = written.reader.fold.tables[table]
     assert rows
     assert dict(written.reader.rows(table)) == rows
 

@@ -116,8 +116,9 @@ def tell(home: Path, *, block_size: int = 4096, compression: str = "zstd:3") -> 
     with vault.session("main") as session:
         session.create_volume("vda", 300_001)
         _first_writes(session, held, moment)
-        files = attachments.keep(vault, {"machine.json": b'{"cpus": 2}\n', "empty.bin": bytes(9)})
-        session.snapshot("one", attachments=files)
+        files = {"machine.json": b'{"cpus": 2}\n', "empty.bin": bytes(9)}
+        with vault.guard():
+            session.snapshot("one", attachments=attachments.keep(vault, files))
         told.revisions["main~0"] = now()
         held["vdb"] = bytearray(1300 * block_size)
         session.create_volume("vdb", 1300 * block_size)
@@ -185,6 +186,21 @@ def _names(vault: Vault, told: Told) -> None:
     vault.restore_branch("spare")
     told.revisions["spare"] = told.revisions["main~0"]
     vault.switch("main")
+    _keep(vault, "main~0", "main~1")
+
+
+def _keep(vault: Vault, held: str, let_go: str) -> None:
+    """What a prune is to keep."""
+    ids = [vault.resolve(rev).snapshot for rev in (held, let_go)]
+    rules = (("keep-last", 10), ("keep-tag", ("v*",)))
+    with vault.transaction() as transaction:
+        for oid in ids:
+            assert oid is not None
+            transaction.add(events.Held(snapshot=oid, text="until the audit"))
+        transaction.add(events.Unheld(snapshot=ids[1] or b""))
+        for branch in (0, vault.branch("main").id):
+            transaction.add(events.PolicySet(branch=branch, rules=rules))
+        transaction.add(events.PolicySet(branch=0, rules=()))
 
 
 def _import(vault: Vault, home: Path, told: Told) -> None:
