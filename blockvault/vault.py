@@ -17,7 +17,7 @@ import os
 import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from blockvault.model import events, state
 from blockvault.model.snapshot import Snapshot
 from blockvault.ops import compare, reading, refs, resolve, snapshots
 from blockvault.ops.resolve import Position
+from blockvault.pins import Guards, Pin
 from blockvault.store import tables
 from blockvault.store.env import LmdbStore
 from blockvault.store.frames import Frame
@@ -94,6 +95,7 @@ class Vault:
         self.path = path
         self.options: Options = store.options
         self.objects = ObjectReader(store)
+        self.guards = Guards(store, path)
         self.author = default_author()
 
     # -- life ----------------------------------------------------------------------------------
@@ -170,8 +172,18 @@ class Vault:
         """Give space that the vault no longer uses back to the file system; return the bytes."""
         return self.store.give_back()
 
+    def guard(self) -> AbstractContextManager[None]:
+        """What is looked up or stored inside of the block is not collected before its end.
+
+        Held by whoever resolves a revision or prepares objects, until the event that names them is
+        committed; reading needs none, an open device keeps what it reads.
+        """
+        return self.guards.guard()
+
     def new_objects(self) -> ObjectWriter:
-        """A collector for objects that a later transaction will store."""
+        """A collector for objects that a later transaction will store; under a guard."""
+        if not self.guards.held:
+            raise RuntimeError("objects are prepared under vault.guard(), or they may be collected")
         return ObjectWriter(self.store)
 
     # -- revisions and states ------------------------------------------------------------------
@@ -189,7 +201,13 @@ class Vault:
         self, rev: str, volume: str | None = None, *, exact: bool = False
     ) -> reading.StateDevice:
         """A volume at any moment of the past, as a read-only device."""
-        return reading.open_device(self, self.resolve(rev, exact=exact), volume)
+        with self.guard():
+            return reading.open_device(self, self.resolve(rev, exact=exact), volume)
+
+    def pin(self, rev: str) -> Pin:
+        """Keep a state from being collected until the pin is released, whatever is pruned."""
+        with self.guard():
+            return reading.pin_position(self, self.resolve(rev))
 
     def open_volume(self, rev: str, volume: str | None = None) -> reading.VolumeFile:
         """The same as a seekable, readable ``io.RawIOBase``; wrap it in ``io.BufferedReader``."""
@@ -215,7 +233,8 @@ class Vault:
 
     def create_branch(self, name: str, rev: str = "HEAD") -> refs.Branch:
         """A new line of history that starts at any revision; it copies nothing."""
-        return refs.create(self, name, self.resolve(rev))
+        with self.guard():
+            return refs.create(self, name, self.resolve(rev))
 
     def rename_branch(self, old: str, new: str) -> None:
         refs.rename(self, old, new)
@@ -233,7 +252,8 @@ class Vault:
 
     def rollback(self, branch: str, rev: str) -> Position:
         """Give a branch the state of any revision; the state it leaves stays in its history."""
-        refs.rollback(self, branch, self.resolve(rev))
+        with self.guard():
+            refs.rollback(self, branch, self.resolve(rev))
         return self.resolve(branch)
 
     def reflog(self, branch: str | None = None) -> list[refs.Move]:
@@ -245,7 +265,8 @@ class Vault:
 
     def tag(self, name: str, rev: str = "HEAD") -> refs.Tag:
         """Name a state for ever; a state that is no snapshot yet becomes one."""
-        return refs.tag(self, name, self.resolve(rev))
+        with self.guard():
+            return refs.tag(self, name, self.resolve(rev))
 
     def delete_tag(self, name: str) -> None:
         refs.untag(self, name)

@@ -286,6 +286,12 @@ def graft(tables: Tables, snapshot: bytes) -> GraftRow | None:
     return None if data is None else GraftRow(*_fields(data, 3, "graft"))
 
 
+def waypoint_at_time(tables: Tables, branch: int, time_us: int) -> int:
+    """The last waypoint of a branch at or before a moment, among few; 0 if there is none."""
+    found = (seq for seq, row in waypoints(tables, branch) if row.time_us <= time_us)
+    return next(found, 0)
+
+
 def recorded(tables: Tables, snapshot: bytes) -> RecordedRow | None:
     """Where a snapshot was first recorded, if it is one."""
     data = tables.get(SNAPSHOTS, snapshot)

@@ -11,6 +11,7 @@ snapshot has one id.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -74,6 +75,14 @@ class Snapshot:
     def volume(self, name: str) -> Volume | None:
         """The volume of this name, if there is one."""
         return next((volume for volume in self.volumes if volume.name == name), None)
+
+    def grafted(self, parents: tuple[bytes, ...]) -> Snapshot:
+        """The same snapshot, id and all, that continues others; it is never stored so."""
+        if parents == self.parents:
+            return self
+        other = copy(self)
+        object.__setattr__(other, "parents", parents)
+        return other
 
     def encode(self) -> bytes:
         """The bytes that are stored and hashed."""

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blockvault.errors import BadRequest, NotFound
-from blockvault.model.overlay import Overlay
 from blockvault.model.snapshot import Snapshot, Volume
-from blockvault.ops import Progress, export, images, ingest, silent, snapshots
+from blockvault.ops import Progress, export, images, ingest, reading, silent, snapshots
 from blockvault.ops.images import RawImage
 from blockvault.ops.reading import StateDevice
 
@@ -66,8 +65,7 @@ def find(attachments: Iterable[Volume], name: str) -> Volume | None:
 
 def device(vault: Vault, attachment: Volume) -> StateDevice:
     """An attachment as a read-only device."""
-    name, size, root = attachment
-    return StateDevice(vault.objects, name, size, root, Overlay(), vault.options.block_size)
+    return reading.of_volume(vault, attachment)
 
 
 def content(vault: Vault, attachments: Iterable[Volume], name: str) -> bytes:

@@ -116,6 +116,9 @@ class Capture:
         self._shadow.close()
 
     def __enter__(self) -> Self:
+        # What is stored here is named by an event only when the caller records its snapshot.
+        self._guard = self._vault.guard()
+        self._guard.__enter__()
         return self
 
     def __exit__(
@@ -124,6 +127,7 @@ class Capture:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self._guard.__exit__(kind, error, trace)
         self.close()
 
     # -- what there is -------------------------------------------------------------------------

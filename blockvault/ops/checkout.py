@@ -76,7 +76,13 @@ def plan(
     """
     if directory.exists() and not directory.is_dir():
         raise BadRequest(f"{directory} is not a directory")
-    position = vault.resolve(rev)
+    with vault.guard():
+        return _plan(vault, vault.resolve(rev), directory, volumes, force)
+
+
+def _plan(
+    vault: Vault, position: Position, directory: Path, volumes: Sequence[str] | None, force: bool
+) -> Plan:
     before = manifest.load(directory)
     if before is not None and before.vault != vault.options.vault_id.hex():
         raise Conflict(f"{directory} is a checkout of another vault", kind="other-vault")
@@ -273,6 +279,7 @@ def snapshot_from(
         raise NotFound(f"{directory} is no checkout: it has no {manifest.FILE_NAME}")
     files = _files(held, directory)
     with ExitStack() as stack:
+        stack.enter_context(vault.guard())
         sources = {
             entry.file: stack.enter_context(
                 images.opened(directory / entry.file, "raw", vault.path, False)
@@ -339,4 +346,4 @@ def _taken(entry: Entry, made: Snapshot, directory: Path) -> Entry:
 def root_known(vault: Vault, root: bytes) -> bool:
     """Whether a tree is stored; its nodes and blocks then are, too."""
     with vault.read() as reader:
-        return root == ZERO_ID or bool(reader.indexed([root]))
+        return root == ZERO_ID or bool(reader.known([root]))

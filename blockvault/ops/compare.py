@@ -55,15 +55,16 @@ def diff_file(
     format: str | None = None,  # noqa: A002 - the word every image tool uses
 ) -> VolumeDiff:
     """One volume of a revision against an image file; nothing is stored."""
-    position = vault.resolve(rev)
-    chosen = position.volume(volume)
-    with images.opened(path, images.format_of(path, format), vault.path, False) as source:
+    opened = images.opened(path, images.format_of(path, format), vault.path, False)
+    with vault.guard(), opened as source:
+        position = vault.resolve(rev)
+        chosen = position.volume(volume)
         nodes = Scratch(vault.objects)
         intake = ingest.Intake(vault, silent, source.size, nodes)
         read = intake.volume(chosen.name, source, chosen)
         source.check_unchanged()
-    side = _sides(vault, position)[chosen.name]
-    return _volume_diff(vault, chosen.name, side, Side(read.size, read.root), nodes)
+        side = _sides(vault, position)[chosen.name]
+        return _volume_diff(vault, chosen.name, side, Side(read.size, read.root), nodes)
 
 
 def _sides(vault: Vault, position: Position) -> dict[str, Side]:

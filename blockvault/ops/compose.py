@@ -52,6 +52,7 @@ def compose(
     The branch is made when it does not exist; volumes of it that are not named stay as they are.
     """
     with ExitStack() as stack:
+        stack.enter_context(vault.guard())
         opened = {
             source.volume: stack.enter_context(_open(vault, source, allow_backing))
             for source in sources

@@ -67,6 +67,7 @@ def import_images(
     """
     _check_names(images_)
     with ExitStack() as stack:
+        stack.enter_context(vault.guard())
         sources = [
             (image, stack.enter_context(_opened(vault, image, allow_backing))) for image in images_
         ]

@@ -19,9 +19,11 @@ from blockvault.ids import ID_SIZE, ZERO_ID
 from blockvault.model import extents, tree
 from blockvault.model.extents import Run
 from blockvault.model.overlay import Overlay
-from blockvault.ops import states
+from blockvault.ops import resolve, states
+from blockvault.pins import Pin
 
 if TYPE_CHECKING:
+    from blockvault.model.snapshot import Volume
     from blockvault.ops.resolve import Position
     from blockvault.store.objects import ObjectReader
     from blockvault.vault import Vault
@@ -112,6 +114,7 @@ class StateDevice:
         self.tree = TreeReader(objects, tree.depth(tree.blocks_in(size, block_size)), root)
         self.overlay = overlay
         self._zero = bytes(block_size)
+        self.pin: Pin | None = None
 
     def read(self, offset: int, length: int) -> bytes:
         """Read ``length`` bytes at ``offset``; the range must lie within the device."""
@@ -231,9 +234,44 @@ class VolumeFile(io.RawIOBase):
 
 
 def open_device(vault: Vault, position: Position, volume: str | None) -> StateDevice:
-    """The named volume, or the only one, at a position."""
+    """The named volume, or the only one, at a position; what it reads stays as long as it lives."""
     chosen = position.volume(volume)
-    overlay = states.overlays(vault, position).get(chosen.name, Overlay())
-    return StateDevice(
-        vault.objects, chosen.name, chosen.size, chosen.root, overlay, vault.options.block_size
+    with vault.guard():
+        overlay = states.overlays(vault, position).get(chosen.name, Overlay())
+        pin = _pin(vault, [chosen], overlay.blocks.values())
+        with vault.read() as reader:
+            resolve.check_kept(reader, position)
+    return of_volume(vault, chosen, overlay, pin)
+
+
+def of_volume(
+    vault: Vault, volume: Volume, overlay: Overlay | None = None, pin: Pin | None = None
+) -> StateDevice:
+    """A volume or attachment as a device; its state is the caller's to keep, or ``pin`` does."""
+    device = StateDevice(
+        vault.objects,
+        volume.name,
+        volume.size,
+        volume.root,
+        overlay or Overlay(),
+        vault.options.block_size,
     )
+    device.pin = pin
+    return device
+
+
+def pin_position(vault: Vault, position: Position) -> Pin:
+    """Keep all volumes and attachments of a state until the pin is released or forgotten."""
+    with vault.guard():
+        overlays = states.overlays(vault, position).values()
+        ids = [oid for overlay in overlays for oid in overlay.blocks.values()]
+        pin = _pin(vault, [*position.volumes, *position.attachments], ids)
+        with vault.read() as reader:
+            resolve.check_kept(reader, position)
+    return pin
+
+
+def _pin(vault: Vault, volumes: Iterable[Volume], ids: Iterable[bytes]) -> Pin:
+    size = vault.options.block_size
+    trees = [(root, tree.depth(tree.blocks_in(length, size))) for _, length, root in volumes]
+    return Pin(vault.path, trees, [oid for oid in ids if oid != ZERO_ID])

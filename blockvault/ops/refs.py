@@ -16,7 +16,11 @@ from blockvault.model.projections import BranchRow
 from blockvault.ops import states
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from blockvault.model.snapshot import Volume
     from blockvault.ops.resolve import Position
+    from blockvault.store.frames import Frame
     from blockvault.store.types import Reader
     from blockvault.vault import Transaction, Vault
 
@@ -146,7 +150,19 @@ def _refuse_taken(transaction: Transaction, name: str) -> None:
 def create(vault: Vault, name: str, position: Position) -> Branch:
     """A branch that begins at ``position``."""
     check_ref_name(name)
-    volumes, frames = states.materialized(vault, position)
+    with vault.guard():
+        volumes, frames = states.materialized(vault, position)
+        _create(vault, name, position, volumes, frames)
+    return find(vault, name)
+
+
+def _create(
+    vault: Vault,
+    name: str,
+    position: Position,
+    volumes: tuple[Volume, ...],
+    frames: Sequence[Frame],
+) -> None:
     with vault.transaction() as transaction:
         _refuse_taken(transaction, name)
         transaction.add_frames(frames)
@@ -159,7 +175,6 @@ def create(vault: Vault, name: str, position: Position) -> Branch:
                 volumes=volumes,
             )
         )
-    return find(vault, name)
 
 
 def rename(vault: Vault, old: str, new: str) -> None:
@@ -210,11 +225,12 @@ def switch(vault: Vault, name: str) -> None:
 def tag(vault: Vault, name: str, position: Position, *, force: bool = False) -> Tag:
     """Name a state; one that is no snapshot yet becomes one, beside its branch's line."""
     check_ref_name(name)
-    oid = position.snapshot or states.freeze(vault, position, f"tag {name}")
-    with vault.transaction() as transaction:
-        if projections.tag_named(transaction.writer, name) is not None and not force:
-            raise Conflict(f"tag '{name}' exists already; --force moves it", kind="tag-exists")
-        seq = transaction.add(events.Tagged(name=name, snapshot=oid))
+    with vault.guard():
+        oid = position.snapshot or states.freeze(vault, position, f"tag {name}")
+        with vault.transaction() as transaction:
+            if projections.tag_named(transaction.writer, name) is not None and not force:
+                raise Conflict(f"tag '{name}' exists already; --force moves it", kind="tag-exists")
+            seq = transaction.add(events.Tagged(name=name, snapshot=oid))
     return Tag(name, oid, seq)
 
 
@@ -230,17 +246,18 @@ def rollback(vault: Vault, name: str, position: Position) -> None:
     branch = find(vault, name)
     lease = Lease(vault.path, branch.id, name, "a rollback")
     try:
-        volumes, frames = states.materialized(vault, position)
-        with vault.transaction() as transaction:
-            transaction.add_frames(frames)
-            transaction.add(
-                events.RolledBack(
-                    branch=_find(transaction.writer, name).id,
-                    volumes=volumes,
-                    snapshot=position.snapshot,
-                    target_branch=position.branch,
-                    target_seq=position.seq,
+        with vault.guard():
+            volumes, frames = states.materialized(vault, position)
+            with vault.transaction() as transaction:
+                transaction.add_frames(frames)
+                transaction.add(
+                    events.RolledBack(
+                        branch=_find(transaction.writer, name).id,
+                        volumes=volumes,
+                        snapshot=position.snapshot,
+                        target_branch=position.branch,
+                        target_seq=position.seq,
+                    )
                 )
-            )
     finally:
         lease.release()

@@ -91,6 +91,16 @@ def of_snapshot(vault: Vault, oid: bytes) -> Position:
     )
 
 
+def check_kept(reader: Reader, position: Position) -> None:
+    """``NotFound`` if the state was pruned since the position was resolved."""
+    if position.snapshot and projections.recorded(reader, position.snapshot):
+        return
+    waypoint = projections.waypoint(reader, position.branch, position.waypoint_seq)
+    cut = projections.cut(reader, position.branch)
+    if waypoint is None or (position.waypoint_seq < position.seq < (cut.seq if cut else 0)):
+        raise NotFound(f"'{position.text}' was pruned meanwhile", kind="pruned")
+
+
 class _Resolver:
     """One revision being resolved."""
 
@@ -163,12 +173,21 @@ class _Resolver:
             row = projections.get_branch(reader, branch)
             if not row.source:
                 raise self._no(f"branch '{row.name}' began at event {branch}")
+            if not _exists(reader, row.source):
+                raise self._pruned(reader, branch, f"what '{row.name}' came from")
             branch, seq = row.source, min(seq, row.source_seq)
+        cut = projections.cut(reader, branch)
+        if cut and seq < cut.seq and projections.waypoint(reader, branch, seq) is None:
+            raise self._pruned(reader, branch, f"event {seq}", seq)
         return _at(self.vault, reader, branch, seq, self.exact)
 
     def _at_time(self, reader: Reader, branch: int, time_us: int) -> Position:
         limit = 1 << 62
         while True:
+            cut = projections.cut(reader, branch)
+            if cut and time_us < cut.time_us:
+                at = projections.waypoint_at_time(reader, branch, time_us)
+                raise self._pruned(reader, branch, _shown(time_us), at)
             found = projections.trail_at_time(reader, branch, time_us)
             if found is not None:
                 seq = min(limit, _last_until(reader, branch, found[0], time_us))
@@ -177,6 +196,8 @@ class _Resolver:
             row = projections.get_branch(reader, branch)
             if not row.source:
                 raise self._no(f"branch '{row.name}' began after {_shown(time_us)}")
+            if not _exists(reader, row.source):
+                raise self._pruned(reader, branch, f"what '{row.name}' came from")
             branch, limit = row.source, row.source_seq
 
     # -- steps -----------------------------------------------------------------------------------
@@ -197,6 +218,19 @@ class _Resolver:
 
     def _load(self, oid: bytes) -> Snapshot:
         return snapshots.load(self.vault, oid)
+
+    def _pruned(self, reader: Reader, branch: int, what: str, seq: int = 0) -> NotFound:
+        """Says what is kept of the branch on both sides of ``seq``."""
+        row = projections.get_branch(reader, branch)
+        kept = projections.waypoints(reader, branch, reverse=False)
+        after = next((at for at, _ in kept if at > seq), row.last_seq)
+        before = next(projections.waypoints(reader, branch, seq), None)
+        names = [f"{row.name}@{{#{at}}}" for at in ([before[0]] if before else []) + [after]]
+        return NotFound(
+            f"'{self.revision.text}' names no state: {what} was pruned; "
+            f"the nearest states that were kept: {', '.join(names)}",
+            kind="pruned",
+        )
 
     def _no(self, why: str) -> NotFound:
         return NotFound(f"'{self.revision.text}' names no state: {why}", kind="no-revision")
@@ -222,6 +256,7 @@ def _at(vault: Vault, reader: Reader, branch: int, seq: int, exact: bool) -> Pos
     seq = max(waypoint_seq, seq)
     return _with_snapshot(
         vault,
+        reader,
         Position(
             row.name,
             branch,
@@ -235,9 +270,16 @@ def _at(vault: Vault, reader: Reader, branch: int, seq: int, exact: bool) -> Pos
     )
 
 
-def _with_snapshot(vault: Vault, position: Position) -> Position:
+def _exists(reader: Reader, branch: int) -> bool:
+    """Whether a branch that another one came from was not pruned as a whole."""
+    return reader.get(projections.BRANCHES, projections.key(branch)) is not None
+
+
+def _with_snapshot(vault: Vault, reader: Reader, position: Position) -> Position:
     """Tell that a checkpointed state is its tip again, and what files came with a snapshot."""
     if position.tip is None or position.seq != position.waypoint_seq:
+        return position
+    if projections.recorded(reader, position.tip) is None:
         return position
     tip = Snapshot.decode(vault.objects.get(position.tip))
     if tip.volumes != position.volumes:

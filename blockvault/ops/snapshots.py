@@ -14,6 +14,7 @@ from blockvault.ops import refs
 if TYPE_CHECKING:
     from blockvault.ops.resolve import Position
     from blockvault.store.frames import Frame
+    from blockvault.store.types import Reader
     from blockvault.vault import Vault
 
 
@@ -43,8 +44,8 @@ def record(
     frames: Sequence[Frame] = (),
 ) -> Snapshot:
     """Store a snapshot of ``volumes`` with ``event(branch, snapshot id)`` in one transaction."""
-    objects = vault.new_objects()
-    with vault.transaction() as transaction:
+    with vault.guard(), vault.transaction() as transaction:
+        objects = vault.new_objects()
         if isinstance(branch, NewBranch):
             if projections.branch_named(transaction.writer, branch.name) is not None:
                 raise Conflict(f"branch '{branch.name}' exists by now", kind="branch-exists")
@@ -69,11 +70,30 @@ def record(
 
 
 def load(vault: Vault, oid: bytes) -> Snapshot:
-    """The snapshot with this id; ``NotFound`` if the vault has none."""
+    """The snapshot with this id; ``NotFound`` if the vault has none.
+
+    Parents that were pruned give way to the nearest ones that were kept, as git's grafts do; the
+    id remains that of what was recorded.
+    """
     with vault.read() as reader:
         if projections.recorded(reader, oid) is None:
-            raise NotFound(f"no snapshot {short(oid)}", kind="no-revision")
-    return Snapshot.decode(vault.objects.get(oid))
+            kind = "pruned" if projections.graft(reader, oid) else "no-revision"
+            was = "was pruned" if kind == "pruned" else "does not exist"
+            raise NotFound(f"snapshot {short(oid)} {was}", kind=kind)
+    found = Snapshot.decode(vault.objects.get(oid))
+    with vault.read() as reader:
+        return found.grafted(kept_parents(reader, found.parents))
+
+
+def kept_parents(reader: Reader, parents: Sequence[bytes]) -> tuple[bytes, ...]:
+    """Pruned parents replaced by their nearest kept ancestors."""
+    found: dict[bytes, None] = {}
+    for parent in parents:
+        if projections.recorded(reader, parent) is not None:
+            found[parent] = None
+        elif (graft := projections.graft(reader, parent)) is not None:
+            found.update(dict.fromkeys(kept_parents(reader, graft.parents)))
+    return tuple(found)
 
 
 def log(vault: Vault, position: Position) -> Iterator[Snapshot]:
@@ -107,7 +127,7 @@ def events_of(
             record_ = reader.record(at)
         if record_ is None:
             raise Damaged(f"the log has no record of event {at}", kind="broken-chain")
-        rows = events.unpack_rows(record_.payload)
+        rows = [] if record_.pruned else events.unpack_rows(record_.payload)
         numbered = list(enumerate(rows, record_.first_seq))
         for seq, row in reversed(numbered) if reverse else numbered:
             if low <= seq <= high and (wanted is None or _concerns(row, seq, wanted)):
@@ -123,4 +143,6 @@ def _concerns(row: events.Row, seq: int, branch: int) -> bool:
     return row[0] not in _VAULT_WIDE and bool(row[2] == branch)
 
 
-_VAULT_WIDE = frozenset({events.INIT, events.TAGGED, events.UNTAGGED})
+_VAULT_WIDE = frozenset(
+    {events.INIT, events.TAGGED, events.UNTAGGED, events.HELD, events.UNHELD, events.PRUNED}
+)

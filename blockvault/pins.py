@@ -1,0 +1,238 @@
+"""Who still needs what a collection might take: guards for a moment, pins for as long as needed.
+
+Nothing here is judged by a clock: every claim is a ``flock``, which the kernel ends with its
+process.  All files are in the vault's folder ``pins``.
+
+*Guard.*  Whoever looks up objects or a state and then writes an event that names them holds a
+guard from the first look to the commit: a shared lock on the file of the present *epoch*, a number
+in ``meta``.  A collection condemns what it found dead, begins the next epoch, and takes nothing
+before every guard of the earlier ones is gone; what those wrote meanwhile it has then read in the
+log.  Guards of the new epoch find the condemned objects unknown and store them anew.
+
+*Pin.*  Who reads one state for long holds a pin on its trees instead, so that a collection need not
+wait: a locked file that lists them.  A pin is made under a guard that saw the state in the tables.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import secrets
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from blockvault.encoding import pack, unpack
+from blockvault.errors import Busy, Damaged
+from blockvault.store import tables
+
+if TYPE_CHECKING:
+    from blockvault.store.types import Reader, Store, Writer
+
+_DIRECTORY = "pins"
+_EPOCH = b"epoch"
+_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+
+def epoch(reader: Reader) -> int:
+    """The present epoch of collections."""
+    data = reader.get(tables.META, _EPOCH)
+    return 0 if data is None else int(unpack(data, "epoch"))
+
+
+def next_epoch(writer: Writer) -> int:
+    """Begin another epoch; return the one that ends."""
+    ended = epoch(writer)
+    writer.put(tables.META, _EPOCH, pack(ended + 1))
+    return ended
+
+
+class Guards:
+    """The guards of one open vault: one locked file for all that are held in the same epoch."""
+
+    def __init__(self, store: Store, vault: Path) -> None:
+        self._store = store
+        self._directory = vault / _DIRECTORY
+        self._mutex = threading.Lock()
+        self._held: dict[int, tuple[int, int]] = {}
+
+    @property
+    def held(self) -> bool:
+        """Whether anybody holds a guard through this vault."""
+        return bool(self._held)
+
+    @contextmanager
+    def guard(self) -> Iterator[None]:
+        """Nothing that is looked up inside of the block is collected before its end."""
+        at = self._enter()
+        try:
+            yield
+        finally:
+            self._leave(at)
+
+    def _enter(self) -> int:
+        with self._mutex:
+            while True:
+                at = self._epoch()
+                fd, count = self._held.get(at, (-1, 0))
+                if not count:
+                    fd = self._lock(at)
+                    # A collection may have begun the next epoch before it could see our lock.
+                    if self._epoch() != at:
+                        _close(fd)
+                        continue
+                self._held[at] = fd, count + 1
+                return at
+
+    def _leave(self, at: int) -> None:
+        with self._mutex:
+            fd, count = self._held.pop(at)
+            if count > 1:
+                self._held[at] = fd, count - 1
+            else:
+                _close(fd)
+
+    def _epoch(self) -> int:
+        with self._store.read() as reader:
+            return epoch(reader)
+
+    def _lock(self, at: int) -> int:
+        path = self._directory / f"epoch.{at}"
+        try:
+            self._directory.mkdir(mode=0o700, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            if error.errno in _READ_ONLY:
+                return -1  # who may not even make a file here shares the vault with no collection
+            raise
+        fcntl.flock(fd, fcntl.LOCK_SH)
+        return fd
+
+
+def drained(vault: Path, ended: int) -> bool:
+    """Whether no guard of the epoch ``ended`` or an earlier one is held; forgets their files."""
+    for path in _files(vault / _DIRECTORY, "epoch."):
+        number = path.name.partition(".")[2]
+        if number.isdigit() and int(number) <= ended:
+            with _unused(path) as free:
+                if not free:
+                    return False
+                path.unlink(missing_ok=True)
+    return True
+
+
+class Pinned(NamedTuple):
+    """What a pin keeps: trees as (root, height), and single objects."""
+
+    trees: tuple[tuple[bytes, int], ...]
+    objects: tuple[bytes, ...]
+
+
+class Pin:
+    """Keeps trees and objects from being collected until ``release``, or until it is forgotten."""
+
+    def __init__(
+        self, vault: Path, trees: Iterable[tuple[bytes, int]], objects: Sequence[bytes] = ()
+    ) -> None:
+        self._release = weakref.finalize(self, _forget, *_locked_file(vault, trees, objects))
+
+    def release(self) -> None:
+        self._release()
+
+
+def pinned(vault: Path) -> Iterator[tuple[str, Pinned]]:
+    """(name, what it keeps) of every pin whose holder lives; removes those of the dead."""
+    for path in _files(vault / _DIRECTORY, "pin."):
+        with _unused(path) as free:
+            if free:
+                path.unlink(missing_ok=True)
+                continue
+        with contextlib.suppress(FileNotFoundError):
+            try:
+                trees, objects = unpack(path.read_bytes(), "pin")
+            except (TypeError, ValueError):
+                raise Damaged(f"{path} is not a pin", kind="bad-encoding") from None
+            yield path.name, Pinned(trees, objects)
+    for path in _files(vault / _DIRECTORY, "new."):
+        with _unused(path) as free:
+            if free:
+                path.unlink(missing_ok=True)
+
+
+@contextmanager
+def sole(vault: Path, what: str) -> Iterator[None]:
+    """Only one process does this at a time; ``Busy`` if another one is at it."""
+    (vault / _DIRECTORY).mkdir(mode=0o700, exist_ok=True)
+    path = vault / _DIRECTORY / what
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, f"process {os.getpid()}\n".encode(), 0)
+        yield
+    except BlockingIOError:
+        holder = os.pread(fd, 100, 0).decode(errors="replace").strip() or "another process"
+        raise Busy(f"{holder} is doing this already ({what}); nothing was changed") from None
+    finally:
+        os.close(fd)
+
+
+def _locked_file(
+    vault: Path, trees: Iterable[tuple[bytes, int]], objects: Sequence[bytes]
+) -> tuple[int, Path]:
+    """Make a pin, which gets its name when it is complete and locked: nobody sees it half done."""
+    directory = vault / _DIRECTORY
+    name = secrets.token_hex(8)
+    path = directory / f"pin.{name}"
+    try:
+        directory.mkdir(mode=0o700, exist_ok=True)
+        fd = os.open(directory / f"new.{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        if error.errno in _READ_ONLY:
+            return -1, path
+        raise
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    data = pack([[list(tree) for tree in trees], list(objects)])
+    with open(fd, "wb", closefd=False, buffering=0) as file:
+        file.write(data)
+    os.rename(directory / f"new.{name}", path)
+    return fd, path
+
+
+def _forget(fd: int, path: Path) -> None:
+    if fd >= 0:
+        path.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def _files(directory: Path, prefix: str) -> list[Path]:
+    return sorted(directory.glob(prefix + "*"))
+
+
+@contextmanager
+def _unused(path: Path) -> Iterator[bool]:
+    """Whether nobody has locked the file, which then is locked for the block."""
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        yield True
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+        return
+    else:
+        yield True
+    finally:
+        os.close(fd)
+
+
+def _close(fd: int) -> None:
+    if fd >= 0:
+        os.close(fd)
