@@ -68,7 +68,9 @@ class Lane(Generic[C]):
             return None
         try:
             commands = spell()
-            cost = run(commands, limit=self.limit, settle=row is not None)
+            cost = run(
+                commands, limit=self.limit, settle=self.bench.plan.settle and row is not None
+            )
         except NotOffered as reason:
             if row is not None:
                 results.leave_out(row, self.name, "not offered", str(reason))

@@ -108,40 +108,53 @@ def _shown_one(each: Command, names: Mapping[Path, str]) -> str:
     return text
 
 
-def _run_one(each: Command, limit: float) -> Cost:
-    with tempfile.TemporaryDirectory(prefix="bench-") as scratch:
-        stderr = Path(scratch, "stderr")
-        request = {
-            "argv": each.argv,
-            "env": environment(each.env),
-            "cwd": str(each.cwd) if each.cwd else None,
-            "stdout": str(each.stdout or Path(scratch, "stdout")),
-            "stderr": str(stderr),
-        }
-        report = json.loads(_launch(request, each, limit))
-        if report.pop("status") not in each.fine:
-            raise CommandFailed(f"{shlex.join(each.argv)[:120]}: {_last_line(stderr)}")
-    return Cost(**report)
+def launch(each: Command, scratch: Path) -> subprocess.Popen[str]:
+    """Start the launcher with a command; it prints the cost when that has ended.
 
-
-def _launch(request: Mapping[str, object], each: Command, limit: float) -> str:
-    launcher = subprocess.Popen(
+    It leads a session of its own, so that a program and its children can be ended together.
+    What the program says on stderr, and on stdout unless that has a file, goes to ``scratch``.
+    """
+    request = {
+        "argv": each.argv,
+        "env": environment(each.env),
+        "cwd": str(each.cwd) if each.cwd else None,
+        "stdout": str(each.stdout or scratch / "stdout"),
+        "stderr": str(scratch / "stderr"),
+    }
+    return subprocess.Popen(
         [sys.executable, "-I", "-S", str(LAUNCHER), json.dumps(request)],
         stdout=subprocess.PIPE,
         text=True,
-        start_new_session=True,  # so that a program and its children can be ended together
+        start_new_session=True,
     )
-    try:
-        output, _ = launcher.communicate(timeout=limit)
-    except subprocess.TimeoutExpired:
-        raise CommandFailed(f"{each.argv[0]}: not done after {limit:.0f} s") from None
-    finally:
-        if launcher.poll() is None:
-            os.killpg(launcher.pid, signal.SIGKILL)
-            launcher.wait()
-    return output
 
 
-def _last_line(stderr: Path) -> str:
+def last_words(scratch: Path) -> str:
+    """The last line that a launched program said on stderr."""
+    stderr = scratch / "stderr"
     lines = stderr.read_text(errors="replace").strip().splitlines() if stderr.exists() else []
     return lines[-1][:200] if lines else "failed without a word"
+
+
+def cost_of(report: str) -> tuple[Cost, int]:
+    """What the launcher printed: the cost, and the program's exit status."""
+    figures = json.loads(report)
+    status: int = figures.pop("status")
+    return Cost(**figures), status
+
+
+def _run_one(each: Command, limit: float) -> Cost:
+    with tempfile.TemporaryDirectory(prefix="bench-") as name:
+        scratch = Path(name)
+        with launch(each, scratch) as launcher:
+            try:
+                report, _ = launcher.communicate(timeout=limit)
+            except subprocess.TimeoutExpired:
+                raise CommandFailed(f"{each.argv[0]}: not done after {limit:.0f} s") from None
+            finally:
+                if launcher.poll() is None:
+                    os.killpg(launcher.pid, signal.SIGKILL)
+        cost, status = cost_of(report)
+        if status not in each.fine:
+            raise CommandFailed(f"{shlex.join(each.argv)[:120]}: {last_words(scratch)}")
+    return cost

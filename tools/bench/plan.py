@@ -32,6 +32,8 @@ class Plan:
     nbd_branches: int
     time_limit: float  # for one command
     left_out: tuple[str, ...] = ()  # contenders that would take too long
+    warm_up: int = 4 * MIB  # size of the images of the series' warm-up
+    settle: bool = True  # sync the disk after each measured command
 
 
 QUICK = Plan(

@@ -31,7 +31,7 @@ PEAK = Row("memory/series", GROUP, "Peak memory of all imports and exports", "B"
 
 def run(bench: Bench, kinds: Sequence[type[Archive]]) -> None:
     """Warm up on tiny images (which also checks each round trip), then measure."""
-    tiny = inputs.made_up(bench.work / "tiny", 4 << 20)
+    tiny = inputs.made_up(bench.work / "tiny", bench.plan.warm_up)
     kept = bench.plan.runs
     say("series: warm-up")
     with bench.lanes(kinds) as lanes:

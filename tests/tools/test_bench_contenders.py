@@ -1,0 +1,246 @@
+"""Each contender's commands really do what the rows are about, on tiny images.
+
+A program that is not installed is not passed over: it must then say so, with a reason.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from tools.bench import __main__ as cli
+from tools.bench import inputs, report
+from tools.bench.bench import Bench, turns
+from tools.bench.commands import Command, command, run
+from tools.bench.inputs import Image
+from tools.bench.peers.base import Archive, Contender, Machine, NotOffered
+from tools.bench.peers.nbd import NbdServer
+from tools.bench.plan import FULL, GIB, MIB, QUICK
+from tools.bench.registry import ARCHIVES, MACHINES, SERVERS, everyone
+from tools.bench.results import Results
+from tools.bench.rows import latency, nbd, series
+
+K = TypeVar("K", bound=Contender)
+TINY = dataclasses.replace(
+    QUICK,
+    runs=1,
+    virtual=(16 * MIB,),
+    latency_data=MIB,
+    nbd_size=8 * MIB,
+    nbd_seconds=0.1,
+    nbd_jobs=("randwrite-16",),
+    nbd_snapshots=3,
+    warm_up=MIB,
+    settle=False,  # others may be writing much
+)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> list[Image]:
+    return inputs.made_up(tmp_path_factory.mktemp("images"), 4 * MIB)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, images: list[Image]) -> Bench:
+    return Bench(TINY, Results(), tmp_path, images)
+
+
+def present(kinds: tuple[type[K], ...]) -> list[type[K]]:
+    return [kind for kind in kinds if kind.missing() is None]
+
+
+@pytest.mark.parametrize("kind", everyone(), ids=lambda kind: kind.name)
+def test_a_contender_is_here_or_says_why_not(kind: type[Contender]) -> None:
+    facts = report.facts_of(kind)
+    assert facts["title"]
+    assert bool(facts["missing"]) != bool(facts["version"])
+    if facts["version"]:
+        assert any(letter.isdigit() for letter in facts["version"])
+
+
+@pytest.mark.parametrize("kind", ARCHIVES, ids=lambda kind: kind.name)
+def test_archives_give_back_what_they_took(kind: type[Archive], bench: Bench) -> None:
+    """And keep equal blocks once: all but the one that has each state in a file of its own."""
+    if kind.missing():
+        return test_a_contender_is_here_or_says_why_not(kind)
+    with bench.lanes([kind]) as (lane,):
+        archive = lane.contender
+        run(archive.create())
+        sizes = [archive.size()]
+        for state, image in (("one", 0), ("same", 0), ("other", 3)):
+            inputs.place(bench.images[image].path, bench.input)
+            run(archive.save(bench.input, state, "main"))
+            sizes.append(archive.size())
+        first, second = sizes[1] - sizes[0], sizes[2] - sizes[1]
+        assert first > 0
+        assert (second < 0.7 * first) == (kind.name != "qcow2-files")
+        for state, image in (("same", 0), ("other", 3)):
+            target = bench.fresh_output()
+            run(archive.restore(state, target))
+            assert inputs.same_bytes(archive.restored(target), bench.images[image].path)
+
+
+@pytest.mark.parametrize("kind", MACHINES, ids=lambda kind: kind.name)
+def test_machines_do_what_the_latency_rows_say(kind: type[Machine], bench: Bench) -> None:
+    if kind.missing():
+        return test_a_contender_is_here_or_says_why_not(kind)
+    with bench.lanes([kind]) as (lane,):
+        machine = lane.contender
+        image = latency.sparse_image(bench, 16 * MIB, MIB)
+        run(machine.create_disk(16 * MIB, image))
+        run(machine.grow(["one", "two"]))
+        run(machine.change(8192, seed=7, count=3, stride=65536))
+        run(machine.snapshot("three"))
+        for spell in (
+            lambda: machine.branch("side", "two"),
+            lambda: machine.tag("name", "two"),
+            lambda: machine.compare("two", "three"),
+            lambda: machine.read_old("one"),
+            lambda: machine.rollback("one"),
+        ):
+            with contextlib.suppress(NotOffered):
+                run(spell())
+        run(machine.change(0, seed=9))
+        run(machine.snapshot("four"))
+
+
+def test_archives_take_turns_through_the_series(bench: Bench) -> None:
+    kinds = [kind for kind in present(ARCHIVES) if kind.name in ("blockvault", "qcow2-chain")]
+    series.run(bench, kinds)
+    results = bench.results
+    for kind in kinds:
+        for key in ("import/base", "import/all", "import/unchanged", "size/b", "export/v4"):
+            summary = results.summary(key, kind.name)
+            assert summary is not None, (key, kind.name, results.cells[key][kind.name].reason)
+            assert summary.runs == TINY.runs
+        assert results.summary("memory/series", kind.name) is not None
+    floor = results.summary("import/all", "limit")
+    assert floor is not None
+    assert floor.median > 0
+    assert not list((bench.work / "stores").iterdir()), "stores and mounts are gone"
+
+
+def test_a_wrong_restore_puts_a_contender_out(bench: Bench) -> None:
+    """The positive control of the round trip: what comes back changed is not measured as if."""
+
+    class Forgetful(CopyArchive):
+        def restore(self, state: str, target: Path) -> list[Command]:
+            return [command("cp", self.folder / "base.img", target)]
+
+    series.run(bench, [CopyArchive, Forgetful])
+    cells = bench.results.cells["export/v4"]
+    assert cells["copy"].state == "measured"
+    assert "byte for byte" in cells["forgetful"].reason
+
+
+def test_a_failing_contender_sits_out_and_the_others_go_on(bench: Bench) -> None:
+    class Broken(CopyArchive):
+        def save(self, image: Path, state: str, machine: str) -> list[Command]:
+            return [command("sh", "-c", "echo no space left >&2; exit 1")]
+
+    series.run(bench, [Broken, CopyArchive])
+    first, later = (bench.results.cells[key] for key in ("import/base", "export/v4"))
+    assert (first["broken"].state, later["broken"].state) == ("not run", "not run")
+    assert "no space left" in first["broken"].reason
+    assert later["copy"].state == "measured"
+
+
+class CopyArchive(Archive):
+    """``cp``: an archive that is plainly right. Subclasses are named after their class."""
+
+    name = "copy"
+    title = "cp"
+    programs = ("cp",)
+
+    def __init_subclass__(cls) -> None:
+        cls.name = cls.__name__.lower()
+
+    def start(self) -> list[Command]:
+        return [command("cp", "--version")]
+
+    def create(self) -> list[Command]:
+        self.folder.mkdir()
+        return []
+
+    def save(self, image: Path, state: str, machine: str) -> list[Command]:
+        return [command("cp", image, self.folder / f"{state}.img")]
+
+    def restore(self, state: str, target: Path) -> list[Command]:
+        return [command("cp", self.folder / f"{state}.img", target)]
+
+
+def test_machines_are_measured_with_and_without_their_start(bench: Bench) -> None:
+    latency.run(bench, present(MACHINES))
+    for kind in present(MACHINES):
+        whole = bench.results.summary("latency/snapshot@0GiB", kind.name)
+        work = bench.results.summary("work/snapshot@0GiB", kind.name)
+        assert whole is not None
+        assert work is not None
+        assert 0 <= work.low <= work.median < whole.median
+        assert whole.runs == TINY.runs
+
+
+def test_servers_answer_fio_or_are_named(bench: Bench) -> None:
+    assert nbd.missing() is None or "fio" in str(nbd.missing())
+    if nbd.missing():
+        return
+    kinds: list[type[NbdServer]] = list(SERVERS)
+    nbd.run(bench, kinds)
+    for kind in kinds:
+        cell = bench.results.cells["nbd/randwrite-16"][kind.name]
+        if cell.state == "measured":
+            assert len(cell.samples) == TINY.runs
+            assert all(sample.value > 0 for sample in cell.samples)
+        else:
+            assert cell.reason
+
+
+def test_turns_start_one_further_each_run(bench: Bench) -> None:
+    with bench.lanes(ARCHIVES[:3]) as lanes:
+        orders = [[lane.name for lane in turns(lanes, number)] for number in range(3)]
+    first = [kind.name for kind in ARCHIVES[:3]]
+    assert orders == [first, [*first[1:], first[0]], [first[2], *first[:2]]]
+
+
+def test_the_command_line_measures_saves_and_compares(
+    tmp_path: Path, images: list[Image], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, paths = tmp_path / "new.json", [str(image.path) for image in images[:2]]
+    words = ["--rows", "series", "planned", "--contenders", "qcow2-files", "--runs", "1"]
+    words += ["--images", *paths, "--work", str(tmp_path), "--out", str(out)]
+    assert cli.main(words) == 0
+    results = Results.load(out)
+    assert results.facts["contenders"]["borg-fixed"]["missing"]
+    assert [each["name"] for each in results.facts["inputs"]] == ["base", "v2"]
+    assert "gc/all" in results.cells
+    assert cli.main(["--load", str(out), "--compare", str(out)]) == 0
+    assert "No peer" not in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.json"], "nothing left behind"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--contenders", "nobody"], "no contender nobody"),
+        (["--images", "/no/such.img"], "no image at /no/such.img"),
+        (["--load", "/no/such.json"], "/no/such.json"),
+    ],
+)
+def test_requests_that_make_no_sense(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.main(words) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_quick_and_full_ask_for_enough_runs() -> None:
+    assert QUICK.runs >= 5
+    assert FULL.runs >= 5
+    assert 1024 * GIB in QUICK.virtual
+    assert {1 * GIB, 64 * GIB, 1024 * GIB} <= set(FULL.virtual)
+    names = {kind.name for kind in everyone()}
+    assert set(QUICK.left_out) <= names

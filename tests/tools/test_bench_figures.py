@@ -1,0 +1,204 @@
+"""Numbers, results files, pages and comparisons."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tools.bench import compare, plots, report
+from tools.bench.commands import Cost
+from tools.bench.results import LIMIT, Results, Row
+from tools.bench.stats import differs, slope, summarize
+from tools.bench.text import amount, digits, spread, table
+
+TIME = Row("import/all", "series", "First imports together", limit="the bare work")
+RATE = Row("nbd/randwrite-16", "NBD", "Random write", "IOPS")
+
+
+def facts() -> dict[str, Any]:
+    contenders = {
+        "blockvault": {"title": "blockvault", "missing": None, "version": "0.1.0"},
+        "borg-fixed": {"title": "borg", "missing": None, "version": "1.2.4"},
+        "restic": {"title": "restic", "missing": "restic not installed", "version": None},
+    }
+    return {
+        "when": "2026-11-23T10:00:00+00:00",
+        "commit": "0123456789",
+        "mode": "quick",
+        "runs": 5,
+        "duration": 90.0,
+        "processor": "a processor",
+        "cores": 2,
+        "memory": 25_000_000_000,
+        "system": "Debian",
+        "kernel": "6.1",
+        "python": "3.11.7",
+        "file_system": "ext4",
+        "images": "made up",
+        "inputs": [{"name": "base", "size": 10, "data": 1_500_000, "new": 1_000_000}],
+        "libraries": {"lmdb": "3.0.0"},
+        "contenders": contenders,
+    }
+
+
+def results(ours: float = 2.0) -> Results:
+    made = Results(facts=facts())
+    for factor in (0.98, 0.99, 1.0, 1.01, 1.02):
+        made.add_cost(TIME, "blockvault", Cost(ours * factor, 1.0, 0.5, 50_000_000, 0.1))
+        made.add_cost(TIME, "borg-fixed", Cost(4.0 * factor, 3.0, 0.5, 80_000_000, 0.1))
+        made.add(TIME, LIMIT, 1.0 * factor)
+        made.add(RATE, "blockvault", 50_000 * factor)
+        made.add(RATE, "borg-fixed", 40_000 * factor)
+    made.leave_out(TIME, "restic", "not run", "restic not installed")
+    made.commands["import/all"] = {"blockvault": ["blockvault import disk.img"]}
+    return made
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (1.234, "s", "1.23 s"),
+        (0.0456, "s", "45.6 ms"),
+        (0.000_161, "s", "161 µs"),
+        (0.0, "s", "0.00 µs"),
+        (470_123_456, "B", "470 MB"),
+        (12_500, "B", "12.5 kB"),
+        (46_213.4, "IOPS", "46,213"),
+        (812.0, "MB/s", "812 MB/s"),
+    ],
+)
+def test_amounts_have_three_digits_and_a_unit_that_fits(value: float, unit: Any, text: str) -> None:
+    assert amount(value, unit) == text
+
+
+@given(st.floats(0.01, 1e9))
+def test_digits_are_right_to_one_percent(value: float) -> None:
+    assert abs(float(digits(value).replace(",", "")) - value) <= 0.5 / 100 * max(value, 1)
+
+
+def test_spread_is_shown_only_where_it_is_wide() -> None:
+    assert spread(summarize([1.0, 1.01, 1.0, 0.99, 1.0]), "s") == "1.00 s"
+    assert spread(summarize([1.0, 1.5, 1.0, 0.5, 1.2]), "s") == "1.00 s ±10%"
+
+
+def test_summary_of_few_and_of_many() -> None:
+    assert summarize([3.0, 1.0]) == (2.0, 1.0, 3.0, 2)
+    assert summarize([1.0, 2.0, 3.0, 4.0, 100.0]) == (3.0, 2.0, 4.0, 5)
+    with pytest.raises(ValueError, match="no values"):
+        summarize([])
+
+
+@given(st.floats(-2, 2), st.floats(0.01, 100))
+def test_slope_finds_the_power_law_it_was_given(exponent: float, factor: float) -> None:
+    found = slope([(work, factor * work**exponent) for work in (1.0, 10.0, 100.0, 1000.0)])
+    assert found is not None
+    assert found.exponent == pytest.approx(exponent, abs=1e-6)
+    assert found.factor == pytest.approx(factor, rel=1e-6)
+
+
+def test_slope_wants_three_points_of_different_work() -> None:
+    assert slope([(1, 1), (2, 2)]) is None
+    assert slope([(1, 1), (1, 2), (1, 3)]) is None
+    assert slope([(1, 0), (2, 0), (3, 0)]) is None
+
+
+def test_change_is_told_from_noise() -> None:
+    old = summarize([1.0, 1.01, 1.02, 0.99, 0.98])
+    assert differs(old, summarize([1.2, 1.21, 1.22, 1.19, 1.18]))
+    assert not differs(old, summarize([1.0, 1.02, 1.04, 1.01, 1.0]))
+    assert not differs(summarize([1.0] * 5), summarize([1.01] * 5)), "apart, but by one percent"
+
+
+def test_results_survive_the_file(tmp_path: Path) -> None:
+    made = results()
+    made.save(tmp_path / "r.json")
+    assert Results.load(tmp_path / "r.json") == made
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format": 99}'])
+def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "r.json").write_text(text)
+    with pytest.raises(ValueError, match="no benchmark results"):
+        Results.load(tmp_path / "r.json")
+
+
+def test_a_failure_outweighs_samples_and_the_first_reason_stays() -> None:
+    made = results()
+    made.leave_out(TIME, "blockvault", "failed", "broke in run 3")
+    made.leave_out(TIME, "blockvault", "not run", "after: broke in run 3")
+    cell = made.cells[TIME.key]["blockvault"]
+    assert made.summary(TIME.key, "blockvault") is None
+    assert (cell.state, cell.reason) == ("failed", "broke in run 3")
+
+
+def test_page_states_ratios_limits_reasons_and_commands() -> None:
+    page = report.page(results(), plots=["benchmarks/a.svg"], raw="raw.json", progress="- **x**")
+    line = "| First imports together | 2.00 s | 4.00 s (borg-fixed) | 0.50 × | 1.00 s | 2.00 × |"
+    assert line in page
+    assert "| Random write | 50,000 | 40,000 (borg-fixed) | 1.25 × | – | – |" in page
+    assert "* restic, not run: restic not installed (First imports together)" in page
+    assert "* limit: the bare work" in page
+    assert "blockvault       blockvault import disk.img" in page
+    assert "![a](benchmarks/a.svg)" in page
+    assert "- **x**" in page
+    assert "1.50 s, 50.0 MB" in page, "processor time and peak memory"
+
+
+def test_best_peer_is_the_least_or_the_most_by_unit() -> None:
+    made = results()
+    made.add(TIME, "slow", 9.0)
+    made.add(RATE, "slow", 9.0)
+    assert report.best_peer(made, TIME)[0] == "borg-fixed"
+    assert report.best_peer(made, RATE)[0] == "borg-fixed"
+
+
+def test_every_table_of_a_page_is_whole() -> None:
+    lines = report.page(results(), plots=[], raw="raw.json", progress="").splitlines()
+    for above, below in itertools.pairwise(lines):
+        if above.startswith("|") and below.startswith("|"):
+            assert above.count("|") == below.count("|")
+
+
+def test_compare_tells_better_from_worse_from_noise() -> None:
+    verdicts = {
+        ours: [change.verdict for change in compare.changes(results(), results(ours))]
+        for ours in (1.0, 2.01, 3.0)
+    }
+    assert verdicts == {1.0: ["better", ""], 2.01: ["", ""], 3.0: ["worse", ""]}
+    assert "| First imports together | 2.00 s | 1.00 s | 0.50 × | better |" in compare.page(
+        results(), results(1.0)
+    )
+
+
+def test_compare_tells_how_far_the_machine_moved() -> None:
+    assert "1.00 × in the median of 2 rows" in compare.page(results(), results(1.0))
+
+
+def test_table_columns() -> None:
+    assert table(["", "a"], [["x", "1"]]) == "|  | a |\n| --- | ---: |\n| x | 1 |"
+
+
+def test_plots_are_drawn_for_what_was_measured(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    made = results()
+    for number, image in enumerate(("base", "v2", "b")):
+        row = Row(f"size/{image}", "series", f"Store after {image}", "B")
+        for name in ("blockvault", "borg-fixed", LIMIT):
+            made.add(row, name, 1e6 * (number + 1))
+    drawn = plots.draw(made, tmp_path)
+    assert {path.stem for path in drawn} == {"time-of-imports", "NBD-random-write", "store-size"}
+    assert all("blockvault" in path.read_text() for path in drawn)
+    again = [path.read_bytes() for path in plots.draw(made, tmp_path)]
+    assert again == [path.read_bytes() for path in drawn], "the same figures, the same bytes"
+
+
+def test_results_are_plain_json(tmp_path: Path) -> None:
+    results().save(tmp_path / "r.json")
+    document = json.loads((tmp_path / "r.json").read_text())
+    assert document["cells"]["import/all"]["blockvault"]["samples"][0]["settle"] == 0.1
