@@ -88,6 +88,8 @@ class HeadDevice(StateDevice):
             taken = 0
             for offset, data in writes:
                 length = len(data)
+                # What is held is whole blocks, however few bytes of each were written.
+                taken += size
                 first, skip = divmod(offset, size)
                 if not skip and length == size:
                     block = bytes(data)
@@ -97,7 +99,7 @@ class HeadDevice(StateDevice):
                     blocks = self._cut(offset, bytes(data))
                     self.dirty.update(zip(range(first, first + len(blocks)), blocks, strict=True))
                     session.pending.append((now, self, offset, length, blocks))
-                taken += length
+                    taken += size * (len(blocks) - 1)
             session.took(taken)
 
     def zero(self, offset: int, length: int) -> None:

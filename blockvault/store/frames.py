@@ -36,10 +36,15 @@ HEADER_SIZE = _HEADER.size
 
 
 class Frame(NamedTuple):
-    """An encoded frame on its way to the store, with the ids of its objects in order."""
+    """An encoded frame on its way to the store, with the ids of its objects in order.
+
+    ``absent_at`` is the number of a commit in which none of them was known, so that a transaction
+    that follows it need not look again; 0 if nobody looked.
+    """
 
     data: bytes
     ids: tuple[bytes, ...]
+    absent_at: int = 0
 
 
 class Objects:

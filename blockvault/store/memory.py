@@ -28,6 +28,7 @@ class MemoryStore:
         self.readonly = False
         self._state: State = {name: {} for name in (*tables.KEYED, *tables.NUMBERED)}
         self._state[tables.META] = dict(fmt.to_meta(options))
+        self._version = 1
         self._writing = threading.Lock()
         self._writer: int | None = None
         self._open = True
@@ -43,7 +44,7 @@ class MemoryStore:
 
     def read(self) -> MemoryReader:
         self._check_open()
-        return MemoryReader(self.options, self._state)
+        return MemoryReader(self.options, self._state, self._version)
 
     def write(self) -> MemoryWriter:
         self._check_open()
@@ -67,9 +68,14 @@ class MemoryStore:
 
 
 class MemoryReader(Reader):
-    def __init__(self, options: Options, state: State) -> None:
+    def __init__(self, options: Options, state: State, txn_id: int) -> None:
         self.options = options
         self._tables = state
+        self._txn_id = txn_id
+
+    @property
+    def txn_id(self) -> int:
+        return self._txn_id
 
     def __exit__(
         self,
@@ -135,7 +141,7 @@ class MemoryReader(Reader):
 
 class MemoryWriter(MemoryReader, Writer):
     def __init__(self, store: MemoryStore) -> None:
-        super().__init__(store.options, {})
+        super().__init__(store.options, {}, 0)
         self._store = store
 
     def __enter__(self) -> Self:
@@ -144,6 +150,7 @@ class MemoryWriter(MemoryReader, Writer):
         self._store._writing.acquire()
         self._store._writer = threading.get_ident()
         self._tables = dict(self._store._state)
+        self._txn_id = self._store._version + 1
         self._copied: set[str] = set()
         return self
 
@@ -154,7 +161,7 @@ class MemoryWriter(MemoryReader, Writer):
         trace: TracebackType | None,
     ) -> None:
         if error is None:
-            self._store._state = self._tables
+            self._store._state, self._store._version = self._tables, self._txn_id
         self._tables = {}
         self._store._writer = None
         self._store._writing.release()

@@ -196,6 +196,7 @@ class ObjectWriter:
         self._codec = Codec(store.options.compression)
         self._frame_bytes = frame_bytes
         self._pending: set[bytes] = set()
+        self._looked_at = 0
         self._blocks, self._nodes = _Batch(), _Batch()
         self._sealed: deque[tuple[tuple[bytes, ...], Future[bytes]]] = deque()
         self._ready: list[Frame] = []
@@ -259,6 +260,7 @@ class ObjectWriter:
         if fresh:
             with self._store.read() as reader:
                 fresh -= reader.known(list(fresh))
+                self._looked_at = self._looked_at or reader.txn_id
         return fresh
 
     def _seal(self, batch: _Batch) -> None:
@@ -279,9 +281,12 @@ class ObjectWriter:
     def _take(self) -> list[Frame]:
         while self._sealed:
             self._collect()
-        taken, self._ready = self._ready, []
+        taken = [frame._replace(absent_at=self._looked_at) for frame in self._ready]
+        self._ready = []
         for frame in taken:
             self._pending.difference_update(frame.ids)
+        if not self._pending:
+            self._looked_at = 0
         return taken
 
 

@@ -89,7 +89,6 @@ class LmdbReader(Reader):
 
     @property
     def txn_id(self) -> int:
-        """LMDB's number of the commit that is read, or of the one that is being made."""
         return self._txn.id()
 
     def get(self, table: str, key: bytes) -> bytes | None:
@@ -264,9 +263,9 @@ class LmdbWriter(LmdbReader, Writer):
     def add_frames(self, frames: Sequence[Frame]) -> None:
         index: dict[bytes, int] = {}
         number = self._first_free_frame()
-        every = [oid for frame in frames for oid in frame.ids]
-        known = self.known(every)
-        condemned = self.indexed(every) - known
+        before = self.txn_id - 1
+        unsure = [oid for frame in frames if frame.absent_at != before for oid in frame.ids]
+        known = self.known(unsure) if unsure else set()
         for frame in frames:
             if known.issuperset(frame.ids):
                 continue
@@ -277,8 +276,9 @@ class LmdbWriter(LmdbReader, Writer):
                     index[oid] = base | slot
             known.update(frame.ids)
             number += 1
-        for oid in condemned & index.keys():
-            self._index().delete(oid)
+        if self.condemning:
+            for oid in self.indexed(list(index)):
+                self._index().delete(oid)
         self._index().add(list(index.items()))
 
     def move_frames(self, frames: Sequence[Frame]) -> None:

@@ -94,6 +94,11 @@ class Reader(ABC):
         and may or may not show those changes.
         """
 
+    @property
+    @abstractmethod
+    def txn_id(self) -> int:
+        """The number of the commit that is read; in a Writer, of the one that is being made."""
+
     @abstractmethod
     def table_bytes(self) -> dict[str, int]:
         """What each table takes, in bytes of whole pages; in memory, bytes of its rows."""
@@ -113,7 +118,7 @@ class Reader(ABC):
 
         A condemned object is stored once more by whoever needs it, and is then known again.
         """
-        if self.get(tables.META, CONDEMNED) is None:
+        if not self.condemning:
             return self.indexed(ids)
         rows: dict[int, int] = {}
         found = set()
@@ -126,6 +131,11 @@ class Reader(ABC):
             if not rows[number] >> slot & 1:
                 found.add(oid)
         return found
+
+    @property
+    def condemning(self) -> bool:
+        """Whether dead objects may still be in the index."""
+        return self.get(tables.META, CONDEMNED) is not None
 
     def dead_slots(self, number: int) -> int:
         """The places in a frame whose objects a collection found dead, as bits."""
