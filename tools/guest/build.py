@@ -38,12 +38,18 @@ def build(folder: Path) -> Guest:
     """Build the guest in ``folder``, or find it there."""
     guest = Guest(folder / "kernel", folder / "initrd", folder / "disk.img")
     folder.mkdir(parents=True, exist_ok=True)
-    if not (guest.kernel.exists() and guest.initrd.exists()):
+    if not (guest.kernel.exists() and _is_new(guest.initrd)):
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             _build_boot_files(guest, Path(scratch))
     if not guest.disk.exists():
         make_disk(guest.disk)
     return guest
+
+
+def _is_new(built: Path) -> bool:
+    """Whether the initramfs is younger than all that this folder puts into it."""
+    parts = [HERE / name for name in ("init", "agent", "build.py")]
+    return built.exists() and built.stat().st_mtime > max(part.stat().st_mtime for part in parts)
 
 
 def make_disk(path: Path, mib: int = DISK_MIB) -> None:
