@@ -141,7 +141,8 @@ def _first_writes(session: Session, held: dict[str, bytearray], moment: object) 
     disk.write(9_000, b"across two blocks " * 500)
     moment(session)
     disk.write(299_000, b"the last, partly filled block"[:1001])
-    disk.write(65_536, noise("incompressible", 65_536))
+    moment(session)
+    disk.write(65_536, noise("incompressible", 16_384))
     moment(session)
     disk.zero(70_000, 20_000)
     moment(session)
@@ -155,6 +156,8 @@ def _more_writes(
     for block in (0, 31, 32, 1023, 1024, 1299):
         big.write(block * block_size, f"block {block} ".encode() * 40)
     session.commit(barrier=False)
+    big.write(64 * block_size, b"one block, often" * (block_size // 16) * 40)
+    moment(session)
     disk.trim(block_size, 2 * block_size)
     disk.write(10, b"overwritten")
     moment(session)
@@ -205,7 +208,7 @@ def _keep(vault: Vault, held: str, let_go: str) -> None:
 
 def _import(vault: Vault, home: Path, told: Told) -> None:
     """An image into a new branch, then main back to where it was at its first snapshot."""
-    image = noise("image", 200_000) + bytes(1 << 20) + b"end of the image" * 99
+    image = noise("image", 10_000) + bytes(1 << 20) + b"end of the image" * 99
     (home / "image.raw").write_bytes(image)
     with inside(home):
         ingest.import_images(
@@ -228,5 +231,5 @@ def _writes_after_rollback(session: Session, held: dict[str, bytearray], moment:
     disk = Disk(session, "vda", held["vda"])
     disk.write(200_000, b"not yet in any snapshot")
     moment(session)
-    disk.write(4_000, noise("tail", 9_000))
+    disk.write(4_000, noise("tail", 5_000))
     moment(session)
