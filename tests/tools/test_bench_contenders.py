@@ -35,6 +35,7 @@ TINY = dataclasses.replace(
     nbd_seconds=0.1,
     nbd_jobs=("randwrite-16",),
     nbd_snapshots=3,
+    nbd_branches=2,
     warm_up=MIB,
     settle=False,  # others may be writing much
 )

@@ -40,6 +40,8 @@ def facts() -> dict[str, Any]:
         "kernel": "6.1",
         "python": "3.11.7",
         "file_system": "ext4",
+        "load_before": 0.1,
+        "load_after": 1.1,
         "images": "made up",
         "inputs": [{"name": "base", "size": 10, "data": 1_500_000, "new": 1_000_000}],
         "libraries": {"lmdb": "3.0.0"},

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,10 +21,32 @@ from tools.bench.peers.base import Contender
 from tools.bench.plan import FULL, QUICK, Plan
 from tools.bench.registry import ARCHIVES, MACHINES, SERVERS, everyone
 from tools.bench.results import Results
-from tools.bench.rows import changes, growth, latency, memory, nbd, planned, scale, series, start
+from tools.bench.rows import (
+    changes,
+    growth,
+    latency,
+    live,
+    memory,
+    nbd,
+    planned,
+    scale,
+    series,
+    start,
+)
 
 K = TypeVar("K", bound=Contender)
-SCENARIOS = ("series", "start", "latency", "growth", "changes", "memory", "scale", "nbd", "planned")
+SCENARIOS = (
+    "series",
+    "start",
+    "latency",
+    "growth",
+    "changes",
+    "memory",
+    "scale",
+    "nbd",
+    "live",
+    "planned",
+)
 DOCS = Path(__file__).parents[2] / "docs"
 
 
@@ -82,6 +105,10 @@ def _list() -> int:
 
 
 def _measure(options: argparse.Namespace) -> Results:
+    absent = [name for name in ("blake3", "zstandard") if find_spec(name) is None]
+    if absent:
+        words = f"{sys.executable} has no {' and no '.join(absent)}"
+        raise ValueError(f"{words}: use the Python that blockvault is installed in (PYTHON=...)")
     plan = _plan(options)
     parent = options.work or Path("/var/tmp")
     work = Path(tempfile.mkdtemp(prefix="blockvault-bench-", dir=parent))
@@ -138,10 +165,11 @@ def _scenario(name: str, bench: Bench) -> None:
         "memory": lambda: memory.run(bench, archives),
         "scale": lambda: scale.run(bench, archives),
         "nbd": lambda: nbd.run(bench, _wanted(SERVERS, bench.plan)),
+        "live": lambda: live.run(bench),
         "planned": lambda: planned.run(bench),
     }
-    if name == "nbd" and (reason := nbd.missing()):
-        say(f"nbd: {reason}")
+    if name in ("nbd", "live") and (reason := nbd.missing()):
+        say(f"{name}: {reason}")
         return
     runs[name]()
 

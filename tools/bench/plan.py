@@ -52,9 +52,9 @@ QUICK = Plan(
     memory_limit=20,
     nbd_size=64 * MIB,
     nbd_seconds=0.5,
-    nbd_jobs=("randwrite-16", "randread-16"),
+    nbd_jobs=("randwrite-16", "hotread-16"),
     nbd_snapshots=20,
-    nbd_branches=0,
+    nbd_branches=3,
     time_limit=30,
     left_out=("borg-default", "restic", "bup", "casync", "qcow2-chain10", "qemu-raw"),
 )

@@ -36,7 +36,7 @@ run, medians of the runs. Made by `tools/bench/run`; do not edit, run it again.
 
 * {day}, commit {commit}, mode {mode}, {runs} runs, {minutes} minutes; raw figures: [{raw}]({raw})
 * {processor}, {cores} cores, {size} of memory, {system}, Linux {kernel}, {file_system},
-  Python {python}
+  Python {python}; other load before and after the run: {load}
 * Images ({images}): {inputs}
 * Not here: {absent}"""
 
@@ -99,6 +99,7 @@ def _opening(results: Results, raw: str) -> str:
         inputs=inputs,
         absent=absent or "nothing, every contender ran",
         raw=raw,
+        load=f"{facts['load_before']:.1f} and {facts['load_after']:.1f}",
         **facts_needed(facts),
     )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tools.bench.commands import Command, command
 from tools.bench.peers import vault
-from tools.bench.peers.base import Contender, NotOffered, first_version
+from tools.bench.peers.base import Contender, first_version
 
 
 class NbdServer(Contender):
@@ -184,7 +184,7 @@ class VaultServer(NbdServer):
 
     def serve(self, listening: Path) -> list[Command]:
         program = (*vault.program(), "-V", str(self.folder))
-        return [command(*program, "serve", "--socket", listening)]
+        return [command(*program, "serve", "--export", self.branch, "--socket", listening)]
 
     def uri(self, listening: Path) -> str:
         return f"nbd+unix:///{self.branch}/{vault.VOLUME}?socket={listening}"
@@ -226,8 +226,6 @@ class VaultServerNested(VaultServer):
     state = "on nested branches"
 
     def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
-        if branches == 0:
-            raise NotOffered("only in a full run")
         self.branch = f"nested-{branches - 1}"
         return [*super().prepare(image, snapshots, branches), *self.machine.nest(branches)]
 

@@ -2,7 +2,8 @@
 
 fio and the server share the machine, as a guest and its server do.  Each job gets a server of its
 own, started for it and ended after it, so that its CPU and memory are the job's.  The value is
-fio's; the sample's CPU and peak are the server's.
+fio's; the sample's CPU and peak are the server's.  So reads over the whole disk begin cold, with
+the data in the page cache but nothing decoded; the warm ones have half a second before they count.
 """
 
 from __future__ import annotations
@@ -24,16 +25,19 @@ from tools.bench.results import Row, Sample, State
 from tools.bench.servers import serving
 
 GROUP = "NBD"
+HOT = 16 << 20  # of a disk's blocks are read again and again
+WARM = "--ramp_time=500ms"
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One fio job; ``seconds`` of 0 takes the plan's."""
+    """One fio job on ``span`` bytes (0: the whole disk) for ``seconds`` (0: the plan's)."""
 
     key: str
     title: str
     words: tuple[str, ...]
     seconds: float = 0.0
+    span: int = 0
 
     @property
     def side(self) -> str:
@@ -49,6 +53,18 @@ JOBS = (
     _job("randwrite-16", "4 KiB random write, depth 16", "randwrite", "4k", 16),
     _job("randread-1", "4 KiB random read, depth 1", "randread", "4k", 1),
     _job("randread-16", "4 KiB random read, depth 16", "randread", "4k", 16),
+    Job(
+        "hotread-1",
+        "4 KiB random read of 16 MiB, warm, depth 1",
+        ("--rw=randread", "--bs=4k", "--iodepth=1", WARM),
+        span=HOT,
+    ),
+    Job(
+        "hotread-16",
+        "4 KiB random read of 16 MiB, warm, depth 16",
+        ("--rw=randread", "--bs=4k", "--iodepth=16", WARM),
+        span=HOT,
+    ),
     _job("fsync-1", "4 KiB random write, fsync after each", "randwrite", "4k", 1, "--fsync=1"),
     _job("fsync-32", "4 KiB random write, fsync after 32", "randwrite", "4k", 16, "--fsync=32"),
     _job("seqwrite", "256 KiB sequential write, depth 4", "write", "256k", 4),
@@ -111,7 +127,7 @@ def _measure(bench: Bench, lane: Lane[NbdServer], job: Job) -> None:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             listening = Path(folder, "nbd.sock")
             report = Path(folder, "fio.json")
-            client = _fio(bench, job, lane.contender.uri(listening), report)
+            client = fio(bench, job, lane.contender.uri(listening), report)
             server_command = lane.contender.serve(listening)
             with serving(server_command[0], listening) as server:
                 run_commands([client], limit=bench.plan.time_limit)
@@ -135,7 +151,8 @@ def _rate(figures: dict[str, Any]) -> float:
     return float(figures["iops"])
 
 
-def _fio(bench: Bench, job: Job, uri: str, report: Path) -> Command:
+def fio(bench: Bench, job: Job, uri: str, report: Path) -> Command:
+    """The client's command; its JSON goes to ``report``, since it prints other lines before."""
     seconds = job.seconds or bench.plan.nbd_seconds
     return command(
         "fio",
@@ -143,7 +160,7 @@ def _fio(bench: Bench, job: Job, uri: str, report: Path) -> Command:
         "--ioengine=nbd",
         f"--uri={uri}",
         *job.words,
-        f"--size={bench.plan.nbd_size}",
+        f"--size={job.span or bench.plan.nbd_size}",
         "--time_based",
         f"--runtime={seconds * 1000:.0f}ms",
         "--randrepeat=0",

@@ -1,0 +1,115 @@
+"""Snapshots of a disk that is being written to: what they take, and what the writer feels of them.
+
+fio writes as fast as it can for some seconds; meanwhile snapshots are taken one after another with
+a short pause.  The same without snapshots is measured in the same run: its worst request is what
+the machine does by itself.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tools.bench import synthetic
+from tools.bench.bench import Bench, Lane, say
+from tools.bench.commands import CommandFailed
+from tools.bench.commands import run as run_commands
+from tools.bench.peers.nbd import QemuNbd, VaultServer
+from tools.bench.results import Row
+from tools.bench.rows.nbd import JOBS, fio
+from tools.bench.servers import serving
+
+GROUP = "snapshot while it is written to"
+SNAPSHOT = Row("live/snapshot", GROUP, "Snapshot of a disk under load, the command")
+WITH = Row("live/worst-with", GROUP, "Longest write request while snapshots are taken")
+WITHOUT = Row("live/worst-without", GROUP, "Longest write request without snapshots")
+RATE_WITH = Row("live/rate-with", GROUP, "4 KiB random write, depth 16, with snapshots", "IOPS")
+RATE_WITHOUT = Row("live/rate-without", GROUP, "The same without snapshots", "IOPS")
+PAUSE = 0.3
+JOB = next(job for job in JOBS if job.key == "randwrite-16")
+
+
+def run(bench: Bench) -> None:
+    """blockvault only: for the others it takes a running hypervisor to do it."""
+    results = bench.results
+    for row in (SNAPSHOT, WITH, RATE_WITH):
+        reason = "qemu-img cannot; a running QEMU can, through its monitor"
+        results.leave_out(row, QemuNbd.name, "not offered", reason)
+        if missing := VaultServer.missing():
+            results.leave_out(row, VaultServer.name, "not built yet", missing)
+    if VaultServer.missing():
+        return
+    size = bench.plan.nbd_size
+    synthetic.write(bench.input, synthetic.scattered(size, size))
+    with bench.lanes([VaultServer]) as (lane,):
+        lane.do(None, lane.contender.prepare, bench.input, 0, 0)
+        for number in range(bench.plan.runs):
+            say(f"snapshots under load: run {number + 1} of {bench.plan.runs}")
+            for snapshots in (False, True):
+                _one(bench, lane, number, snapshots=snapshots)
+
+
+def _one(bench: Bench, lane: Lane[VaultServer], number: int, *, snapshots: bool) -> None:
+    row, rate = (WITH, RATE_WITH) if snapshots else (WITHOUT, RATE_WITHOUT)
+    if lane.out is not None:
+        bench.results.leave_out(row, lane.name, "not run", lane.out)
+        return
+    try:
+        figures, taken = _written(bench, lane.contender, number, snapshots=snapshots)
+    except CommandFailed as failure:
+        lane.out = str(failure)
+        bench.results.leave_out(row, lane.name, "failed", lane.out)
+        return
+    bench.results.add(row, lane.name, figures["clat_ns"]["max"] / 1e9)
+    bench.results.add(rate, lane.name, figures["iops"])
+    if taken:
+        bench.results.add(SNAPSHOT, lane.name, statistics.median(taken))
+
+
+def _written(
+    bench: Bench, server: VaultServer, number: int, *, snapshots: bool
+) -> tuple[dict[str, Any], list[float]]:
+    """fio's figures of one job, and the seconds of each snapshot that was taken meanwhile."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        listening, report = Path(folder, "nbd.sock"), Path(folder, "fio.json")
+        client = fio(bench, JOB, server.uri(listening), report)
+        taken: list[float] = []
+        with serving(server.serve(listening)[0], listening):
+            if snapshots:
+                with _snapshots(server, number, taken):
+                    run_commands([client], limit=bench.plan.time_limit)
+            else:
+                run_commands([client], limit=bench.plan.time_limit)
+        figures: dict[str, Any] = json.loads(report.read_text())["jobs"][0]["write"]
+    return figures, taken
+
+
+@contextmanager
+def _snapshots(server: VaultServer, number: int, taken: list[float]) -> Iterator[None]:
+    """Take snapshots until the block ends; the first failure is raised at its end."""
+    enough = threading.Event()
+    failures: list[CommandFailed] = []
+
+    def work() -> None:
+        try:
+            while not enough.wait(PAUSE):
+                spelled = server.machine.snapshot(f"live{number}-{len(taken)}")
+                taken.append(run_commands(spelled).wall)
+        except CommandFailed as failure:
+            failures.append(failure)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        enough.set()
+        thread.join()
+    if failures:
+        raise failures[0]
