@@ -46,6 +46,10 @@ class HeadDevice(StateDevice):
     def block(self, number: int) -> bytes:
         return self.dirty.get(number) or super().block(number)
 
+    @property
+    def overlaid(self) -> bool:
+        return bool(self.dirty) or super().overlaid
+
     def blocks(self, first: int, stop: int) -> list[bytes]:
         return self.scattered(range(first, stop)) if self.dirty else super().blocks(first, stop)
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 _BATCH = 1 << 20
+_READERS = 2
+_READ_AHEAD = 4
 _T = TypeVar("_T")
 
 
@@ -98,42 +102,66 @@ def cat(
     return wanted
 
 
-def copy_out(
-    device: Device, write: Callable[[int, bytes], None], progress: Progress, start: int = 0
-) -> int:
+def copy_out(device: Device, write: Callable[[int, memoryview], None], progress: Progress) -> int:
     """Call ``write(offset, data)`` for all that is not zero, ascending; return the data's bytes.
 
-    ``write`` runs in one other thread; the first error it raises ends the copy.
+    Two threads read and decode windows ahead of the one that writes; the first error ends it all.
     """
     done = 0
-    with ThreadPoolExecutor(1, "write") as writer:
-        behind: list[Future[None]] = []
-        for offset, length in _batches(device, start, device.size - start):
-            data = device.read(offset, length)
-            done += length
-            behind.append(writer.submit(write, offset, data))
-            if len(behind) > 2:
-                behind.pop(0).result()
-            progress(offset + length, device.size)
-        for future in behind:
-            future.result()
+    with ThreadPoolExecutor(_READERS, "read") as readers:
+        ahead: deque[tuple[Window, Future[bytes]]] = deque()
+        windows = _windows(device)
+        while True:
+            for window in islice(windows, _READ_AHEAD - len(ahead)):
+                ahead.append((window, readers.submit(device.read, window.offset, window.length)))
+            if not ahead:
+                break
+            window, future = ahead.popleft()
+            view = memoryview(future.result())
+            for offset, length in window.data:
+                write(offset, view[offset - window.offset :][:length])
+                done += length
+            progress(window.offset + window.length, device.size)
     progress(device.size, device.size)
     return done
 
 
-def _batches(device: Device, start: int, length: int) -> Iterator[tuple[int, int]]:
-    """The device's data extents, cut to batches."""
+class Window(NamedTuple):
+    """An aligned part of a device, and the runs of data in it."""
+
+    offset: int
+    length: int
+    data: list[tuple[int, int]]
+
+
+def _windows(device: Device) -> Iterator[Window]:
+    """The parts of a device that hold data; aligned, so that whole leaves can be read at once."""
+    window: Window | None = None
+    for offset, length in _batches(device, 0, device.size, _BATCH):
+        start = offset // _BATCH * _BATCH
+        if window is None or window.offset != start:
+            if window is not None:
+                yield window
+            window = Window(start, min(_BATCH, device.size - start), [])
+        window.data.append((offset, length))
+    if window is not None:
+        yield window
+
+
+def _batches(device: Device, start: int, length: int, size: int) -> Iterator[tuple[int, int]]:
+    """The device's data extents, cut at multiples of ``size``."""
     for extent in device.extents(start, length):
-        if not extent.zero:
-            end = extent.offset + extent.length
-            for at in range(extent.offset, end, _BATCH):
-                yield at, min(end - at, _BATCH)
+        at, end = extent.offset, extent.offset + extent.length
+        while at < end and not extent.zero:
+            stop = min(end, at // size * size + size)
+            yield at, stop - at
+            at = stop
 
 
 def _stream(device: Device, out: BinaryIO, start: int, length: int, progress: Progress) -> int:
     at, data_bytes = start, 0
     zeros = bytes(_BATCH)
-    for offset, count in [*_batches(device, start, length), (start + length, 0)]:
+    for offset, count in chain(_batches(device, start, length, _BATCH), [(start + length, 0)]):
         while at < offset:
             at += out.write(zeros[: min(offset - at, _BATCH)])
         if count:
@@ -202,7 +230,7 @@ def _convert(raw: Path, image_format: str) -> None:
         made.unlink(missing_ok=True)
 
 
-def write_at(fd: int, offset: int, data: bytes) -> None:
+def write_at(fd: int, offset: int, data: bytes | memoryview) -> None:
     """Write all of ``data``, however many calls that takes."""
     view = memoryview(data)
     while view:

@@ -146,7 +146,8 @@ def opened(path: Path, image_format: str, scratch: Path, allow_backing: bool) ->
 
 def _open(path: Path) -> int:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Without O_NONBLOCK a named pipe would keep us until somebody writes to it.
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except FileNotFoundError:
         raise NotFound(f"image {path} does not exist", kind="no-image") from None
     except OSError as error:

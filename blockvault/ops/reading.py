@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from blockvault.device import Device, Extent
 from blockvault.errors import BadRequest
-from blockvault.ids import ID_SIZE, ZERO_ID
+from blockvault.ids import ID_SIZE, ZERO_ID, object_id
 from blockvault.model import extents, tree
 from blockvault.model.extents import Run
 from blockvault.model.overlay import Overlay
@@ -124,7 +124,9 @@ class StateDevice:
             return self.block(first)
         if not length:
             return b""
-        data = b"".join(self.blocks(first, -(-(offset + length) // self.block_size)))
+        stop = -(-(offset + length) // self.block_size)
+        whole = not (first % tree.FANOUT or stop % tree.FANOUT or self.overlaid)
+        data = b"".join(self.leaves(first, stop) if whole else self.blocks(first, stop))
         return data if len(data) == length else data[skip : skip + length]
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
@@ -149,6 +151,19 @@ class StateDevice:
     def blocks(self, first: int, stop: int) -> list[bytes]:
         """Whole blocks, fetched together."""
         return self._fetch(self.ids(first, stop))
+
+    @property
+    def overlaid(self) -> bool:
+        """Whether anything lies over the tree."""
+        return bool(len(self.overlay))
+
+    def leaves(self, first: int, stop: int) -> Iterator[bytes]:
+        """The blocks of whole leaves, leaf by leaf."""
+        ids = self.tree.block_ids(first, stop)
+        for at in range(0, len(ids), tree.FANOUT):
+            leaf = ids[at : at + tree.FANOUT]
+            run = self.objects.get_run(object_id(b"".join(leaf)), leaf, self.block_size)
+            yield b"".join(self._fetch(leaf)) if run is None else run
 
     def _fetch(self, ids: Sequence[bytes]) -> list[bytes]:
         found = self.objects.get_many({oid for oid in ids if oid != ZERO_ID})

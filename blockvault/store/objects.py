@@ -16,11 +16,12 @@ import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import chain
 
 from blockvault.errors import Damaged
 from blockvault.ids import ZERO_ID, object_id, short
-from blockvault.store import frames, tables
+from blockvault.store import frames, runs, tables
 from blockvault.store.codec import Codec
 from blockvault.store.frames import Frame, Objects
 from blockvault.store.types import Reader, Store
@@ -70,6 +71,7 @@ class ObjectReader:
             if data is not None:
                 return _checked(data, oid)
             self._remember({oid: place})
+            reader.touched(view)
             return self._decoded(place >> tables.SLOT_BITS, view).get(place & 0xFFFF, oid)
 
     def get_many(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
@@ -110,6 +112,40 @@ class ObjectReader:
             cached = self._cache.put(number, objects)
             found.update((oid, cached.get(slot, oid)) for slot, oid in groups[number])
         return found
+
+    def get_run(self, leaf: bytes, ids: Sequence[bytes], size: int) -> bytes | None:
+        """All blocks of a leaf, concatenated and proved by the hash of the run.
+
+        ``ids`` are the leaf's, ``size`` that of a block.  None if the hash is not known or does
+        not fit: then the blocks are read and proved one by one.
+        """
+        with self._store.read() as reader:
+            digest = reader.get(tables.RUNS, leaf)
+            if digest is None:
+                return None
+            frame = partial(self._frame, reader)
+            data = runs.guessed(ids, lambda oid: reader.locate((oid,))[0], frame, size)
+            if data is not None and object_id(data) == digest:
+                return data
+            found = dict(zip(ids, reader.locate(ids), strict=True))
+            if any(place is None for oid, place in found.items() if oid != ZERO_ID):
+                return None
+            data = runs.looked_up([found[oid] for oid in ids], frame, size)
+            return data if data is not None and object_id(data) == digest else None
+
+    def _frame(self, reader: Reader, number: int) -> Objects | None:
+        """A decoded frame; a raw one lies in the map until the transaction ends."""
+        cached = self._cache.get(number)
+        if cached is not None:
+            return cached.objects
+        view = reader.frame_view(number)
+        if view is None:
+            return None
+        objects = frames.decode(view)
+        if isinstance(objects.payload, bytes):
+            reader.touched(view)
+            self._cache.put(number, objects)
+        return objects
 
     def close(self) -> None:
         """Forget everything that is cached."""

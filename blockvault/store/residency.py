@@ -12,7 +12,7 @@ import ctypes
 import os
 from pathlib import Path
 
-LIMIT = 96 << 20
+LIMIT = 48 << 20
 """Bytes of values read between two drops."""
 
 _DONT_NEED = 4

@@ -141,10 +141,8 @@ class LmdbReader(Reader):
         self._env.residency.note(_A_LOOKUP)
         return self._txn.get(tables.integer_key(number), None, self._dbs[tables.FRAMES])
 
-    def frame(self, number: int) -> bytes | None:
-        data = super().frame(number)
-        self._env.residency.note(len(data) if data else 0)
-        return data
+    def touched(self, view: memoryview) -> None:
+        self._env.residency.note(len(view))
 
     def frames(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         cursor = self._txn.cursor(self._dbs[tables.FRAMES])

@@ -157,10 +157,17 @@ class Reader(ABC):
     def frames(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """(number, encoded frame) from number ``start`` on, ascending."""
 
+    def touched(self, view: memoryview) -> None:
+        """Say that all of a view was read, where that counts as memory."""
+        return
+
     def frame(self, number: int) -> bytes | None:
         """An encoded frame, copied."""
         view = self.frame_view(number)
-        return None if view is None else bytes(view)
+        if view is None:
+            return None
+        self.touched(view)
+        return bytes(view)
 
     # log
 
@@ -208,6 +215,25 @@ class Reader(ABC):
             found = self._log_after(record.first_seq)
             if found is not None and found[0] != record.last_seq + 1:
                 raise _gap(record.last_seq + 1)
+
+    def record_at(self, time_us: int) -> int:
+        """The key of the first record whose time is at or after a moment; a few lookups."""
+        low, high = 1, self.last().seq + 1
+        while low < high:
+            found = self._log_at((low + high) // 2)
+            if found is None:
+                low = (low + high) // 2 + 1
+                continue
+            end = eventlog.peek(*found)
+            if end.time_us < time_us:
+                low = end.seq + 1
+            else:
+                high = found[0]
+        return low
+
+    def chain_before(self, first_seq: int) -> bytes:
+        """The chain value that the record with this key continues."""
+        return self._chain_before(first_seq)
 
     def _chain_before(self, first_seq: int) -> bytes:
         if first_seq == 1:
