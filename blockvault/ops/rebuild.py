@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 from blockvault.errors import Damaged
 from blockvault.ids import object_id
 from blockvault.model import events, state
-from blockvault.model.projections import TABLES
-from blockvault.ops import Progress, silent
+from blockvault.model.projections import TABLES, TRAIL
+from blockvault.ops import Progress, base, silent
+from blockvault.ops.base import Base
 from blockvault.store import frames, tables
 
 if TYPE_CHECKING:
@@ -68,15 +69,36 @@ class ReplayedTables:
         """Fold the records beyond ``seq``, each read in a transaction of its own."""
         with vault.read() as reader:
             last = reader.last().seq
-        while self.seq < last:
-            with vault.read() as reader:
-                record = reader.record(self.seq + 1)
-            if record is None:
-                raise Damaged(f"the log has no record of event {self.seq + 1}", kind="broken-chain")
+        if not self.seq:
+            self._begin(vault, base.find(vault))
+        for record in base.records(vault, self.seq + 1, last + 1):
+            if record.pruned:
+                # A prune came in between, or the row that names the base is lost.
+                self._begin(vault, base.after(vault, record.first_seq))
+                return self.follow(vault, progress)
             rows = events.unpack_rows(record.payload)
             state.apply_record(self, record.first_seq, record.time_us, rows)
             self.seq = record.last_seq
             progress(self.seq, last)
+
+    def _begin(self, vault: Vault, found: Base | None) -> None:
+        """Take the tables that the newest prune left, and the trail of the records it kept."""
+        if found is None:
+            return
+        self.rows = {name: {} for name in TABLES}
+        state.apply_record(self, found.seq, found.record.time_us, [found.row])
+        for first, end, _ in found.kept:
+            for record in base.records(vault, first, end):
+                if record.pruned:
+                    raise Damaged(
+                        f"the records from event {record.first_seq} on are gone, but no prune "
+                        "forgot them",
+                        kind="broken-chain",
+                    )
+                rows = events.unpack_rows(record.payload)
+                for key, value in state.trail_rows(self, record.first_seq, record.time_us, rows):
+                    self.put(TRAIL, key, value)
+        self.seq = found.seq
 
 
 def rebuild(vault: Vault, *, dry_run: bool = False, progress: Progress | None = None) -> Rebuilt:

@@ -1,0 +1,83 @@
+"""Where a replay of the log begins: at the newest prune's event, or at the first record."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from blockvault.encoding import unpack
+from blockvault.errors import Damaged
+from blockvault.model import events
+from blockvault.ops.forget import BASE
+from blockvault.store import tables
+
+if TYPE_CHECKING:
+    from blockvault.store.eventlog import Record
+    from blockvault.vault import Vault
+
+
+class Base(NamedTuple):
+    """The newest prune: its record, its only row, and the runs of older records that it kept."""
+
+    record: Record
+    row: events.Row
+
+    @property
+    def seq(self) -> int:
+        return self.record.first_seq
+
+    @property
+    def kept(self) -> tuple[tuple[int, int, bytes], ...]:
+        runs: tuple[tuple[int, int, bytes], ...] = self.row[2]
+        return runs
+
+
+def find(vault: Vault) -> Base | None:
+    """The newest prune of the vault, from the row in ``meta`` that names it."""
+    with vault.read() as reader:
+        data = reader.get(tables.META, BASE)
+        record = None if data is None else reader.record(int(unpack(data, "base")))
+    return None if record is None else _of(record)
+
+
+def search(vault: Vault) -> Base | None:
+    """The newest prune of the vault, from the log alone."""
+    found = None
+    for record in records(vault):
+        found = _of(record) or found
+    return found
+
+
+def after(vault: Vault, seq: int) -> Base:
+    """The newest prune, which must be beyond event ``seq``, where the log has a gap."""
+    for look in (find, search):
+        found = look(vault)
+        if found is not None and found.seq > seq:
+            return found
+    raise Damaged(f"no prune accounts for the gap in the log at event {seq}", kind="broken-chain")
+
+
+def records(vault: Vault, start: int = 1, stop: int | None = None) -> Iterator[Record]:
+    """The records from event ``start`` on, each read in a transaction of its own; gaps too."""
+    while True:
+        with vault.read() as reader:
+            last = reader.last().seq if stop is None else stop - 1
+            record = reader.record(start) if start <= last else None
+        if start > last:
+            return
+        if record is None:
+            raise Damaged(f"the log has no record of event {start}", kind="broken-chain")
+        yield record
+        start = record.last_seq + 1
+
+
+def rows_of(record: Record) -> list[events.Row]:
+    """The rows of a record; none of a gap."""
+    return [] if record.pruned else events.unpack_rows(record.payload)
+
+
+def _of(record: Record) -> Base | None:
+    rows = rows_of(record) if record.count == 1 else []
+    if len(rows) == 1 and rows[0][0] == events.PRUNED:
+        return Base(record, rows[0])
+    return None

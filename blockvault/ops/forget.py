@@ -1,0 +1,221 @@
+"""The second half of ``prune``: one event that makes the vault forget.
+
+Everything is decided again inside the write transaction: a snapshot that got a tag, a hold or a
+branch since the plan was made stays.  The event carries all rows that the tables have afterwards,
+so the records before it are needed no more, but for those with writes that are still reachable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
+
+from blockvault.encoding import pack
+from blockvault.model import events, projections
+from blockvault.model.projections import BranchRow, CutRow, GraftRow, WaypointRow
+from blockvault.model.snapshot import Snapshot
+from blockvault.store import tables
+
+if TYPE_CHECKING:
+    from blockvault.ops.prune import Plan
+    from blockvault.store.types import Reader
+    from blockvault.vault import Vault
+
+BASE = b"base"
+"""The row of ``meta`` that names the newest prune's event; a replay begins there."""
+
+Row = tuple[str, bytes, bytes]
+Run = tuple[int, int, bytes]
+
+
+class Forgotten(NamedTuple):
+    """What a prune did: ``snapshots`` and ``branches`` that are gone, and the event that says so."""
+
+    seq: int
+    snapshots: tuple[bytes, ...]
+    branches: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+def execute(vault: Vault, plan: Plan) -> Forgotten:
+    """Carry out a plan, without what came to be needed since it was made."""
+    with vault.guard(), vault.transaction() as transaction:
+        writer = transaction.writer
+        after = _After(vault, writer, plan)
+        rows = tuple(after.rows())
+        kept = tuple(_runs(writer, after, plan))
+        seq = transaction.add(events.Pruned(kept=kept, base=rows))
+        writer.put(tables.META, BASE, pack(seq))
+        dropped = tuple(name for number, name in plan.dropped if number in after.dropped)
+        gone_tags = tuple(name for name in plan.tags if after.untags(name))
+        return Forgotten(seq, tuple(sorted(after.gone)), dropped, gone_tags)
+
+
+class _After:
+    """The tables as they are after the prune."""
+
+    def __init__(self, vault: Vault, reader: Reader, plan: Plan) -> None:
+        self.vault = vault
+        self.reader = reader
+        self.plan = plan
+        branches = dict(projections.branches(reader))
+        self.dropped = {n for n, _ in plan.dropped if n in branches and branches[n].deleted}
+        self.branches = {n: row for n, row in branches.items() if n not in self.dropped}
+        self.cuts = self._cuts()
+        self.gone = set(plan.forgotten) - self._needed()
+        self._nearest: dict[bytes, tuple[bytes, ...]] = {}
+
+    def _cuts(self) -> dict[int, CutRow]:
+        """From where each branch is complete; a branch that was deleted since keeps what it has."""
+        planned = {cut.branch: CutRow(cut.seq, cut.time_us) for cut in self.plan.cuts}
+        found = {}
+        for number, row in self.branches.items():
+            cut = projections.cut(self.reader, number)
+            if number in planned and not row.deleted:
+                cut = planned[number]
+            if cut is not None:
+                found[number] = cut
+        return found
+
+    def _needed(self) -> set[bytes]:
+        """Snapshots that have names or are states that stay, by the tables as they are now."""
+        found = {oid for oid, _ in projections.holds(self.reader)}
+        loose = set(self.plan.tags)
+        found |= {row.snapshot for name, row in projections.tags(self.reader) if name not in loose}
+        found |= {row.tip for row in self.branches.values() if row.tip}
+        for number in self.branches:
+            since = self.cuts[number].seq if number in self.cuts else 0
+            for seq, waypoint in projections.waypoints(self.reader, number):
+                if seq < since:
+                    break
+                if waypoint.snapshot:
+                    found.add(waypoint.snapshot)
+        return found
+
+    def untags(self, name: str) -> bool:
+        tag = projections.tag_named(self.reader, name)
+        return tag is not None and tag.snapshot in self.gone
+
+    # -- rows -------------------------------------------------------------------------------------
+
+    def rows(self) -> Iterator[Row]:
+        """Every row of the base."""
+        yield from (("refs", *row) for row in self._refs())
+        for number, row in self.branches.items():
+            yield "branches", projections.key(number), pack(row)
+        for number, row in self.branches.items():
+            yield from self._waypoints(number, row)
+        for oid, where in projections.snapshots(self.reader):
+            if oid not in self.gone:
+                lost = where.branch in self.dropped
+                value = where._replace(branch=0) if lost else where
+                yield "snapshots", oid, pack(value)
+
+    def _refs(self) -> Iterator[tuple[bytes, bytes]]:
+        replaced = (projections.CUTS, projections.GRAFTS)
+        of_branches = (projections.DELETED, projections.POLICIES)
+        lost = {prefix + projections.key(n) for prefix in of_branches for n in self.dropped}
+        lost |= {projections.TAGS + name.encode() for name in self.plan.tags if self.untags(name)}
+        for found, value in self.reader.scan("refs"):
+            if not found.startswith(replaced) and found not in lost:
+                yield found, value
+        for number, cut in self.cuts.items():
+            yield projections.CUTS + projections.key(number), pack(cut)
+        for oid, graft in self._grafts().items():
+            yield projections.GRAFTS + oid, pack(graft)
+
+    def _waypoints(self, number: int, row: BranchRow) -> Iterator[Row]:
+        since = self.cuts[number].seq if number in self.cuts else 0
+        for seq, waypoint in projections.waypoints(self.reader, number, reverse=False):
+            if seq >= since or self._stays(waypoint):
+                mapped = waypoint._replace(tip=self._tip(waypoint.tip))
+                value = (*mapped[:-1], *mapped.detail)
+                yield "waypoints", projections.key(number, seq), pack(value)
+
+    def _stays(self, waypoint: WaypointRow) -> bool:
+        """Whether an old waypoint is the state of a snapshot that is kept."""
+        return waypoint.snapshot is not None and self._is_kept(waypoint.snapshot)
+
+    def _is_kept(self, oid: bytes) -> bool:
+        return oid not in self.gone and projections.recorded(self.reader, oid) is not None
+
+    # -- ancestry ---------------------------------------------------------------------------------
+
+    def _tip(self, tip: bytes | None) -> bytes | None:
+        """The newest snapshot in a line, which may have been pruned, or its nearest ancestor."""
+        return next(iter(self._kept_from(tip)), None) if tip else None
+
+    def _kept_from(self, oid: bytes) -> tuple[bytes, ...]:
+        """The snapshot itself if it is kept, else its nearest kept ancestors."""
+        known = self._nearest.get(oid)
+        if known is None:
+            if self._is_kept(oid):
+                known = (oid,)
+            else:
+                found = [each for parent in self._parents(oid) for each in self._kept_from(parent)]
+                known = tuple(dict.fromkeys(found))
+            self._nearest[oid] = known
+        return known
+
+    def _parents(self, oid: bytes) -> tuple[bytes, ...]:
+        if projections.recorded(self.reader, oid) is not None:
+            return self._raw(oid).parents
+        graft = projections.graft(self.reader, oid)
+        return graft.parents if graft else ()
+
+    def _raw(self, oid: bytes) -> Snapshot:
+        return Snapshot.decode(self.vault.objects.get(oid))
+
+    def _grafts(self) -> dict[bytes, GraftRow]:
+        """What takes the place of parents that are gone."""
+        found = {}
+        for oid, _ in projections.snapshots(self.reader):
+            if oid in self.gone:
+                continue
+            for parent in self._raw(oid).parents:
+                if not self._is_kept(parent):
+                    found[parent] = self._graft(parent)
+        return found
+
+    def _graft(self, oid: bytes) -> GraftRow:
+        parents = self._kept_from(oid)
+        if projections.recorded(self.reader, oid) is None:
+            graft = projections.graft(self.reader, oid)
+            return GraftRow(parents, graft.seq if graft else 0, graft.time_us if graft else 0)
+        return GraftRow(parents, self._raw(oid).seq, self._raw(oid).time_us)
+
+
+# -- records ---------------------------------------------------------------------------------------
+
+
+def _runs(reader: Reader, after: _After, plan: Plan) -> Iterator[Run]:
+    """The records that stay: the first, all of the window, and older ones that a branch needs."""
+    end = reader.last().seq + 1
+    tail = min(end, reader.record_at(plan.now_us - plan.window_us))
+    keys = {1, *_needed_records(reader, after, tail)}
+    start = stop = 0
+    for first, after_last in [*_spans(reader, sorted(keys)), (tail, end)]:
+        if first > stop:
+            if stop > start:
+                yield start, stop, reader.chain_before(start)
+            start = first
+        stop = max(stop, after_last)
+    if stop > start:
+        yield start, stop, reader.chain_before(start)
+
+
+def _needed_records(reader: Reader, after: _After, tail: int) -> Iterator[int]:
+    """Records before ``tail`` with writes that are reachable."""
+    for number in after.branches:
+        since = after.cuts[number].seq if number in after.cuts else 0
+        for first, row in projections.trail(reader, number, tail - 1):
+            if row.last_seq < since:
+                break
+            yield first
+
+
+def _spans(reader: Reader, keys: Iterable[int]) -> Iterator[tuple[int, int]]:
+    for key in keys:
+        record = reader.record(key)
+        if record is not None and not record.pruned:
+            yield record.first_seq, record.last_seq + 1
