@@ -51,6 +51,9 @@ class Listen(NamedTuple):
     help="Serve the volumes of REV: a branch writable, all else read-only.  [default: HEAD]",
 )  # fmt: skip
 @click.option("--only", is_flag=True, help="Serve no revision but those; else clients name any.")
+@click.option(
+    "--exact", is_flag=True, help="Take REV@{...} to the very event, not the flush before."
+)
 @click.option("--read-only", is_flag=True, help="Serve branches read-only too.")
 @click.option(
     "--copy-on-write", is_flag=True, help="Let clients write to a copy that ends with the server."
@@ -78,6 +81,7 @@ def run(
     vault: Vault,
     exports: tuple[str, ...],
     only: bool,
+    exact: bool,
     read_only: bool,
     copy_on_write: bool,
     socket: Path | None,
@@ -110,7 +114,8 @@ def run(
         signal.signal(number, lambda *_: stop.set())
     with Serving(
         vault, exports or ("HEAD",), read_only=read_only, copy_on_write=copy_on_write,
-        only_listed=only, tls=tls, max_connections=max_connections, cache=cache, stop=stop,
+        only_listed=only, exact=exact, tls=tls, max_connections=max_connections, cache=cache,
+        stop=stop,
     ) as serving:  # fmt: skip
         if where.socket is not None:
             serving.server.listen_unix(where.socket)

@@ -52,6 +52,7 @@ class Serving:
         read_only: bool = False,
         copy_on_write: bool = False,
         only_listed: bool = False,
+        exact: bool = False,
         tls: ssl.SSLContext | None = None,
         max_connections: int = MAX_CONNECTIONS,
         cache: int | None = None,
@@ -68,7 +69,12 @@ class Serving:
                 exports, undo, writable=not (read_only or copy_on_write)
             )
             self.catalogue = VaultCatalogue(
-                vault, self.sessions, listed, only_listed=only_listed, copy_on_write=copy_on_write
+                vault,
+                self.sessions,
+                listed,
+                only_listed=only_listed,
+                copy_on_write=copy_on_write,
+                exact=exact,
             )
             undo.callback(self.catalogue.close)
             self.names = self.catalogue.names()

@@ -125,7 +125,8 @@ class VaultCatalogue:
     """The exports of one server.
 
     ``sessions`` are the branches it writes, by name.  ``listed`` are further revisions to offer.
-    Unless ``only_listed``, clients may name any other revision as well.
+    Unless ``only_listed``, clients may name any other revision as well.  ``exact`` takes moments
+    to the very event, though no disk need ever have been in that state.
     """
 
     def __init__(
@@ -136,8 +137,10 @@ class VaultCatalogue:
         *,
         only_listed: bool = False,
         copy_on_write: bool = False,
+        exact: bool = False,
     ) -> None:
         self._vault = vault
+        self._exact = exact
         self._sessions = dict(sessions)
         self._listed = list(listed)
         self._only_listed = only_listed
@@ -161,7 +164,7 @@ class VaultCatalogue:
                 head = HeadVolume(self._vault, session, name)
                 yield head.name, head.description
         for revision in self._listed:
-            position = self._vault.resolve(revision)
+            position = self._vault.resolve(revision, exact=self._exact)
             for name, _, _ in position.volumes:
                 yield f"{revision}/{name}", self._past(position, name).description
 
@@ -178,7 +181,7 @@ class VaultCatalogue:
             return HeadVolume(self._vault, session, volume)
         if self._only_listed and revision not in self._listed:
             raise NotFound(f"'{name}' is not offered by this server")
-        return self._past(self._vault.resolve(revision), volume)
+        return self._past(self._vault.resolve(revision, exact=self._exact), volume)
 
     def _past(self, position: Position, volume: str) -> PastVolume:
         if self._copy_on_write:

@@ -93,6 +93,17 @@ def test_moments_and_ids(catalogue: VaultCatalogue, vault: Vault, session: Sessi
     assert read(catalogue, f"{snapshot.hex()[:10]}/vda", 0, 5) == b"oneon"
 
 
+def test_moments_between_two_flushes(vault: Vault, session: Session) -> None:
+    device = session.device("vda")
+    device.write(0, b"aaaa")
+    device.write(0, b"bbbb")
+    device.flush()
+    written = [e.seq for e in vault.events("main") if type(e.event).__name__ == "Wrote"][-2:]
+    name = f"main@{{#{written[0]}}}/vda"
+    assert read(VaultCatalogue(vault, {}, exact=True), name, 0, 4) == b"aaaa"
+    assert read(VaultCatalogue(vault, {}), name, 0, 4) == b"oneo"
+
+
 def test_the_same_state_has_one_canonical_name(catalogue: VaultCatalogue) -> None:
     names = {catalogue.find(f"{rev}/vda").name for rev in ("v1", "main~1", "tags/v1")}
     assert len(names) == 1
