@@ -30,6 +30,7 @@ from blockvault.ops.resolve import Position
 from blockvault.pins import Guards, Pin
 from blockvault.store import tables
 from blockvault.store.env import LmdbStore
+from blockvault.store.format import check_options
 from blockvault.store.frames import Frame
 from blockvault.store.objects import ObjectReader, ObjectWriter
 from blockvault.store.types import Options, Reader, Store, Writer
@@ -116,8 +117,8 @@ class Vault:
         home = Path(path) / DIRECTORY
         if home.exists():
             raise Conflict(f"{home} exists already; nothing was changed", kind="vault-exists")
+        options = check_options(Options(secrets.token_bytes(16), block_size, compression))
         home.parent.mkdir(parents=True, exist_ok=True)
-        options = Options(secrets.token_bytes(16), block_size, compression)
         return cls(LmdbStore.create(home, options, lambda writer: _begin(writer, options)), home)
 
     @classmethod
