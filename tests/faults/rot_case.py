@@ -1,4 +1,4 @@
-"""What a damaged vault shows: everything read through its public face, and then verified.
+"""What a damaged vault shows: checked as ``verify`` does, and read through its public face.
 
 Runs in child processes.  Each part (a branch's volume, its log, the names, ...) is read by itself,
 so that damage in one does not hide what became of the others.
@@ -12,6 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lmdb
+from lmdb.verify import verify as structure
+
 from blockvault import Vault
 from blockvault.errors import VaultError
 from blockvault.ops import check
@@ -22,38 +25,73 @@ HOME = ".blockvault"
 FILES = ("data.mdb", "head")
 
 
-def vault_checker(
-    lane: int, sound: Path, scratch: Path, file: str, believe: bool
-) -> Callable[[Damage], Seen]:
-    """Judge damages of ``file`` in copies of the vault ``sound``.
-
-    ``believe`` is the control: no object is held against its id, and nothing is verified.
-    """
-    here = scratch / f"lane{lane}" / HOME
-    if believe:
-        setattr(objects, "_checked", lambda data, oid: data)  # noqa: B010
+def vault_checker(lane: int, sound: Path, scratch: Path, file: str) -> Callable[[Damage], Seen]:
+    """The careful check of damages of ``file`` in copies of the vault ``sound``: verify it."""
+    here = scratch / f"verify{lane}" / HOME
+    rows = table_rows(sound / HOME)
 
     def check_damage(damage: Damage) -> Seen:
-        shutil.rmtree(here, ignore_errors=True)
-        here.mkdir(parents=True)
-        for name in FILES:
-            shutil.copyfile(sound / HOME / name, here / name)
-        damage.apply(here / file)
-        return see(here, verify=not believe)
+        lay_out(sound, here, file, damage)
+        errors = verify_errors(here)
+        same = not errors and not structure(str(here)) and table_rows(here) == rows
+        return Seen(tuple(errors), {}, same)
 
     return check_damage
 
 
-def see(home: Path, *, verify: bool) -> Seen:
-    witness = _Witness()
-    vault = witness.look("open", lambda: Vault.open(home), digest=False)
-    if vault is not None:
-        with vault:
-            witness.read(vault)
-            if verify:
-                found = witness.look("verify", lambda: check.verify(vault).problems, digest=False)
-                witness.errors += [f"verify: {p.kind}: {p.message}" for p in found or []]
-    return Seen(tuple(witness.errors), witness.digests)
+def vault_reader(
+    lane: int, sound: Path, scratch: Path, file: str, believe: bool
+) -> Callable[[Damage], Seen]:
+    """The careless check: read everything.
+
+    ``believe`` is the control: no object is held against its id.
+    """
+    here = scratch / f"read{lane}" / HOME
+    if believe:
+        setattr(objects, "_checked", lambda data, oid: data)  # noqa: B010
+
+    def check_damage(damage: Damage) -> Seen:
+        lay_out(sound, here, file, damage)
+        witness = _Witness()
+        vault = witness.look("open", lambda: Vault.open(here), digest=False)
+        if vault is not None:
+            with vault:
+                witness.read(vault)
+        return Seen(tuple(witness.errors), witness.digests)
+
+    return check_damage
+
+
+def lay_out(sound: Path, here: Path, file: str, damage: Damage) -> None:
+    shutil.rmtree(here, ignore_errors=True)
+    here.mkdir(parents=True)
+    for name in FILES:
+        shutil.copyfile(sound / HOME / name, here / name)
+    damage.apply(here / file)
+
+
+def verify_errors(home: Path) -> list[str]:
+    """What ``blockvault verify`` would say, or that the vault cannot be opened."""
+    try:
+        with Vault.open(home) as vault:
+            return [f"{p.kind}: {p.message}" for p in check.verify(vault).problems]
+    except VaultError as error:
+        return [f"{error.reason}: {error.message}"]
+
+
+def table_rows(home: Path) -> str:
+    """A digest of every row of every table, met in order and asked for by its key."""
+    digest = hashlib.sha256()
+    with lmdb.open(str(home), readonly=True, lock=False, max_dbs=32) as env, env.begin() as txn:
+        for name, _ in txn.cursor():
+            table = env.open_db(name, txn=txn, create=False)
+            cursor = txn.cursor(db=table)
+            seek = cursor.set_key_dup if table.flags(txn)["dupsort"] else None
+            for key, value in txn.cursor(db=table):
+                digest.update(b"%d %d " % (len(key), len(value)) + key + value)
+                if not (seek(key, value) if seek else txn.get(key, db=table) == value):
+                    return "a row that is there is not found by its key"
+    return digest.hexdigest()
 
 
 class _Witness:

@@ -46,7 +46,7 @@ def examine(
     first, *rest = Children(checker, sound, scratch, prove).run([nothing, *damages])
     assert isinstance(first.value, Seen)
     assert not first.value.errors
-    return [bitrot.judge(outcome, first.value, data, PageMap(data)) for outcome in rest]
+    return [bitrot.judge([outcome], first.value, data, PageMap(data)) for outcome in rest]
 
 
 def test_the_map_agrees_with_the_engine(sound: Path, data: bytes) -> None:

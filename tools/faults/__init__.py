@@ -4,6 +4,7 @@
     crash     the states in which a power cut may leave such a disk, enumerated from one trace
     powerfs   the same disk as a FUSE file system, for real programs; ``mount`` drives it
     shim      makes the nth write or sync of a program fail, fall short, tear or kill
+    warm      runs one command thousands of times, by fork
     pages     which byte of an LMDB file means what; ``bitrot`` flips bits and truncates
     children  runs checks in processes that may die of what they are given
     kill      programs that are killed in the middle, and what they had promised by then

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tools.faults.children import Outcome
 from tools.faults.pages import IN_USE, META_SIZE, PageMap, Span
@@ -35,20 +35,25 @@ class Damage(NamedTuple):
 
 
 class Verdict(Enum):
-    FOUND = "found"  # an error, and nothing wrong was returned before it
+    FOUND = "found"  # an error somewhere, and nothing wrong was returned
     FREE = "free"  # nothing changed, and the byte is proved unused
+    EQUAL = "equal"  # nothing changed, for the engine neither: see Seen.same
+    STOPPED = "stopped"  # checking found it; reading without checking first died of it
     SILENT = "silent"  # wrong content, or a byte in use that nobody noticed
-    CRASHED = "crashed"  # a signal or a hang instead of an answer
+    CRASHED = "crashed"  # checking died, or reading died of what checking had not found
 
 
 class Seen(NamedTuple):
     """What a check saw: the errors it was told of, and a digest of each part that it could read.
 
     Parts that cannot be read are left out; a part that is there must be right, errors or not.
+    ``same``: the file passes a structural check of its own and holds the same rows as before, so
+    that the changed bits mean nothing.
     """
 
     errors: tuple[str, ...]
     digests: dict[str, str]
+    same: bool = False
 
 
 def flip(sound: bytes, offset: int, bit: int, what: str) -> Damage:
@@ -105,20 +110,24 @@ def lost_sectors(sound: bytes, count: int, rng: random.Random) -> Iterator[Damag
             yield Damage(at, data, f"sector at {at} replaced")
 
 
-def judge(outcome: Outcome, sound: Seen, before: bytes, pages: PageMap) -> Verdict:
-    """How the damage in ``outcome.task`` ended, if the check returned a ``Seen``."""
-    if outcome.died:
-        return Verdict.CRASHED
-    if outcome.error:  # an error that nobody meant to raise is no answer either
-        return Verdict.CRASHED
-    seen: Seen = outcome.value
-    if any(sound.digests.get(part) != digest for part, digest in seen.digests.items()):
+def judge(outcomes: Sequence[Outcome], sound: Seen, before: bytes, pages: PageMap) -> Verdict:
+    """How one damage ended, given what several checks saw of it; the first is the careful one."""
+    seen = [outcome.value for outcome in outcomes if outcome.returned]
+    digests = [item for one in seen for item in one.digests.items()]
+    if any(sound.digests.get(part) != digest for part, digest in digests):
         return Verdict.SILENT
-    if seen.errors:
+    found = any(one.errors for one in seen)
+    if not outcomes[0].returned:
+        return Verdict.CRASHED
+    if len(seen) < len(outcomes):
+        return Verdict.STOPPED if found else Verdict.CRASHED
+    if found:
         return Verdict.FOUND
-    if seen.digests != sound.digests or _in_use(outcome.task, before, pages):
+    if dict(digests) != sound.digests:
         return Verdict.SILENT
-    return Verdict.FREE
+    if not _in_use(outcomes[0].task, before, pages):
+        return Verdict.FREE
+    return Verdict.EQUAL if seen[0].same else Verdict.SILENT
 
 
 def summary(verdicts: Iterable[Verdict]) -> dict[str, int]:
@@ -136,9 +145,3 @@ def _in_use(damage: Damage, before: bytes, pages: PageMap) -> bool:
 
 def _used(span: Span | None) -> bool:
     return span is not None and span.kind in IN_USE
-
-
-def report(outcomes: Sequence[Outcome], verdicts: Sequence[Verdict], *bad: Verdict) -> list[Any]:
-    """The cases to show when a test fails."""
-    pairs = zip(outcomes, verdicts, strict=True)
-    return [(o.task.what, v.value, o.value or o.died or o.error) for o, v in pairs if v in bad]

@@ -14,9 +14,9 @@ import queue
 import signal
 import sys
 import tempfile
-import threading
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple, Self
 
 from tools.faults.channel import inherited, spawn
@@ -50,24 +50,20 @@ class Children:
     def run(self, tasks: Iterable[Any]) -> list[Outcome]:
         """All outcomes in the order of the tasks, which are dealt out in that order too."""
         todo: queue.SimpleQueue[tuple[int, Any] | None] = queue.SimpleQueue()
-        done: list[Outcome] = []
         for item in enumerate(tasks):
             todo.put(item)
-        threads = [threading.Thread(target=self._serve, args=(todo, done, n))
-                   for n in range(self._workers)]  # fmt: skip
-        for thread in threads:
+        for _ in range(self._workers):
             todo.put(None)
-            thread.start()
-        for thread in threads:
-            thread.join()
-        return sorted(done)
+        with ThreadPoolExecutor(self._workers) as pool:
+            lanes = list(pool.map(lambda lane: self._serve(todo, lane), range(self._workers)))
+        return sorted((outcome for lane in lanes for outcome in lane), key=lambda o: o.number)
 
-    def _serve(
-        self, todo: queue.SimpleQueue[tuple[int, Any] | None], done: list[Outcome], lane: int
-    ) -> None:
+    def _serve(self, todo: queue.SimpleQueue[tuple[int, Any] | None], lane: int) -> list[Outcome]:
+        done = []
         with Child(self._target, lane, *self._arguments, timeout=self._timeout) as child:
             for number, task in iter(todo.get, None):
                 done.append(child.ask(task, number))
+        return done
 
 
 class Child:
@@ -103,12 +99,15 @@ class _Worker:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (closed with the worker)
         self._process, self._channel = spawn("tools.faults.children", stderr=self._stderr)
         self._channel.send((target, arguments))
-        if not self._channel.poll(_STARTUP):
-            raise TimeoutError(f"{target} did not start")
         try:
-            self._channel.recv()
+            ready = self._channel.poll(_STARTUP) and self._channel.recv()
         except EOFError:
-            raise RuntimeError(f"{target} did not start:\n{self._said()}") from None
+            ready = False
+        if not ready:
+            said = self._said()
+            self._process.kill()
+            self.close()
+            raise RuntimeError(f"{target} did not start:\n{said}")
 
     def take(self, number: int, task: Any, timeout: float) -> Outcome:
         try:

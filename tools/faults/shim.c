@@ -1,8 +1,9 @@
 /* Make the nth write or sync of a program fail.  Loaded with LD_PRELOAD; `shim.py` is the manual.
  *
- * Every call of a name listed in FAULT_CALLS, on a file below FAULT_PATH, counts by one in the
- * shared file FAULT_COUNTER (all threads and child processes count together).  Call FAULT_NTH, and
- * all after it if FAULT_STICKY is 1, meets FAULT_ACTION.
+ * FAULT_CONTROL names a file that holds a `struct control`, mapped by all threads and processes of
+ * the program: they count together, and the test may change the orders while they run.  Every call
+ * of a name listed in `calls`, on a file whose path begins with `path`, counts by one.  Call `nth`,
+ * and all after it if `sticky`, meets `action`.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -19,34 +20,34 @@
 #include <unistd.h>
 
 enum { PASS, FAIL, SHORT, TORN };
-struct shared { long count; char hit[4088]; }; /* hit: the call that met the fault first */
-static struct shared *shared;
-static const char *calls, *path, *action;
-static long nth, sticky;
+struct control {
+    long count, nth, sticky;
+    char action[40], calls[448], path[1024];
+    char hit[1024]; /* the call that met the fault first */
+};
+static struct control *control;
 
 static void __attribute__((constructor)) start(void)
 {
-    const char *counter = getenv("FAULT_COUNTER"), *n = getenv("FAULT_NTH");
-    int fd = counter ? open(counter, O_RDWR) : -1;
+    const char *name = getenv("FAULT_CONTROL");
+    int fd = name ? open(name, O_RDWR) : -1;
     if (fd < 0) return;
-    shared = mmap(0, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    control = mmap(0, sizeof *control, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     syscall(SYS_close, fd);
-    calls = getenv("FAULT_CALLS"), path = getenv("FAULT_PATH"), action = getenv("FAULT_ACTION");
-    nth = n ? atol(n) : 0, sticky = getenv("FAULT_STICKY") && atoi(getenv("FAULT_STICKY"));
-    if (shared == MAP_FAILED || !calls || !path || !action) abort();
+    if (control == MAP_FAILED) abort();
 }
 
 static int listed(const char *name) /* calls looks like " write pwrite " */
 {
     char word[32];
     snprintf(word, sizeof word, " %s ", name);
-    return strstr(calls, word) != 0;
+    return strstr(control->calls, word) != 0;
 }
 
 static int verdict(const char *name, int fd, const char *file)
 {
     char link[32], here[PATH_MAX] = "", target[2 * PATH_MAX] = "";
-    if (!shared || !listed(name)) return PASS;
+    if (!control || !listed(name)) return PASS;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     if (file)
         snprintf(target, sizeof target, "%s/%s",
@@ -54,14 +55,14 @@ static int verdict(const char *name, int fd, const char *file)
     else if (readlink(link, target, sizeof target - 1) < 0)
         return PASS;
     file = target + strspn(target, "/") - 1; /* one slash in front */
-    if (strncmp(file, path, strlen(path))) return PASS;
-    long now = __atomic_add_fetch(&shared->count, 1, __ATOMIC_SEQ_CST);
-    if (!nth || now < nth || (now > nth && !sticky)) return PASS;
-    if (now == nth) snprintf(shared->hit, sizeof shared->hit, "%s %s", name, file);
-    if (!strcmp(action, "kill")) raise(SIGKILL);
-    if (!strcmp(action, "torn")) return TORN;
-    if (!strcmp(action, "short")) return SHORT;
-    errno = !strcmp(action, "enospc") ? ENOSPC : EIO;
+    if (strncmp(file, control->path, strlen(control->path))) return PASS;
+    long now = __atomic_add_fetch(&control->count, 1, __ATOMIC_SEQ_CST), nth = control->nth;
+    if (!nth || now < nth || (now > nth && !control->sticky)) return PASS;
+    if (now == nth) snprintf(control->hit, sizeof control->hit, "%s %s", name, file);
+    if (!strcmp(control->action, "kill")) raise(SIGKILL);
+    if (!strcmp(control->action, "torn")) return TORN;
+    if (!strcmp(control->action, "short")) return SHORT;
+    errno = !strcmp(control->action, "enospc") ? ENOSPC : EIO;
     return FAIL;
 }
 
@@ -130,7 +131,7 @@ int ftruncate64(int fd, off64_t n) WHOLE(ftruncate64, "ftruncate", fd, 0, real(f
 int rename(const char *a, const char *b) WHOLE(rename, "rename", -1, b, real(a, b))
 int link(const char *a, const char *b) WHOLE(link, "link", -1, b, real(a, b))
 int mkdir(const char *a, mode_t m) WHOLE(mkdir, "mkdir", -1, a, real(a, m))
-int msync(void *a, size_t n, int f) WHOLE(msync, "msync", -1, path, real(a, n, f))
+int msync(void *a, size_t n, int f) WHOLE(msync, "msync", -1, control ? control->path : a, real(a, n, f))
 
 /* These two return the error instead of setting errno. */
 #define RETURNED(name, off) int name(int fd, off o, off n) { \

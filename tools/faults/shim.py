@@ -5,6 +5,8 @@
         subprocess.run(command, env=armed.env)
     armed.count, armed.hit                                      # calls so far; the one it met
 
+A program that runs on may be given other orders with ``armed.order(fault)``; the count begins anew.
+
 Actions: ``eio`` and ``enospc`` refuse the call; ``short`` moves half of the bytes; ``torn`` moves
 half and kills the process; ``kill`` kills it before the call.  ``sticky`` means that all calls
 after the nth meet the same.  A path is below another when it starts with it.  What happens in the
@@ -14,11 +16,12 @@ kernel is not seen: writes through a mapping, and calls that a program makes wit
 from __future__ import annotations
 
 import os
+import struct
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 WRITES = ("write", "pwrite", "writev", "pwritev", "ftruncate", "fallocate")
@@ -26,7 +29,7 @@ SYNCS = ("fsync", "fdatasync", "msync")
 NAMES = ("rename", "link", "mkdir")
 ACTIONS = ("eio", "enospc", "short", "torn", "kill")
 _SOURCE = Path(__file__).with_name("shim.c")
-_SHARED = 4096
+_CONTROL = struct.Struct("@lll40s448s1024s1024s")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +50,29 @@ class Fault:
         return f"{self.action}{' from' if self.sticky else ' at'} call {self.nth}"
 
 
-@dataclass
 class Armed:
-    """``env`` runs a program under the fault; ``count`` is how many calls there were so far."""
+    """``env`` runs programs under the orders of one control file."""
 
-    env: dict[str, str] = field(repr=False)
-    counter: Path = field(repr=False)
+    def __init__(self, library: Path, control: Path, env: Mapping[str, str]) -> None:
+        self._control = control
+        self.env = {**env, "LD_PRELOAD": str(library), "FAULT_CONTROL": str(control)}
+
+    def order(self, fault: Fault) -> None:
+        """Count from 0 again, for this fault; no counted call may be under way."""
+        with self._control.open("r+b") as file:
+            file.write(_CONTROL.pack(0, fault.nth, fault.sticky, fault.action.encode(),
+                                     f" {' '.join(fault.calls)} ".encode(),
+                                     str(fault.below).encode(), b""))  # fmt: skip
 
     @property
     def count(self) -> int:
-        return int.from_bytes(self.counter.read_bytes()[:8], "little")
+        """How many calls were counted so far."""
+        return int(_CONTROL.unpack(self._control.read_bytes())[0])
 
     @property
     def hit(self) -> str:
         """The call that met the fault first, as "name path"; empty when none did."""
-        return self.counter.read_bytes()[8:].split(b"\0")[0].decode()
+        return str(_CONTROL.unpack(self._control.read_bytes())[-1].rstrip(b"\0").decode())
 
 
 class Shim:
@@ -81,18 +92,7 @@ class Shim:
 
     @contextmanager
     def fault(self, fault: Fault, env: Mapping[str, str] | None = None) -> Iterator[Armed]:
-        with tempfile.NamedTemporaryFile() as counter:
-            counter.truncate(_SHARED)
-            yield Armed(
-                {
-                    **(os.environ if env is None else env),
-                    "LD_PRELOAD": str(self._library),
-                    "FAULT_COUNTER": counter.name,
-                    "FAULT_NTH": str(fault.nth),
-                    "FAULT_ACTION": fault.action,
-                    "FAULT_STICKY": str(int(fault.sticky)),
-                    "FAULT_CALLS": f" {' '.join(fault.calls)} ",
-                    "FAULT_PATH": str(fault.below),
-                },
-                Path(counter.name),
-            )
+        with tempfile.NamedTemporaryFile() as control:
+            armed = Armed(self._library, Path(control.name), os.environ if env is None else env)
+            armed.order(fault)
+            yield armed

@@ -1,0 +1,138 @@
+"""Every command that writes, the vault it runs on, and what may be left when its disk fails.
+
+``build`` makes a small folder with a vault, images and a checkout; each case runs one command on a
+copy of it.  ``main`` is what the harness forks: the command line, and ``@write``, a session that
+writes and flushes.  ``inspector`` looks at a folder in a child process.
+"""
+
+from __future__ import annotations
+
+import random
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import lmdb
+
+from blockvault import Vault
+from blockvault.cli import main as cli
+from blockvault.errors import VaultError
+from blockvault.ops import checkout
+from tests.faults import crash_case, story
+
+SIZE = 30 * story.BLOCK
+
+COMMANDS: dict[str, tuple[str, ...]] = {
+    "init": ("init", "new"),
+    "import": ("import", "image.raw", "--volume", "vda", "-m", "step"),
+    "import two": ("import", "image.raw", "other.raw", "-b", "fresh", "-m", "step"),
+    "snapshot": ("snapshot", "-m", "step"),
+    "snapshot --from": ("snapshot", "--from", "work", "-m", "step"),
+    "branch": ("branch", "step", "main~1"),
+    "branch -m": ("branch", "-m", "side", "step"),
+    "branch -d": ("branch", "-d", "side"),
+    "branch --restore": ("branch", "--restore", "gone"),
+    "tag": ("tag", "step"),
+    "tag -d": ("tag", "-d", "v1"),
+    "switch": ("switch", "side"),
+    "rollback": ("rollback", "main", "main~1"),
+    "checkout": ("checkout", "main~1", "out"),
+    "checkout over": ("checkout", "main~1", "work", "--force"),
+    "export": ("export", "main:vda", "out.raw"),
+    "rebuild": ("rebuild", "-V", "broken"),
+    "a session": ("@write",),
+}
+
+READING = [("log",), ("show", "main"), ("diff", "main~1", "main"), ("events",), ("refs",),
+           ("reflog",), ("stats",), ("verify",), ("cat", "main:vda"), ("export", "main:vda", "-"),
+           ("checkout", "main", "out", "--dry-run"), ("rebuild", "--dry-run")]  # fmt: skip
+"""Commands that must not write to the vault at all."""
+
+
+class State(NamedTuple):
+    """All that a command may change: names and contents, histories, and files beside the vault."""
+
+    names: story.Print
+    logs: tuple[tuple[str, int], ...]
+    files: tuple[tuple[str, str], ...]
+
+
+def build(folder: Path) -> None:
+    rng = random.Random(1)
+    for name in ("image.raw", "other.raw"):
+        (folder / name).write_bytes(rng.randbytes(SIZE) + bytes(SIZE))
+    with Vault.create(folder) as vault:
+        with vault.session() as session:
+            session.create_volume("vda", SIZE)
+            for at in range(0, SIZE, 3 * story.BLOCK):
+                session.device("vda").write(at, rng.randbytes(2 * story.BLOCK))
+            session.snapshot("one")
+            session.device("vda").write(5000, b"second state" * 700)
+            session.snapshot("two")
+            session.device("vda").write(9000, b"not yet a snapshot" * 500)
+        vault.create_branch("side", "main~1")
+        vault.create_branch("gone", "main~1")
+        vault.delete_branch("gone")
+        vault.tag("v1", "main~1")
+        checkout.execute(vault, checkout.plan(vault, "main~0", folder / "work"))
+    shutil.copytree(folder / ".blockvault", folder / "broken/.blockvault")
+    damage_tables(folder / "broken/.blockvault")
+    with (folder / "work/vda.raw").open("r+b") as file:
+        file.seek(3 * story.BLOCK)
+        file.write(b"edited outside" * 100)
+
+
+def damage_tables(home: Path) -> None:
+    """Take some rows away that a rebuild brings back."""
+    with lmdb.open(str(home), max_dbs=32) as env, env.begin(write=True) as txn:
+        for name in (b"trail", b"waypoints", b"branches"):
+            table = env.open_db(name, txn=txn, create=False)
+            for key in list(txn.cursor(db=table).iternext(values=False))[1::2]:
+                txn.delete(key, db=table)
+
+
+def main(arguments: Sequence[str]) -> int:
+    if arguments[0] != "@write":
+        return cli.run(list(arguments))
+    try:
+        write()
+    except VaultError as error:
+        print(f"blockvault: {error}", file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+def write() -> None:
+    with Vault.open() as vault, vault.session() as session:
+        device = session.device("vda")
+        for step in range(4):
+            device.write(step * 5 * story.BLOCK, story.content(1000 + step, 3 * story.BLOCK))
+        session.flush()
+
+
+def inspector() -> Callable[[Path], tuple[str, State]]:
+    """For ``Child``: what is wrong in a folder, and the state it is in."""
+
+    def look(folder: Path) -> tuple[str, State]:
+        with Vault.open(folder) as vault:
+            wrong = crash_case.problems(vault)
+            logs = [(b.name, len(list(vault.log(b.name)))) for b in vault.branches() if b.tip]
+            names = story.look(vault)
+        return wrong, State(names, tuple(logs), tuple(files(folder)))
+
+    return look
+
+
+def files(folder: Path) -> list[tuple[str, str]]:
+    """Complete files that commands make; a new vault counts by being one that opens."""
+    found = []
+    for path in [*folder.glob("out*/*.raw"), *folder.glob("out.raw"), *folder.glob("work/*.raw")]:
+        found.append((str(path.relative_to(folder)), story.hash_of({"": path.read_bytes()})))
+    if (folder / "new/.blockvault").exists():
+        with Vault.open(folder / "new") as vault:
+            found.append(("new", crash_case.problems(vault) or vault.head))
+    with Vault.open(folder / "broken") as vault:
+        found.append(("broken", crash_case.problems(vault)))
+    return sorted(found)
