@@ -219,10 +219,18 @@ def waypoint(tables: Tables, branch: int, seq: int) -> WaypointRow | None:
 
 
 def waypoints(
-    tables: Tables, branch: int, upto: int | None = None, *, reverse: bool = True
+    tables: Tables,
+    branch: int,
+    upto: int | None = None,
+    *,
+    start: int = 0,
+    reverse: bool = True,
 ) -> Iterator[tuple[int, WaypointRow]]:
-    """``(seq, row)`` of a branch's waypoints with seq <= ``upto``; newest first unless told."""
-    for found, data in tables.scan(WAYPOINTS, key(branch), _end(branch, upto), reverse=reverse):
+    """``(seq, row)`` of a branch's waypoints with ``start`` <= seq <= ``upto``; newest first
+    unless told.
+    """
+    span = key(branch, start), _end(branch, upto)
+    for found, data in tables.scan(WAYPOINTS, *span, reverse=reverse):
         yield numbers(found)[1], _waypoint(data)
 
 

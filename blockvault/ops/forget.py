@@ -29,7 +29,7 @@ Run = tuple[int, int, bytes]
 
 
 class Forgotten(NamedTuple):
-    """What a prune did: ``snapshots`` and ``branches`` that are gone, and the event that says so."""
+    """What a prune did: the event that says so, and what is gone by name."""
 
     seq: int
     snapshots: tuple[bytes, ...]

@@ -1,0 +1,231 @@
+"""gc: find what nothing needs any more, and give its space back, beside writers and readers.
+
+    mark      census of all frames, a bit for each object that can be reached
+    condemn   the dead places of each frame go to the table ``dead``, and a new epoch begins:
+              from now on a writer that needs a dead object stores it anew
+    wait      until every guard of earlier epochs is gone, then mark what those wrote meanwhile
+    sweep     in small transactions: dead objects leave the index, frames with little left alive
+              are moved together, empty ones dropped; then records that a prune forgot become gaps
+
+Nothing is removed before all four have been told of it, and nothing depends on a clock.  A run that
+is killed leaves condemned places behind, which are marks on paper: the next run marks anew and goes
+on.  Each transaction is short, and after each the collector rests as long as it took, so that
+writers get their turn.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from blockvault import pins
+from blockvault.errors import Busy, IOFailed
+from blockvault.ops import Progress, base, silent
+from blockvault.ops.mark import Marker
+from blockvault.ops.marks import Counted, Marks
+from blockvault.ops.prune import Plan as PrunePlan
+from blockvault.ops.sweep import Sweeper
+
+if TYPE_CHECKING:
+    from blockvault.vault import Vault
+
+WAIT = 60.0
+"""Seconds that a collection waits for those who began before it; the rest is for the next run."""
+
+LEAVE = 0.04
+"""Share of the dead bytes that may stay in frames that are mostly alive."""
+
+_LEAVE_ANYWAY = 0.001
+_ROWS_A_COMMIT = 2000
+_RECORDS_A_COMMIT = 500
+_POLL = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a collection would find; sizes as stored, in bytes."""
+
+    objects: int
+    dead_objects: int
+    stored: int
+    dead: int
+    drop: int
+    rewrite: int
+    leave: int
+
+
+@dataclass(slots=True)
+class Collected:
+    """What a collection did; ``complete`` is False if somebody who began earlier is not done."""
+
+    plan: Plan
+    complete: bool = False
+    objects: int = 0
+    frames_dropped: int = 0
+    frames_rewritten: int = 0
+    bytes_freed: int = 0
+    records: int = 0
+    given_back: int = 0
+    unreadable: list[int] = field(default_factory=list)
+
+
+def plan(vault: Vault, *, progress: Progress = silent) -> Plan:
+    """Mark everything and count; nothing is changed."""
+    with vault.guard():
+        marks = Marks(vault)
+        Marker(vault, marks, progress=progress).run()
+    return _Choice(marks, vault).plan
+
+
+def freed_by(vault: Vault, what: PrunePlan, *, progress: Progress = silent) -> tuple[int, int]:
+    """Bytes that a planned prune makes collectable, and those that are already."""
+    with vault.guard():
+        marks = Marks(vault)
+        Marker(vault, marks, plan=what, progress=progress).run()
+        after = sum(frame.dead_bytes for frame in marks.frames())
+        Marker(vault, marks, progress=progress).run()
+        now = sum(frame.dead_bytes for frame in marks.frames())
+    return after - now, now
+
+
+def collect(vault: Vault, *, wait: float = WAIT, progress: Progress | None = None) -> Collected:
+    """Collect what can be collected; ``Busy`` if another collection is at it."""
+    with pins.sole(vault.path, "gc"):
+        return Collection(vault, progress or silent).run(wait)
+
+
+class _Choice:
+    """Which frames go, which are worth moving, and which keep their dead places."""
+
+    def __init__(self, marks: Marks, vault: Vault) -> None:
+        dead = [frame for frame in marks.frames() if frame.dead]
+        self.drop = [frame for frame in dead if not frame.marked]
+        partly = [frame for frame in dead if frame.marked]
+        partly.sort(key=lambda frame: frame.marked.bit_count() / frame.objects)
+        total = sum(frame.dead_bytes for frame in dead)
+        may_stay = max(total * LEAVE, marks.stored * _LEAVE_ANYWAY)
+        stays = sum(frame.dead_bytes for frame in partly)
+        cut = 0
+        while cut < len(partly) and stays > may_stay:
+            stays -= partly[cut].dead_bytes
+            cut += 1
+        self.rewrite, self.leave = partly[:cut], partly[cut:]
+        self.plan = Plan(
+            marks.objects,
+            marks.objects - marks.marked,
+            marks.stored,
+            total,
+            len(self.drop),
+            len(self.rewrite),
+            len(self.leave),
+        )
+
+
+class Collection:
+    """One run; ``run`` calls the phases in order, tests call them one by one."""
+
+    def __init__(self, vault: Vault, progress: Progress = silent) -> None:
+        self.vault = vault
+        self.progress = progress
+
+    def run(self, wait: float) -> Collected:
+        self.mark()
+        self.condemn()
+        if not self.drain(wait):
+            return Collected(_Choice(self.marks, self.vault).plan)
+        self.settle()
+        done = self.sweep()
+        done.records = self.forget_records()
+        with suppress(IOFailed, Busy):
+            done.given_back = self.vault.give_back()
+        return done
+
+    def mark(self) -> None:
+        """Phase one: what is reachable, at least up to ``seq``."""
+        self.marks = Marks(self.vault)
+        self.marker = Marker(self.vault, self.marks, progress=self.progress)
+        self.seq = self.marker.run()
+
+    def condemn(self) -> None:
+        """Phase two: let nobody begin to need what is dead."""
+        with self.vault.read() as reader:
+            before = reader.condemning
+        changed = list(self._changed(before))
+        self.fresh = {number for number, _ in changed}
+        for at in range(0, len(changed), _ROWS_A_COMMIT):
+            with self.vault.store.write() as writer:
+                writer.condemn(True)
+                for number, slots in changed[at : at + _ROWS_A_COMMIT]:
+                    writer.set_dead(number, slots)
+            self._rest()
+        with self.vault.store.write() as writer:
+            self.ended = pins.next_epoch(writer)
+
+    def _changed(self, before: bool) -> Iterator[tuple[int, int]]:
+        """Frames whose dead places are not what the table says, or were never swept."""
+        for frame in self.marks.frames():
+            with self.vault.read() as reader:
+                known = reader.dead_slots(frame.number)
+            if known != frame.dead or (before and known):
+                yield frame.number, frame.dead
+
+    def drain(self, wait: float) -> bool:
+        """Phase three: wait for those who may have seen the dead alive."""
+        deadline = time.monotonic() + wait
+        while not pins.drained(self.vault.path, self.ended):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_POLL)
+        return True
+
+    def settle(self) -> None:
+        """What they wrote, and what they pinned, lives."""
+        self.seq = self.marker.catch_up(self.seq)
+        self.marker.pinned()
+
+    def sweep(self) -> Collected:
+        """Phase four: remove, move together, and say that nothing is condemned any more."""
+        choice = _Choice(self.marks, self.vault)
+        done = Collected(choice.plan)
+        sweeper = Sweeper(self.vault, self.marks, done)
+        doomed = sum(frame.length for frame in [*choice.drop, *choice.rewrite]) or 1
+        seen = 0
+        for step in sweeper.steps(choice.drop, choice.rewrite, self._left(choice.leave)):
+            seen += step
+            self.progress(min(seen, doomed), doomed)
+            self._rest()
+        with self.vault.store.write() as writer:
+            writer.condemn(False)
+        done.complete = True
+        return done
+
+    def _left(self, frames: Iterable[Counted]) -> list[Counted]:
+        """Frames that stay with dead objects in the index, and those that came to life again."""
+        numbers = {frame.number for frame in frames}
+        found = [frame for frame in frames if frame.number in self.fresh]
+        alive = (self.marks.frame(number) for number in self.fresh - numbers)
+        return found + [frame for frame in alive if frame is not None and not frame.dead]
+
+    def forget_records(self) -> int:
+        """Turn records that the newest prune forgot into gaps; return how many."""
+        found = base.find(self.vault)
+        if found is None:
+            return 0
+        count, start = 0, 1
+        for first, end, _ in [*found.kept, (found.seq, found.seq, b"")]:
+            while start < first:
+                with self.vault.store.write() as writer:
+                    took = writer.forget_records(start, first, _RECORDS_A_COMMIT)
+                if took <= 1:
+                    break
+                count += took - 1
+                self._rest()
+            start = end
+        return count
+
+    def _rest(self) -> None:
+        """Let waiting writers in: they queue in the kernel, and a pause lets them be next."""
+        time.sleep(0.002)

@@ -1,0 +1,213 @@
+"""The first phase of a collection: mark what can be reached, and never less.
+
+Roots are what the tables name: every snapshot, the trees of every waypoint, the blocks of every
+write that is still reachable; and the trees that living processes have pinned.  They are read page
+by page while others write, so what is appended meanwhile is read from the log afterwards
+(``catch_up``): an event names all that it adds.
+
+A node or snapshot that cannot be read ends the collection: what hangs on it is not known, and
+nothing is dead that might hang on it.  A block that is missing harms no other object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, islice
+from typing import TYPE_CHECKING
+
+from blockvault import pins
+from blockvault.errors import Damaged
+from blockvault.ids import ZERO_ID, short
+from blockvault.model import events, projections, tree
+from blockvault.model.projections import WaypointRow
+from blockvault.model.snapshot import Snapshot, Volume
+from blockvault.ops import Progress, base, silent
+from blockvault.ops.marks import Marks
+
+if TYPE_CHECKING:
+    from blockvault.ops.prune import Plan
+    from blockvault.vault import Vault
+
+_ROWS_A_READ = 500
+_WRITES_A_BATCH = 16384
+
+
+class Marker:
+    """Marks what a vault needs, or would need after a prune that is only planned."""
+
+    def __init__(
+        self,
+        vault: Vault,
+        marks: Marks,
+        *,
+        plan: Plan | None = None,
+        progress: Progress = silent,
+    ) -> None:
+        self.vault = vault
+        self.marks = marks
+        self.progress = progress
+        self.missing: set[bytes] = set()
+        self._newer: set[bytes] = set()
+        self._trees: set[tuple[bytes, int]] = set()
+        self._gone = plan.forgotten if plan else frozenset()
+        self._dropped = {number for number, _ in plan.dropped} if plan else set()
+        self._cuts = {cut.branch: cut.seq for cut in plan.cuts} if plan else {}
+
+    # -- everything --------------------------------------------------------------------------------
+
+    def run(self) -> int:
+        """Mark all that the tables name; return the event up to which that holds for sure."""
+        with self.vault.read() as reader:
+            seq = reader.last().seq
+        self.pinned()
+        for oid in _snapshots(self.vault):
+            if oid not in self._gone:
+                self.snapshot(oid)
+        with self.vault.read() as reader:
+            branches = [number for number, _ in projections.branches(reader)]
+        cuts = {n: self._cut(n) for n in branches if n not in self._dropped}
+        for number, cut in cuts.items():
+            self._waypoints(number, cut)
+        self._writes(1, seq + 1, cuts)
+        return seq
+
+    def catch_up(self, seq: int) -> int:
+        """Mark what events beyond ``seq`` name; return the last event."""
+        with self.vault.read() as reader:
+            last = reader.last().seq
+        for record in base.records(self.vault, seq + 1, last + 1):
+            ids: set[bytes] = set()
+            for row in base.rows_of(record):
+                if row[0] == events.WROTE:
+                    ids.update(tree.split_ids(row[6]))
+                elif row[0] != events.PRUNED:
+                    self._event(events.from_row(row)[1])
+            self.blocks(ids)
+        return last
+
+    def pinned(self) -> None:
+        """Mark what living processes hold on to."""
+        for _, held in pins.pinned(self.vault.path):
+            for root, height in held.trees:
+                self.tree(root, height)
+            self.blocks(held.objects)
+
+    def _event(self, event: events.Event) -> None:
+        self.volumes(getattr(event, "volumes", ()))
+        snapshot = getattr(event, "snapshot", None)
+        if snapshot is not None:
+            self.snapshot(snapshot)
+
+    def _cut(self, branch: int) -> int:
+        with self.vault.read() as reader:
+            cut = projections.cut(reader, branch)
+        return max(cut.seq if cut else 0, self._cuts.get(branch, 0))
+
+    def _waypoints(self, branch: int, cut: int) -> None:
+        for seq, row in _waypoints(self.vault, branch):
+            if seq >= cut or (row.snapshot is not None and row.snapshot not in self._gone):
+                self.volumes(row.volumes)
+
+    def _writes(self, start: int, stop: int, cuts: dict[int, int]) -> None:
+        """Blocks of all writes that their branch still has."""
+        ids: set[bytes] = set()
+        for record in base.records(self.vault, start, stop):
+            for seq, row in enumerate(base.rows_of(record), record.first_seq):
+                if row[0] == events.WROTE and seq >= cuts.get(row[2], stop):
+                    ids.update(tree.split_ids(row[6]))
+            if len(ids) >= _WRITES_A_BATCH:
+                self.blocks(ids)
+                ids.clear()
+        self.blocks(ids)
+
+    # -- one thing ---------------------------------------------------------------------------------
+
+    def snapshot(self, oid: bytes) -> None:
+        """A snapshot and all that it names, but not its parents: those have rows of their own."""
+        if self._fresh([oid]):
+            found = Snapshot.decode(self.vault.objects.get(oid))
+            self.volumes((*found.volumes, *found.attachments))
+
+    def volumes(self, volumes: Iterable[Volume]) -> None:
+        size = self.vault.options.block_size
+        for volume in volumes:
+            self.tree(volume.root, tree.depth(tree.blocks_in(volume.size, size)))
+
+    def tree(self, root: bytes, height: int) -> None:
+        """All nodes and blocks under a root."""
+        if (root, height) not in self._trees:
+            self._trees.add((root, height))
+            self._nodes([root], height)
+
+    def blocks(self, ids: Iterable[bytes]) -> None:
+        """Objects that name no others."""
+        wanted = set(ids)
+        wanted.discard(ZERO_ID)
+        if not wanted:
+            return
+        order = list(wanted)
+        with self.vault.read() as reader:
+            places = reader.locate(order)
+        mark = self.marks.mark
+        for oid, place in zip(order, places, strict=True):
+            if place is None:
+                self.missing.add(oid)
+            else:
+                mark(place)
+        self.progress(self.marks.marked, self.marks.objects)
+
+    def _nodes(self, ids: Iterable[bytes], height: int) -> None:
+        fresh = self._fresh(list(dict.fromkeys(oid for oid in ids if oid != ZERO_ID)))
+        for at in range(0, len(fresh), tree.BATCH):
+            got = self.vault.objects.get_many(fresh[at : at + tree.BATCH])
+            below = chain.from_iterable(map(tree.children, got.values()))
+            if height > 1:
+                self._nodes(below, height - 1)
+            else:
+                self.blocks(below)
+
+    def _fresh(self, ids: Sequence[bytes]) -> list[bytes]:
+        """Mark objects that name others; return those that were not marked before."""
+        if not ids:
+            return []
+        with self.vault.read() as reader:
+            places = reader.locate(ids)
+        fresh = []
+        for oid, place in zip(ids, places, strict=True):
+            if place is None:
+                raise Damaged(
+                    f"object {short(oid)} is missing, so it is not known what else is needed; "
+                    "nothing was collected. 'blockvault verify' tells more",
+                    kind="object-missing",
+                )
+            was = self.marks.mark(place)
+            if was or (was is None and oid not in self._newer):
+                fresh.append(oid)
+            if was is None:
+                self._newer.add(oid)
+        return fresh
+
+
+def _snapshots(vault: Vault) -> Iterator[bytes]:
+    """The ids of all recorded snapshots, in short transactions."""
+    start = b""
+    while True:
+        with vault.read() as reader:
+            page = [oid for oid, _ in islice(reader.scan("snapshots", start), _ROWS_A_READ)]
+        yield from page
+        if not page:
+            return
+        start = page[-1] + b"\0"
+
+
+def _waypoints(vault: Vault, branch: int) -> Iterator[tuple[int, WaypointRow]]:
+    """All waypoints of a branch, oldest first, in short transactions."""
+    start = 0
+    while True:
+        with vault.read() as reader:
+            rows = projections.waypoints(reader, branch, start=start, reverse=False)
+            page = list(islice(rows, _ROWS_A_READ))
+        yield from page
+        if not page:
+            return
+        start = page[-1][0] + 1

@@ -1,0 +1,184 @@
+"""The last phase of a collection: dead objects leave the index, then the frames.
+
+Frames are immutable, so they are read, decoded and packed anew outside of any transaction; a
+transaction only moves and deletes.  An object leaves the index only if the index has it in the very
+place that is dead, for it may have been stored anew.  A frame that cannot be decoded does not tell
+which objects it held: it stays as it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Protocol
+
+from blockvault.errors import Damaged
+from blockvault.ids import object_id
+from blockvault.ops.marks import Counted, Marks
+from blockvault.store import frames, tables
+from blockvault.store.codec import Codec
+from blockvault.store.frames import Frame
+
+if TYPE_CHECKING:
+    from blockvault.store.types import Writer
+    from blockvault.vault import Vault
+
+FRAME_BYTES = 256 << 10
+_DROPS_A_STEP = 16
+_MOVES_A_STEP = 1 << 20
+_LOOKS_A_STEP = 32
+
+
+class Tally(Protocol):
+    """Where a sweep counts what it did."""
+
+    objects: int
+    frames_dropped: int
+    frames_rewritten: int
+    bytes_freed: int
+    unreadable: list[int]
+
+
+@dataclass(slots=True)
+class _Opened:
+    """A decoded frame: its dead objects by id and place, its living ones by id and bytes."""
+
+    number: int
+    length: int
+    dead: list[tuple[bytes, int]] = field(default_factory=list)
+    alive: list[tuple[bytes, bytes]] = field(default_factory=list)
+    slots: int = 0
+
+    @property
+    def size(self) -> int:
+        return sum(len(data) for _, data in self.alive)
+
+
+class Sweeper:
+    """Removes what the marks leave out, step by step; each step is one transaction."""
+
+    def __init__(self, vault: Vault, marks: Marks, tally: Tally) -> None:
+        self.vault = vault
+        self.marks = marks
+        self.tally = tally
+        self.codec = Codec(vault.options.compression)
+
+    def steps(
+        self, drop: Sequence[Counted], rewrite: Sequence[Counted], leave: Sequence[Counted]
+    ) -> Iterator[int]:
+        """Do one step after the other; each yields the bytes of the frames it looked at."""
+        for some in _batches(drop, _DROPS_A_STEP):
+            yield self._step([opened for frame in some if (opened := self._open(frame))], [])
+        # In their old order, so that neighbours stay neighbours.
+        waiting: list[_Opened] = []
+        for frame in sorted(rewrite):
+            opened = self._open(frame)
+            if opened is not None and self._whole(opened):
+                waiting.append(opened)
+            if sum(each.size for each in waiting) >= _MOVES_A_STEP:
+                yield self._step(waiting, self._packed(waiting))
+                waiting = []
+        if waiting:
+            yield self._step(waiting, self._packed(waiting))
+        for some in _batches(leave, _LOOKS_A_STEP):
+            yield self._unindex([opened for frame in some if (opened := self._open(frame))])
+
+    def _open(self, frame: Counted) -> _Opened | None:
+        """Decode a frame and name what is dead in it and what lives."""
+        with self.vault.read() as reader:
+            data = reader.frame(frame.number)
+        if data is None:
+            return None
+        try:
+            objects = frames.decode(data)
+        except Damaged:
+            self.tally.unreadable.append(frame.number)
+            return None
+        opened = _Opened(frame.number, frame.length, slots=frame.dead)
+        for slot, content in enumerate(objects):
+            oid = object_id(content)
+            if frame.dead >> slot & 1:
+                opened.dead.append((oid, tables.location(frame.number, slot)))
+            else:
+                opened.alive.append((oid, content))
+        return opened
+
+    def _whole(self, opened: _Opened) -> bool:
+        """Whether what lives in the frame is what the index says: else its bytes are damaged."""
+        with self.vault.read() as reader:
+            places = reader.locate([oid for oid, _ in opened.alive])
+        if all(place is not None for place in places):
+            return True
+        self.tally.unreadable.append(opened.number)
+        return False
+
+    def _packed(self, opened: Iterable[_Opened]) -> list[Frame]:
+        """The living objects in new frames, blocks and nodes apart."""
+        block = self.vault.options.block_size
+        every = [pair for each in opened for pair in each.alive]
+        found = []
+        for blocks in (True, False):
+            chosen = [pair for pair in every if (len(pair[1]) == block) == blocks]
+            found += [self._frame(some) for some in _by_size(chosen, FRAME_BYTES)]
+        return found
+
+    def _frame(self, pairs: Sequence[tuple[bytes, bytes]]) -> Frame:
+        ids = tuple(oid for oid, _ in pairs)
+        return Frame(frames.encode([data for _, data in pairs], self.codec), ids)
+
+    # -- transactions ------------------------------------------------------------------------------
+
+    def _step(self, old: Sequence[_Opened], new: Sequence[Frame]) -> int:
+        """Move what lives, forget what is dead, and drop the old frames."""
+        with self.vault.store.write() as writer:
+            self._forget(writer, old)
+            writer.move_frames(new)
+            for opened in old:
+                writer.set_dead(opened.number, 0)
+            writer.drop_frames([opened.number for opened in old])
+        length = sum(opened.length for opened in old)
+        self.tally.bytes_freed += length - sum(len(frame.data) for frame in new)
+        if new:
+            self.tally.frames_rewritten += len(old)
+        else:
+            self.tally.frames_dropped += len(old)
+        return length
+
+    def _unindex(self, opened: Sequence[_Opened]) -> int:
+        """Forget what is dead in frames that stay, and say where it lies."""
+        with self.vault.store.write() as writer:
+            self._forget(writer, opened)
+            for each in opened:
+                writer.set_dead(each.number, each.slots)
+        return 0
+
+    def _forget(self, writer: Writer, opened: Iterable[_Opened]) -> None:
+        dead = {pair for each in opened for pair in each.dead}
+        ids = list({oid for oid, _ in dead})
+        places = zip(ids, writer.locate(ids), strict=True)
+        lost = [oid for oid, place in places if (oid, place) in dead]
+        writer.unindex(lost)
+        self.tally.objects += len(lost)
+
+
+def _batches(frames_: Iterable[Counted], size: int) -> Iterator[list[Counted]]:
+    left = iter(sorted(frames_))
+    while some := list(islice(left, size)):
+        yield some
+
+
+def _by_size(
+    pairs: Iterable[tuple[bytes, bytes]], limit: int
+) -> Iterator[list[tuple[bytes, bytes]]]:
+    """Runs of objects of about ``limit`` bytes each."""
+    some: list[tuple[bytes, bytes]] = []
+    size = 0
+    for pair in pairs:
+        some.append(pair)
+        size += len(pair[1])
+        if size >= limit or len(some) == frames.MAX_OBJECTS:
+            yield some
+            some, size = [], 0
+    if some:
+        yield some
