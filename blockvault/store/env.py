@@ -24,7 +24,16 @@ from typing import Self
 import lmdb
 
 from blockvault.errors import Conflict, Damaged, IOFailed, NotFound
-from blockvault.store import eventlog, faults, filesystem, freespace, shared, tables, writelock
+from blockvault.store import (
+    eventlog,
+    faults,
+    filesystem,
+    freespace,
+    rows,
+    shared,
+    tables,
+    writelock,
+)
 from blockvault.store import format as fmt
 from blockvault.store.txn import LmdbReader, LmdbWriter
 from blockvault.store.types import Options, Writer
@@ -220,7 +229,7 @@ def _make_tables(path: Path, options: Options) -> None:
                 database = environment.open_db(name.encode(), txn=txn, **flags)
                 if name == tables.META:
                     for key, value in fmt.to_meta(options).items():
-                        txn.put(key, value, db=database)
+                        txn.put(key, rows.seal(name, key, value), db=database)
     finally:
         environment.close()
 

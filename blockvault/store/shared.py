@@ -21,7 +21,7 @@ from pathlib import Path
 import lmdb
 
 from blockvault.errors import Busy, Damaged, IOFailed, NotFound, VaultError
-from blockvault.store import faults, filesystem, pages, tables
+from blockvault.store import faults, filesystem, pages, rows, tables
 from blockvault.store import format as fmt
 from blockvault.store.headfile import HeadFile
 from blockvault.store.residency import Residency
@@ -92,7 +92,8 @@ class Environment:
         # The format first: a newer one may have other tables.
         meta = self._open_table(tables.META, txn)
         with contextlib.nullcontext(txn) if txn else self.lmdb.begin() as reading:
-            self.options: Options = fmt.from_meta(dict(reading.cursor(meta)))
+            found = {key: rows.unseal(tables.META, key, row) for key, row in reading.cursor(meta)}
+            self.options: Options = fmt.from_meta(found)
         for name in (*tables.KEYED, *tables.NUMBERED):
             self.databases[name] = self._open_table(name, txn)
 

@@ -16,8 +16,8 @@ from typing import Any, Self
 
 import lmdb
 
-from blockvault.errors import BadRequest, Busy
-from blockvault.store import faults, tables
+from blockvault.errors import BadRequest, Busy, Damaged
+from blockvault.store import faults, rows, tables
 from blockvault.store.frames import HEADER_SIZE, Frame
 from blockvault.store.index import Index
 from blockvault.store.shared import Database, Environment
@@ -95,8 +95,8 @@ class LmdbReader(Reader):
         if table == tables.INDEX:
             place = self._index().get(tables.check_key(key))
             return None if place is None else tables.pack_location(place)
-        value = self._txn.get(tables.check_key(key), None, self._keyed(table))
-        return None if value is None else bytes(value)
+        row = self._txn.get(tables.check_key(key), None, self._keyed(table))
+        return None if row is None else rows.unseal(table, key, row)
 
     def scan(
         self, table: str, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
@@ -107,10 +107,23 @@ class LmdbReader(Reader):
         self, table: str, start: bytes, stop: bytes | None, reverse: bool
     ) -> Iterator[tuple[bytes, bytes]]:
         if table == tables.INDEX:
-            found = self._index().scan(start, stop, reverse)
-            return ((oid, tables.pack_location(place)) for oid, place in found)
+            places = self._index().scan(start, stop, reverse)
+            return ((oid, tables.pack_location(place)) for oid, place in places)
+        found = self._stored(table, start, stop, reverse)
+        return ((key, rows.unseal(table, key, row)) for key, row in found)
+
+    def _stored(
+        self, table: str, start: bytes, stop: bytes | None, reverse: bool
+    ) -> Iterator[tuple[bytes, bytes]]:
         cursor = self._txn.cursor(self._keyed(table))
         return _backward(cursor, start, stop) if reverse else _forward(cursor, start, stop)
+
+    def suspicious(self, table: str) -> Iterator[tuple[bytes, bytes | None]]:
+        for key, row in self._stored(table, b"", None, False):
+            try:
+                yield key, rows.unseal(table, key, row)
+            except Damaged:
+                yield key, None
 
     def _index(self) -> Index:
         return Index(self._txn.cursor(self._dbs[tables.INDEX]))
@@ -234,8 +247,8 @@ class LmdbWriter(LmdbReader, Writer):
         self, table: str, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
     ) -> Iterator[tuple[bytes, bytes]]:
         while True:
-            rows = self._rows(table, start, stop, reverse)
-            page = [row for row, _ in zip(rows, range(PAGE), strict=False)]
+            found = self._rows(table, start, stop, reverse)
+            page = [row for row, _ in zip(found, range(PAGE), strict=False)]
             yield from page
             if len(page) < PAGE:
                 return
@@ -248,7 +261,8 @@ class LmdbWriter(LmdbReader, Writer):
         if table == tables.INDEX:
             self._index().put(tables.check_key(key), int.from_bytes(value))
             return
-        self._txn.put(tables.check_key(key), value, db=self._keyed(table))
+        row = rows.seal(table, tables.check_key(key), value)
+        self._txn.put(key, row, db=self._keyed(table))
 
     def delete(self, table: str, key: bytes) -> bool:
         if table == tables.INDEX:

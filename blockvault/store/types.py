@@ -94,6 +94,10 @@ class Reader(ABC):
         and may or may not show those changes.
         """
 
+    def suspicious(self, table: str) -> Iterator[tuple[bytes, bytes | None]]:
+        """All rows of a table, None for the value of one that is damaged; for those who mend it."""
+        yield from self.scan(table)
+
     @property
     @abstractmethod
     def txn_id(self) -> int:

@@ -13,7 +13,7 @@ import pytest
 
 from blockvault.encoding import pack
 from blockvault.errors import Busy, Conflict, Damaged, IOFailed, NotFound, Unsupported
-from blockvault.store import filesystem, shared
+from blockvault.store import filesystem, rows, shared
 from blockvault.store.env import LmdbStore
 from blockvault.store.types import Writer
 from tests.store.material import OPTIONS, commit_something, run_python
@@ -27,7 +27,7 @@ def raw_put(home: Path, name: bytes, value: bytes | None) -> None:
             if value is None:
                 txn.delete(name, db=meta)
             else:
-                txn.put(name, value, db=meta)
+                txn.put(name, rows.seal("meta", name, value), db=meta)
 
 
 # -- creating ----------------------------------------------------------------------------------
