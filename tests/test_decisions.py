@@ -1,4 +1,4 @@
-"""docs/decisions: every library in use has a page that says why, and all pages look alike.
+"""docs/decisions: every library in use has a page that says why, and all pages look alike."""
 
 from __future__ import annotations
 
