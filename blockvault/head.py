@@ -35,6 +35,8 @@ class HeadDevice(StateDevice):
         super().__init__(vault.objects, name, size, root, overlay, vault.options.block_size)
         self._session = session
         self.dirty: dict[int, bytes] = {}
+        self._clearing = 0
+        """Long runs that were taken and are not stored yet; see ``_take``."""
 
     @property
     def dirty_bytes(self) -> int:
@@ -66,8 +68,8 @@ class HeadDevice(StateDevice):
         return [next(below) if data is None else data for data in held]
 
     def upper_runs(self, first: int, stop: int) -> Iterable[extents.Run]:
-        with self._session.mutex:
-            dirty = sorted(block for block in self.dirty if first <= block < stop)
+        # Copied in one step, for the committer takes blocks out of it beside us.
+        dirty = sorted(block for block in self.dirty.copy() if first <= block < stop)
         over = (extents.Run(block, block + 1, self._reads_zero(block)) for block in dirty)
         return extents.overlaid(super().upper_runs(first, stop), over)
 
@@ -84,10 +86,19 @@ class HeadDevice(StateDevice):
         """Several writes, in order, each one event; all are checked before any is taken."""
         for offset, data in writes:
             self.check(offset, len(data))
-        size = self.block_size
-        session = self._session
-        session.make_room()
+        self._session.make_room()
+        while not self._take(writes):
+            self._session.commit(barrier=False)
+
+    def _take(self, writes: Sequence[tuple[int, bytes | memoryview]]) -> bool:
+        """Take writes; False if parts of blocks must wait until a long run is cleared.
+
+        Such a run is not in the dirty layer, so the rest of a block would be what it was before.
+        """
+        size, session = self.block_size, self._session
         with session.mutex:
+            if self._clearing and any(at % size or len(data) % size for at, data in writes):
+                return False
             now = events.now_us()
             taken = 0
             for offset, data in writes:
@@ -96,7 +107,8 @@ class HeadDevice(StateDevice):
                 taken += size
                 first, skip = divmod(offset, size)
                 if not skip and length == size:
-                    block = bytes(data)
+                    # A copy, even of bytes: settle_write tells blocks apart by identity.
+                    block = bytes(memoryview(data))
                     self.dirty[first] = block
                     session.pending.append((now, self, offset, length, (block,)))
                 elif length:
@@ -105,6 +117,7 @@ class HeadDevice(StateDevice):
                     session.pending.append((now, self, offset, length, blocks))
                     taken += size * (len(blocks) - 1)
             session.took(taken)
+        return True
 
     def zero(self, offset: int, length: int) -> None:
         """The range reads as zeros; whole blocks of it take no space."""
@@ -144,8 +157,11 @@ class HeadDevice(StateDevice):
         with session.mutex:
             if mark:
                 self.dirty.update(dict.fromkeys(range(first, last), mark))
+            else:
+                self._clearing += 1
             session.pending.append((events.now_us(), self, start, stop - start, (code, mark)))
-            session.took(len(mark))
+            # What is to be settled counts, however little memory it takes: a commit is bounded.
+            session.took((last - first) * len(mark))
         if not mark:
             session.commit(barrier=False)
 
@@ -175,10 +191,13 @@ class HeadDevice(StateDevice):
         """A stored zero or trim."""
         self.overlay.clear(first, count)
         dirty = self.dirty
-        if mark:
-            for number in range(first, first + count):
-                if dirty.get(number) is mark:
-                    del dirty[number]
+        if not mark:
+            with self._session.mutex:
+                self._clearing -= 1
+            return
+        for number in range(first, first + count):
+            if dirty.get(number) is mark:
+                del dirty[number]
 
     def rebase(self, root: bytes) -> None:
         """``root`` says all that the tree and the overlay said: it takes their place."""

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import fcntl
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from blockvault.errors import Busy
+from blockvault.store.faults import from_os
 
 _DIRECTORY = "leases"
 
@@ -21,9 +23,12 @@ class Lease:
 
     def __init__(self, vault: Path, branch: int, name: str, holder: str) -> None:
         directory = vault / _DIRECTORY
-        directory.mkdir(mode=0o700, exist_ok=True)
         self.path = directory / str(branch)
-        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            directory.mkdir(mode=0o700, exist_ok=True)
+            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise from_os(error, self.path) from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -34,12 +39,17 @@ class Lease:
                 "nothing was changed, try again when it is done",
                 kind="branch-busy",
             ) from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, f"{holder} (process {os.getpid()})\n".encode(), 0)
+        self._say(f"{holder} (process {os.getpid()})\n")
 
     def release(self) -> None:
         """Give the branch back.  The file stays: removing it would race with the next holder."""
         if self._fd >= 0:
-            os.ftruncate(self._fd, 0)
+            self._say("")
             os.close(self._fd)
             self._fd = -1
+
+    def _say(self, text: str) -> None:
+        """Write who holds the lease; on a full disk it is held all the same, by nobody known."""
+        with suppress(OSError):
+            os.ftruncate(self._fd, 0)
+            os.pwrite(self._fd, text.encode(), 0)

@@ -77,7 +77,8 @@ class Session:
 
     def _open_heads(self) -> dict[str, HeadDevice]:
         """The branch's volumes as they are now that nobody else can move it."""
-        self.branch = refs.find(self.vault, self.branch.name)
+        with self.vault.read() as reader:
+            self.branch = refs.leased(reader, self.branch)
         position = resolve.head_of(self.vault, self.branch, exact=True)
         self._barrier_due = self.branch.barrier_seq < self.branch.seq
         folded = states.overlays(self.vault, position)

@@ -67,10 +67,16 @@ class Transaction:
         return self.next_seq - 1
 
     def add_rows(self, rows: Sequence[tuple[Any, ...]], first_time_us: int) -> None:
-        """Append rows in wire form, timed from ``first_time_us``; before any ``add``."""
+        """Append rows in wire form, timed from ``first_time_us``; before any ``add``.
+
+        Where others committed since, the record begins later, but no event moves into the future.
+        """
         _, last_time, _ = self.writer.last()
         self.time_us = max(first_time_us, last_time)
-        self._rows.extend(rows)
+        late = self.time_us - first_time_us
+        self._rows.extend(
+            [(row[0], max(0, row[1] - late), *row[2:]) for row in rows] if late else rows
+        )
 
     def add_frames(self, frames: Sequence[Frame]) -> None:
         self.writer.add_frames(frames)

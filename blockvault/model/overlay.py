@@ -72,12 +72,14 @@ class Overlay:
 
     def lookup(self, first: int, stop: int) -> list[bytes | None]:
         """``get`` for a range."""
-        if self.cleared:
-            return [self.get(block) for block in range(first, stop)]
-        if not self.blocks:
+        if not self.blocks and not self.cleared:
             return [None] * (stop - first)
         get = self.blocks.get
-        return [get(block) for block in range(first, stop)]
+        found = [get(block) for block in range(first, stop)]
+        # Asked for after the blocks: ``clear`` sets the run before it removes the blocks below.
+        if self.cleared:
+            return [self.get(block) for block in range(first, stop)]
+        return found
 
     def runs(self, first: int, stop: int) -> Iterator[Run]:
         """What this overlay says of ``[first, stop)``: sorted, disjoint runs of data and zeros."""

@@ -5,13 +5,14 @@
 
 Each volume is a sparse ``NAME.raw``, each attachment a file of its name.  The manifest tells what
 the files hold; a file that was written to since is never overwritten without ``force``, because
-its changes exist nowhere else.  While a file is being rewritten it is not in the manifest, so an
-interrupted checkout is noticed and done again.
+its changes exist nowhere else.  While a file is being written the manifest says so: an interrupted
+checkout is done again without asking, and nobody takes half a file for a volume.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -27,6 +28,7 @@ from blockvault.model.names import check_volume_name
 from blockvault.model.overlay import Overlay
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import Progress, export, images, ingest, manifest, silent, states
+from blockvault.ops.images import RawImage
 from blockvault.ops.manifest import Entry, Manifest
 from blockvault.ops.reading import StateDevice, open_device
 
@@ -146,16 +148,16 @@ class _Planner:
 
     def removal(self, entry: Entry) -> Item:
         path = self.directory / entry.file
-        if path.exists() and not entry.unchanged(self.directory):
+        if path.exists() and entry.complete and not entry.unchanged(self.directory):
             self._refuse(path)
         return Item(entry.name, path, 0, "remove", 0, entry.attachment, ZERO_ID, ())
 
     def _present(self, path: Path, volume: Volume) -> Side:
         """What the file holds: from the manifest, or by reading it."""
         entry = self.before.entry(path.name) if self.before else None
-        if entry is None or not entry.unchanged(self.directory):
+        if entry is None or (entry.complete and not entry.unchanged(self.directory)):
             self._refuse(path)
-        elif root_known(self.vault, bytes.fromhex(entry.root)):
+        elif entry.complete and root_known(self.vault, bytes.fromhex(entry.root)):
             return Side(entry.size, bytes.fromhex(entry.root))
         with images.opened(path, "raw", self.vault.path, False) as source:
             if not source.size:
@@ -191,17 +193,18 @@ def execute(vault: Vault, what: Plan, *, progress: Progress | None = None) -> Pl
         what.before.entries if what.before else (),
     )
     for item in what.items:
-        if item.mode == "unchanged" and (entry := held.entry(item.path.name)):
-            held = held.having(_entry(item, entry.root))
+        if item.mode == "unchanged":
+            held = held.having(_entry(item))
             continue
-        held = held.without(item.path.name)
-        manifest.save(what.directory, held)
         if item.mode == "remove":
             item.path.unlink(missing_ok=True)
+            held = held.without(item.path.name)
             continue
+        held = held.having(replace(_entry(item), fingerprint=manifest.WRITING))
+        manifest.save(what.directory, held)
         _write(vault, what, item, partial(_shifted, report, done, total))
         done += item.bytes_to_write
-        held = held.having(_entry(item, item.root.hex()))
+        held = held.having(_entry(item))
     manifest.save(what.directory, held)
     report(total, total)
     return what
@@ -226,6 +229,10 @@ def _write(vault: Vault, what: Plan, item: Item, report: Callable[[int], None]) 
                     )
                     done += min(_BATCH, offset + length - at)
                     report(done)
+            # The kernel's clock stands still for milliseconds: a time of our own tells even a write
+            # that comes at once from ours.
+            now = time.time_ns()
+            os.utime(file.fileno(), ns=(now, now))
             os.fsync(file.fileno())
     except OSError as error:
         raise export.failed(error, f"{item.path} is incomplete: run the checkout again") from None
@@ -246,13 +253,13 @@ def _device(vault: Vault, position: Position, item: Item) -> StateDevice:
     return StateDevice(vault.objects, item.name, item.size, item.root, Overlay(), size)
 
 
-def _entry(item: Item, root: str) -> Entry:
+def _entry(item: Item) -> Entry:
     return Entry(
         item.name,
         item.path.name,
         item.attachment,
         item.size,
-        root,
+        item.root.hex(),
         manifest.fingerprint(item.path),
     )
 
@@ -303,7 +310,7 @@ def snapshot_from(
         made = target.record(
             volumes.values(), str(directory), message, author, list(attachments.values())
         )
-    entries = [_taken(entry, made, directory) for entry in files]
+    entries = [_taken(entry, made, sources.get(entry.file)) for entry in files]
     manifest.save(directory, Manifest(held.vault, made.id.hex(), branch, tuple(entries)))
     return made
 
@@ -315,6 +322,12 @@ def _files(held: Manifest, directory: Path) -> list[Entry]:
             raise NotFound(
                 f"{directory / entry.file} is gone; 'blockvault checkout' brings it back",
                 kind="no-image",
+            )
+        if not entry.complete:
+            raise Conflict(
+                f"{directory / entry.file} is incomplete: its checkout was interrupted; "
+                "run 'blockvault checkout' again",
+                kind="file-incomplete",
             )
     fresh = sorted(p.name for p in directory.glob("*.raw") if held.entry(p.name) is None)
     return [*held.entries, *(_new_entry(directory / name) for name in fresh)]
@@ -331,15 +344,19 @@ def _still(vault: Vault, held: Manifest, directory: Path, entry: Entry) -> bool:
     return root_known(vault, bytes.fromhex(entry.root))
 
 
-def _taken(entry: Entry, made: Snapshot, directory: Path) -> Entry:
-    """The manifest's entry of a file whose content the snapshot has."""
+def _taken(entry: Entry, made: Snapshot, source: RawImage | None) -> Entry:
+    """The manifest's entry of a file whose content the snapshot has, as it was when it was read."""
+    seen = entry.fingerprint
+    if source is not None:
+        now = source.fingerprint
+        seen = (now.size, now.mtime_ns, now.inode)
     among = made.attachments if entry.attachment else made.volumes
     volume = next(volume for volume in among if volume.name == entry.name)
     return replace(
         entry,
         size=volume.size,
         root=volume.root.hex(),
-        fingerprint=manifest.fingerprint(directory / entry.file),
+        fingerprint=seen,
     )
 
 

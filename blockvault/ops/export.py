@@ -63,6 +63,8 @@ def export(
         return Exported(device.name, device.size, data, None)
     images.format_of(target, format)
     if target.is_block_device():
+        if format != "raw":
+            raise BadRequest(f"{target} is a block device: it gets the raw bytes, not {format}")
         data = _to_block_device(device, target, force, report)
     else:
         data = _to_file(device, target, format, force, report)
@@ -72,8 +74,8 @@ def export(
 def _to_file(
     device: Device, target: Path, image_format: str, force: bool, progress: Progress
 ) -> int:
-    if target.is_dir():
-        raise BadRequest(f"{target} is a directory; name the file to write")
+    if target.exists() and not target.is_file():
+        raise BadRequest(f"{target} is neither a file nor a block device; name the file to write")
     if target.exists() and not force:
         raise Conflict(f"{target} exists; --force replaces it", kind="file-exists")
     with _replacing(target) as (fd, temporary):

@@ -17,6 +17,8 @@ from blockvault.errors import BadRequest, IOFailed
 
 FILE_NAME = ".blockvault-checkout.json"
 VERSION = 1
+WRITING = (0, 0, 0)
+"""The fingerprint of a file that is being written: its content is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +32,14 @@ class Entry:
     root: str
     fingerprint: tuple[int, int, int]
 
+    @property
+    def complete(self) -> bool:
+        """False while the file is being written, and after a checkout that was interrupted."""
+        return self.fingerprint != WRITING
+
     def unchanged(self, directory: Path) -> bool:
         """True while the file is the one that was written and nobody wrote to it since."""
-        return self.fingerprint == fingerprint(directory / self.file)
+        return self.complete and self.fingerprint == fingerprint(directory / self.file)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,11 +63,11 @@ class Manifest:
 
 
 def fingerprint(path: Path) -> tuple[int, int, int]:
-    """Size, time of the last write and inode; zeros for no file."""
+    """Size, time of the last write and inode; ``WRITING`` for no file."""
     try:
         info = path.stat()
     except FileNotFoundError:
-        return (0, 0, 0)
+        return WRITING
     return (info.st_size, info.st_mtime_ns, info.st_ino)
 
 

@@ -184,7 +184,9 @@ class StateDevice:
             return
         size = self.block_size
         first, stop = offset // size, -(-(offset + length) // size)
-        base, upper = self.tree, self.upper_runs(first, stop)
+        # The upper layers first: a checkpoint beside us empties the overlay after it set the tree.
+        upper = self.upper_runs(first, stop)
+        base = self.tree
         for run in extents.of_state(self.objects, base.root, base.height, upper, first, stop):
             start, end = max(offset, run.start * size), min(offset + length, run.stop * size)
             yield Extent(start, end - start, run.zero)

@@ -7,7 +7,7 @@ The index of objects is compared with the frames in the same way by ``reindex``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -103,17 +103,28 @@ class ReplayedTables:
 
 def rebuild(vault: Vault, *, dry_run: bool = False, progress: Progress | None = None) -> Rebuilt:
     """Make the projections and the object index what the log and the frames say."""
-    changes, replayed = differences(vault, progress or silent)
     index, objects = index_differences(vault, progress or silent)
-    if not dry_run and (changes or index):
-        with vault.store.write() as writer:
-            for table, key, value in [*changes, *index]:
-                if value is None:
-                    writer.delete(table, key)
-                else:
-                    writer.put(table, key, value)
+    while True:
+        changes, replayed = differences(vault, progress or silent)
+        if dry_run or _replace(vault, [*changes, *index], replayed.seq):
+            break
     rows = sum(map(len, replayed.rows.values()))
     return Rebuilt(replayed.seq, rows, len(changes), objects, len(index))
+
+
+def _replace(vault: Vault, changes: Sequence[Change], seq: int) -> bool:
+    """Make the changes unless the log has grown beyond ``seq``: then the rows may be newer."""
+    if not changes:
+        return True
+    with vault.store.write() as writer:
+        if writer.last().seq != seq:
+            return False
+        for table, key, value in changes:
+            if value is None:
+                writer.delete(table, key)
+            else:
+                writer.put(table, key, value)
+    return True
 
 
 def differences(vault: Vault, progress: Progress = silent) -> tuple[list[Change], ReplayedTables]:
@@ -128,9 +139,9 @@ def differences(vault: Vault, progress: Progress = silent) -> tuple[list[Change]
 
 def _row_differences(reader: Reader, replayed: ReplayedTables) -> Iterator[Change]:
     for table, rows in replayed.rows.items():
-        stored = dict(reader.scan(table))
+        stored = dict(reader.suspicious(table))
         for key in sorted(stored.keys() | rows.keys()):
-            if stored.get(key) != rows.get(key):
+            if key not in stored or key not in rows or stored[key] != rows[key]:
                 yield table, key, rows.get(key)
 
 
@@ -146,9 +157,12 @@ def index_differences(vault: Vault, progress: Progress = silent) -> tuple[list[C
         objects += len(ids)
         with vault.read() as reader:
             places = reader.locate(ids)
+            dead = reader.dead_slots(number)
         for slot, (oid, place) in enumerate(zip(ids, places, strict=True)):
             if place == tables.location(number, slot):
                 changes.pop(oid, None)
+            elif dead >> slot & 1:
+                continue  # a collection took it out of the index
             elif oid not in changes and not _holds(vault, place, oid):
                 where = tables.pack_location(tables.location(number, slot))
                 changes[oid] = (tables.INDEX, oid, where)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from blockvault.errors import Conflict, NotFound
+from blockvault.errors import Busy, Conflict, NotFound
 from blockvault.lease import Lease
 from blockvault.model import events, projections
 from blockvault.model.names import check_ref_name
@@ -138,6 +138,14 @@ def _find(reader: Reader, name: str) -> Branch:
     return _branch(number, projections.get_branch(reader, number))
 
 
+def leased(reader: Reader, branch: Branch) -> Branch:
+    """The branch as it is now that its lease is held; ``Busy`` if its name went to another one."""
+    found = _find(reader, branch.name)
+    if found.id != branch.id:
+        raise Busy(f"branch '{branch.name}' was replaced at this moment; try again")
+    return found
+
+
 def _refuse_taken(transaction: Transaction, name: str) -> None:
     check_ref_name(name)
     if projections.branch_named(transaction.writer, name) is not None:
@@ -190,7 +198,7 @@ def delete(vault: Vault, name: str) -> None:
     lease = Lease(vault.path, branch.id, name, "a deletion")
     try:
         with vault.transaction() as transaction:
-            branch = _find(transaction.writer, name)
+            leased(transaction.writer, branch)
             if projections.head(transaction.writer) == branch.id:
                 raise Conflict(
                     f"branch '{name}' is current; switch to another one first",
@@ -252,7 +260,7 @@ def rollback(vault: Vault, name: str, position: Position) -> None:
                 transaction.add_frames(frames)
                 transaction.add(
                     events.RolledBack(
-                        branch=_find(transaction.writer, name).id,
+                        branch=leased(transaction.writer, branch).id,
                         volumes=volumes,
                         snapshot=position.snapshot,
                         target_branch=position.branch,
