@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import struct
 
-from blockvault.errors import BadRequest
+from blockvault.errors import BadRequest, Damaged
 
 META = "meta"
 INDEX = "index"
@@ -56,7 +56,9 @@ pack_location = _U64.pack
 
 
 def number_of_key(key: bytes | memoryview) -> int:
-    """Inverse of ``integer_key``."""
+    """Inverse of ``integer_key``; ``Damaged`` for what cannot be the key of a numbered table."""
+    if len(key) != _MACHINE.size:
+        raise Damaged(f"a numbered table has a key of {len(key)} bytes", kind="bad-encoding")
     number: int = _MACHINE.unpack(key)[0]
     return number
 
