@@ -356,10 +356,10 @@ def volumes_at(vault: Vault, rev: str) -> dict[str, bytes]:
     return {v.name: vault.device(rev, v.name).read(0, v.size) for v in position.volumes}
 
 
-def quicken() -> None:
+def quicken(change: Callable[[object, str, int], None] = setattr) -> None:
     """Small limits, so that a short story meets background commits and checkpoints."""
-    blockvault.session.COMMIT_BYTES = 24 * BLOCK
-    blockvault.session.CHECKPOINT_BLOCKS = 30
+    change(blockvault.session, "COMMIT_BYTES", 24 * BLOCK)
+    change(blockvault.session, "CHECKPOINT_BLOCKS", 30)
 
 
 def endanger(mode: str) -> None:
