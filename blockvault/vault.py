@@ -147,6 +147,7 @@ class Vault:
         )
 
     def close(self) -> None:
+        self.guards.close()
         self.objects.close()
         self.store.close()
 
