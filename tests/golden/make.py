@@ -24,33 +24,44 @@ HERE = Path(__file__).resolve().parent
 FORMAT = 1
 ARCHIVE = HERE / f"format-{FORMAT}.tar.xz"
 FACTS = HERE / f"format-{FORMAT}.json"
+VAULTS = ("full", "pruned")
+"""Everything that can happen; and the same after a prune and a collection."""
 KEPT = ("data.mdb", "head")
 """The files that are a vault; locks and leases are made anew by whoever opens it."""
 
 
 def make() -> None:
-    """Write the archive of both vaults, and what must be found in them."""
+    """Write the archive of the vaults, and what must be found in them."""
     with tempfile.TemporaryDirectory() as scratch:
         home = Path(scratch)
-        (home / "full").mkdir()
         with story.fixed_world():
             story.tell_tiny(home / "tiny").close()
-        with story.fixed_world():
-            vault, told = story.tell(home / "full")
-        with vault:
-            facts = _facts(vault, told)
+        facts = {name: _told(home / name, name) for name in VAULTS}
         with tarfile.open(ARCHIVE, "w:xz", preset=9) as archive:
-            for name in ("tiny", "full"):
+            for name in ("tiny", *VAULTS):
                 for file in KEPT:
                     _add(archive, home / name / ".blockvault" / file, f"{name}/{file}")
     FACTS.write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def _told(home: Path, name: str) -> dict[str, object]:
+    home.mkdir()
+    vault, told = told_anew(home, name)
+    with vault:
+        return _facts(vault, told)
+
+
+def told_anew(home: Path, name: str) -> tuple[Vault, story.Told]:
+    """The same vault as in the fixture, made by the program of today."""
+    with story.fixed_world():
+        vault, told = story.tell(home)
+        return vault, story.forget(vault, told) if name == "pruned" else told
 
 
 def _facts(vault: Vault, told: story.Told) -> dict[str, object]:
     with vault.read() as reader:
         last = reader.last()
     return {
-        "format": FORMAT,
         "last_seq": last.seq,
         "chain": last.chain.hex(),
         "branches": {branch.name: branch.seq for branch in vault.branches()},

@@ -16,8 +16,9 @@ from unittest import mock
 from blake3 import blake3
 
 from blockvault import Vault
-from blockvault.model import events
-from blockvault.ops import attachments, ingest
+from blockvault.model import events, retention
+from blockvault.ops import attachments, gc, ingest, policy, prune
+from blockvault.ops import forget as forgetting
 from blockvault.session import Session
 
 START_US = 1_700_000_000_000_000
@@ -194,16 +195,35 @@ def _names(vault: Vault, told: Told) -> None:
 
 def _keep(vault: Vault, held: str, let_go: str) -> None:
     """What a prune is to keep."""
+    rules = retention.Policy(last=2, weekly=4, tags=("v*", "of-*", "two"), events=3600 * 1_000_000)
     ids = [vault.resolve(rev).snapshot for rev in (held, let_go)]
-    rules = (("keep-last", 10), ("keep-tag", ("v*",)))
     with vault.transaction() as transaction:
         for oid in ids:
             assert oid is not None
             transaction.add(events.Held(snapshot=oid, text="until the audit"))
         transaction.add(events.Unheld(snapshot=ids[1] or b""))
-        for branch in (0, vault.branch("main").id):
-            transaction.add(events.PolicySet(branch=branch, rules=rules))
-        transaction.add(events.PolicySet(branch=0, rules=()))
+    policy.set_policy(vault, "main", rules)
+    policy.set_policy(vault, None, rules)
+    policy.set_policy(vault, None, None)
+
+
+def forget(vault: Vault, told: Told) -> Told:
+    """Prune all that no name needs and no head stands on, and collect it."""
+    vault.delete_branch("spare")
+    planned = prune.plan(vault, retention.Policy(last=1, events=0))
+    assert planned.forgotten or planned.cuts
+    forgetting.execute(vault, planned)
+    data = bytearray(told.revisions["main"]["vda"])
+    left = Told()
+    with vault.session("main") as session:
+        Disk(session, "vda", data).write(8_000, b"after the prune")
+        session.flush()
+        left.moments[vault.branch("main").seq] = {"vda": bytes(data)}
+    assert gc.collect(vault).complete
+    named = ("main~0", "older", "imported", "v1", "of-a-head", "two")
+    left.revisions = {rev: told.revisions[rev] for rev in named}
+    left.revisions["main"] = {"vda": bytes(data)}
+    return left
 
 
 def _import(vault: Vault, home: Path, told: Told) -> None:
