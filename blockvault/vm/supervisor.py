@@ -153,7 +153,11 @@ class Supervisor:
     def _begin(
         self, session: Session, *, boot: bool = False, force: bool = False, paused: bool = False
     ) -> str:
-        """A new QEMU from the branch's head."""
+        """A new QEMU from the branch's head, which is not collected while it is read."""
+        with self.vault.guard():
+            return self._begin_guarded(session, boot, force, paused)
+
+    def _begin_guarded(self, session: Session, boot: bool, force: bool, paused: bool) -> str:
         chosen = plan(self.vault, self.branch.name, boot=boot, force=force)
         accelerator = host.accelerator()
         base = self.run_dir.path.parent

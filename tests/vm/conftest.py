@@ -18,8 +18,8 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # tools/ is not installed
 
-from tools.guest.build import Guest, build
-from tools.guest.console import Console
+from tools.guest.build import Guest, build  # noqa: E402
+from tools.guest.console import Console  # noqa: E402
 
 COMMAND = [sys.executable, "-m", "blockvault.cli.main"]
 MEMORY = "128M"

@@ -1,0 +1,195 @@
+"""Processes that die and hosts that lack something: nothing flushed is lost, all of it is said."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import pytest
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def gone(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] == b"Z"
+    except OSError:
+        return True
+
+
+def test_qemu_killed_is_noticed_and_loses_nothing_flushed(lab: Any) -> None:
+    lab.create()
+    console = lab.start()
+    console.run("echo flushed >/disk/f; sync")
+    kill(lab.status()["qemu"])
+    lab.wait_until(lambda: lab.status()["status"] == "stopped")
+    assert "SIGKILL" in lab.status()["note"]
+    lab.check_disk("main")
+    assert "booted" in lab.run("vm", "start", "main")
+    console = lab.console()
+    console.wait_for_shell()
+    assert console.run("cat /disk/f") == "flushed"
+
+
+def test_a_dead_supervisor_is_taken_over_and_the_guest_runs_on(lab: Any) -> None:
+    lab.create()
+    console = lab.start()
+    console.run("echo before >/disk/f; sync")
+    counted = console.counter()
+    pid = lab.status()["pid"]
+    kill(pid)
+    lab.wait_until(lambda: gone(pid))
+    assert lab.status()["status"] == "orphaned"
+    assert lab.run("vm", "stop", "main", "--force", code=3)
+    assert console.counter() >= counted  # it computes on, and only its disk waits
+    told = lab.run("vm", "start", "main")
+    assert "taken over" in told
+    assert "nothing was lost" in told
+    console = lab.console()
+    assert console.counter() > counted
+    assert console.run("echo after >>/disk/f; sync; cat /disk/f") == "before\nafter"
+    lab.snapshot()
+    lab.run("vm", "stop", "main", "--force")
+    lab.check_disk("main~0")
+
+
+def test_a_supervisor_that_dies_under_writes_resets_the_guest_or_loses_nothing(lab: Any) -> None:
+    """Writes that only the dead process had are gone: the guest must not believe in them."""
+    lab.create()
+    console = lab.start()
+    console.run("echo kept >/disk/kept; sync")
+    pid = lab.status()["pid"]
+    line = "while :; do dd if=/dev/urandom of=/disk/load bs=64k count=64; done >/dev/null 2>&1 &"
+    console.run(f"({line})")
+    time.sleep(1.5)
+    kill(pid)
+    lab.wait_until(lambda: gone(pid))
+    told = lab.run("vm", "start", "main")
+    assert "taken over" in told
+    console = lab.console()
+    console.wait_for_shell()
+    assert console.run("cat /disk/kept") == "kept"
+    console.run("echo again >/disk/again; sync")
+    lab.run("vm", "stop", "main", "--force")
+    lab.check_disk("main")
+
+
+@pytest.mark.parametrize(
+    ("victim", "delay"),
+    [
+        ("qemu", 0.2),
+        ("pid", 0.2),
+        *(pytest.param(v, d / 20, marks=pytest.mark.nightly) for v in ("qemu", "pid")
+          for d in range(20)),
+    ],
+)  # fmt: skip
+def test_a_death_in_the_middle_of_a_snapshot_leaves_none_of_it(
+    lab: Any, victim: str, delay: float
+) -> None:
+    lab.create()
+    console = lab.start()
+    console.run("echo safe >/disk/f; sync")
+    row = lab.status()
+    count = len(lab.run("log", "main", "--oneline").splitlines())
+    results: list[str] = []
+    asking = threading.Thread(
+        target=lambda: results.append(lab.run("vm", "snapshot", "main", code=None))
+    )
+    asking.start()
+    time.sleep(0.15 + delay)
+    kill(row[victim])
+    asking.join()
+    lab.wait_until(lambda: gone(row[victim]))
+    lab.wait_until(lambda: lab.status()["status"] != "running")
+    made = lab.run("log", "main", "--oneline").splitlines()
+    if "stood" not in results[0]:
+        assert len(made) - count in (0, 1)
+    lab.run("verify")
+    lab.run("vm", "start", "main")
+    console = lab.console()
+    console.wait_for_shell()
+    assert console.run("cat /disk/f") == "safe"
+    if len(made) > count:  # it was recorded before the death: then it is whole
+        told = lab.run("vm", "start", made[0].split()[0], "--as", "again")
+        assert "resumed" in told
+        assert lab.console("again").run("cat /disk/f") == "safe"
+
+
+@pytest.mark.nightly
+def test_a_monitor_that_stalls_is_no_half_snapshot(lab: Any) -> None:
+    """QEMU stopped by a signal answers nothing: the snapshot fails, and the guest goes on later."""
+    lab.create()
+    console = lab.start()
+    before = console.counter()
+    qemu = lab.status()["qemu"]
+    os.kill(qemu, signal.SIGSTOP)
+    try:
+        error = lab.run("vm", "snapshot", "main", "--json", code=9)
+    finally:
+        os.kill(qemu, signal.SIGCONT)
+    assert error["error"]["kind"] == "qemu-stalled"
+    assert len(lab.run("log", "main", "--oneline").splitlines()) == 1
+    lab.wait_until(lambda: lab.status()["status"] == "running")
+    lab.wait_until(lambda: console.counter() > before)
+    lab.snapshot()
+
+
+def test_starting_twice(lab: Any) -> None:
+    lab.create()
+    lab.start()
+    error = lab.run("vm", "start", "main", "--json", code=5)
+    assert error["error"]["kind"] == "machine-running"
+    assert lab.status()["status"] == "running"
+    error = lab.run("rollback", "main", "main~0", "--json", code=5)
+    assert error["error"]["kind"] == "branch-busy"
+
+
+def test_no_qemu(lab: Any, tmp_path: Any) -> None:
+    lab.create()
+    error = lab.run("vm", "start", "main", "--json", code=9, PATH=str(tmp_path))
+    assert error["error"]["kind"] == "tool-missing"
+    assert "qemu-system-x86" in error["error"]["message"]
+
+
+def test_memory_that_does_not_fit_is_told_before_anything_starts(lab: Any) -> None:
+    lab.create(memory="4000G")
+    error = lab.run("vm", "start", "main", "--json", code=7)
+    assert error["error"]["kind"] == "no-space"
+    assert lab.status()["status"] == "stopped"
+
+
+def test_a_runtime_directory_on_a_disk_is_refused(lab: Any, tmp_path: Any) -> None:
+    lab.create()
+    where = tmp_path / "run"
+    error = lab.run("vm", "start", "main", "--json", code=2, BLOCKVAULT_RUNTIME=str(where))
+    assert "tmpfs" in error["error"]["message"]
+
+
+def test_a_state_of_another_qemu_needs_force(lab: Any) -> None:
+    from blockvault import Vault
+    from blockvault.ops import attachments
+    from blockvault.vm.machine import HOST, Made
+
+    lab.create()
+    lab.start()
+    lab.snapshot()
+    lab.run("vm", "stop", "main", "--force")
+    with Vault.open(lab.path) as vault:
+        tip = vault.get_snapshot(vault.branch("main").tip)
+        made = Made.decode(attachments.content(vault, tip.attachments, HOST))
+        other = Made(qemu="99.0.1", accelerator=made.accelerator, paused=False).encode()
+        vault.create_branch("foreign", tip.id.hex())
+        with vault.session("foreign") as session:
+            kept = [each for each in tip.attachments if each.name != HOST]
+            with vault.guard():
+                fake = attachments.keep(vault, {HOST: other})
+                session.snapshot("foreign", attachments=[*kept, *fake])
+    error = lab.run("vm", "start", "foreign", "--json", code=4)
+    assert error["error"]["kind"] == "other-qemu"
+    assert "resumed" in lab.run("vm", "start", "foreign", "--force")
