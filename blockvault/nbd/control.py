@@ -20,6 +20,7 @@ import os
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,15 +53,20 @@ class ControlServer:
         self._listener = sockets.listen_unix(self.path)
         self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
         self._closing = False
+        self._answering: set[threading.Thread] = set()
         self._thread.start()
 
     def close(self) -> None:
-        """Answer nobody any more and remove the socket."""
+        """Take no request any more, finish the answers to those that came, remove the socket."""
         self._closing = True
         self.path.unlink(missing_ok=True)
         self._listener.shutdown(socket.SHUT_RDWR)
         self._thread.join()
         self._listener.close()
+        deadline = time.monotonic() + ASK_SECONDS
+        for thread in list(self._answering):
+            # The process may end with this call: who asked it to end waits for the answer.
+            thread.join(max(0.0, deadline - time.monotonic()))
 
     def _accept(self) -> None:
         while True:
@@ -71,14 +77,19 @@ class ControlServer:
                     return
                 log.warning("control socket: %s", error)
                 continue
-            threading.Thread(target=self._serve, args=(connected,), daemon=True).start()
+            answering = threading.Thread(target=self._serve, args=(connected,), daemon=True)
+            self._answering.add(answering)
+            answering.start()
 
     def _serve(self, connected: socket.socket) -> None:
-        with connected, contextlib.suppress(OSError):
-            connected.settimeout(ASK_SECONDS)
-            line = read_line(connected)
-            if line is not None:
-                connected.sendall(json.dumps(self._answer(line)).encode() + b"\n")
+        try:
+            with connected, contextlib.suppress(OSError):
+                connected.settimeout(ASK_SECONDS)
+                line = read_line(connected)
+                if line is not None:
+                    connected.sendall(json.dumps(self._answer(line)).encode() + b"\n")
+        finally:
+            self._answering.discard(threading.current_thread())
 
     def _answer(self, line: bytes) -> dict[str, Any]:
         try:
