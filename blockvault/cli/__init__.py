@@ -1,8 +1,12 @@
 """The program ``blockvault``: the only part that prints, reads the environment, and exits.
 
-main.py       finds the command, runs it, turns every error into one line and an exit code
-common.py     what commands share: options, parameter types, opening the vault
-output.py     text for people, JSON lines for programs
-progress.py   progress bars, on a terminal, when it takes longer than a second
-*_cmd.py      one command each: parse, call the vault, print; no logic of their own
+    main.py        finds the command and runs it
+    failing.py     every error as one line and an exit code
+    common.py      what commands share: options, parameter types, opening the vault
+    output.py      text for people, JSON lines for programs
+    progress.py    progress bars, on a terminal, when it takes longer than a second
+    history.py, changes.py, describe.py, graph.py
+                   how snapshots, differences, events and lines of history are shown
+    complete.py    what a shell offers after a TAB
+    *_cmd.py       one command each: parse, call the vault, print; no logic of their own
 """

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from blockvault.cli.main import describe
+from blockvault.cli.failing import describe
 from blockvault.errors import NoSpace, VaultError
 
 BAD_REQUESTS = {
