@@ -11,7 +11,20 @@ import pytest
 
 import blockvault
 from blockvault.device import Device
-from blockvault.ops import attachments, check, checkout, compare, export, ingest, rebuild, stats
+from blockvault.ops import (
+    attachments,
+    check,
+    checkout,
+    compare,
+    export,
+    forget,
+    gc,
+    ingest,
+    policy,
+    prune,
+    rebuild,
+    stats,
+)
 from blockvault.ops.reading import StateDevice
 from blockvault.session import Session
 from blockvault.vault import Vault
@@ -22,12 +35,13 @@ TEXT = PAGE.read_text()
 OWNERS = {
     **{"vault": Vault, "Vault": Vault, "session": Session, "device": StateDevice},
     **{"ingest": ingest, "export": export, "checkout": checkout, "compare": compare},
+    **{"policy": policy, "prune": prune, "forget": forget, "gc": gc},
     **{"check": check, "rebuild": rebuild, "stats": stats, "attachments": attachments},
 }
 
 INTERNAL = {
     # What the program's own parts use: objects and transactions, which the page leaves out.
-    Vault: {"transaction", "read", "new_objects", "give_back", "objects", "store"},
+    Vault: {"transaction", "read", "new_objects", "objects", "store"},
     Session: {"commit", "make_room", "took"},
     Device: set(),
 }
