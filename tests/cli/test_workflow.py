@@ -233,3 +233,19 @@ def test_rebuild_changes_nothing_in_a_sound_vault(world) -> None:
     assert world("rebuild", "--dry-run", "--json").json["changed_rows"] == 0
     assert world("rebuild", "--json").json["events"] == len(before["events"].splitlines())
     assert {name: world(name).out for name in before} == before
+
+
+def test_every_form_of_a_revision(finished) -> None:
+    """The forms in the table of docs/cli/README.md, each with the snapshot that it names."""
+    second, first = (snapshot["id"] for snapshot in finished("log", "--json").lines)
+    moves = finished("reflog", "main", "--json").lines
+    named = {
+        second: ["main", "HEAD", "main~0", "heads/main", second[:6], "main@{0 seconds ago}"],
+        first: ["main~", "main~1", "main^", "v1", "tags/v1", "test", first[:4], first, "HEAD~1"],
+    }
+    named[second] += [moves[0]["revision"], "@{0 seconds ago}", f"@{{#{moves[0]['seq']}}}"]
+    named[first] += [moves[1]["revision"], f"main@{{{moves[1]['time']}}}"]
+    with Vault.open(finished.path) as vault:
+        for oid, forms in named.items():
+            for form in forms:
+                assert vault.resolve(form).snapshot == bytes.fromhex(oid), form
