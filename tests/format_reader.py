@@ -81,7 +81,7 @@ class FormatReader:
         self.env = lmdb.open(
             str(directory), readonly=True, lock=False, max_dbs=32, map_size=1 << 34
         )
-        flags: dict[str, dict[str, bool]] = {
+        flags: dict[str, dict[str, Any]] = {
             "log": {"integerkey": True},
             "frames": {"integerkey": True},
             "index": {"dupsort": True, "dupfixed": True},
@@ -109,7 +109,7 @@ class FormatReader:
             return [bytes(key).decode() for key, _ in txn.cursor()]
 
     def rows(self, table: str) -> list[tuple[bytes, bytes]]:
-        """Every row of a table, with each duplicate; its check, if it has one, proved and cut off."""
+        """Every row of a table, with each duplicate; checks are proved and cut off."""
         with self.env.begin() as txn:
             found = [(bytes(k), bytes(v)) for k, v in txn.cursor(self.tables[table])]
         if table in ("log", "frames", "index"):
@@ -137,7 +137,8 @@ class FormatReader:
         """The objects of one frame."""
         with self.env.begin() as txn:
             data = txn.get(number.to_bytes(8, "little"), db=self.tables["frames"])
-        need(data is not None, f"frame {number} is missing")
+        if data is None:
+            raise Bad(f"frame {number} is missing")
         return split_frame(bytes(data))
 
     def place(self, oid: bytes) -> tuple[int, int] | None:

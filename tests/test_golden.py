@@ -195,6 +195,6 @@ def test_a_record_of_another_version_is_not_guessed_at(
         database = env.open_db(b"log", integerkey=True, create=False)
         with env.begin(write=True, db=database) as txn:
             key = record.first_seq.to_bytes(8, "little")
-            txn.put(key, version + txn.get(key)[1:])
+            txn.put(key, version + (txn.get(key) or b"")[1:])
     with pytest.raises(error), read_only(golden) as vault:
         list(vault.events())
