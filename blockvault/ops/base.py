@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, NamedTuple
 from blockvault.encoding import unpack
 from blockvault.errors import Damaged
 from blockvault.model import events
-from blockvault.ops.forget import BASE
 from blockvault.store import tables
 
 if TYPE_CHECKING:
     from blockvault.store.eventlog import Record
+    from blockvault.store.types import Reader
     from blockvault.vault import Vault
+
+
+ROW = b"base"
+"""The row of ``meta`` that names the newest prune's event."""
 
 
 class Base(NamedTuple):
@@ -31,12 +35,24 @@ class Base(NamedTuple):
         runs: tuple[tuple[int, int, bytes], ...] = self.row[2]
         return runs
 
+    def accounts_for(self, gap: Record) -> bool:
+        """Whether this prune forgot those records, and says the same of how the log goes on."""
+        end = gap.last_seq + 1
+        apart = all(end <= first or stop <= gap.first_seq for first, stop, _ in self.kept)
+        ahead = [chain for first, _, chain in self.kept if first == end]
+        return apart and end <= self.seq and all(chain == gap.chain for chain in ahead)
+
 
 def find(vault: Vault) -> Base | None:
     """The newest prune of the vault, from the row in ``meta`` that names it."""
     with vault.read() as reader:
-        data = reader.get(tables.META, BASE)
-        record = None if data is None else reader.record(int(unpack(data, "base")))
+        return of(reader)
+
+
+def of(reader: Reader) -> Base | None:
+    """The same, as the tables are in one transaction."""
+    data = reader.get(tables.META, ROW)
+    record = None if data is None else reader.record(int(unpack(data, "base")))
     return None if record is None else _of(record)
 
 

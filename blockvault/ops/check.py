@@ -11,7 +11,7 @@ what it finds, in short transactions, so that one run tells everything and stops
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 from blockvault.device import Extent
 from blockvault.errors import Damaged
 from blockvault.ids import ZERO_ID, object_id, short
-from blockvault.model import events, tree
+from blockvault.model import events, projections, tree
 from blockvault.model.snapshot import Snapshot, Volume
-from blockvault.ops import Progress, reading, rebuild, silent
+from blockvault.ops import Progress, base, mark, reading, rebuild, silent
 from blockvault.ops.reading import StateDevice
 from blockvault.store import frames, tables
 
@@ -65,9 +65,15 @@ def verify(
 ) -> Report:
     """Check the whole vault, or with ``rev`` only what that state needs."""
     report = Report()
-    if rev is not None:
-        _verify_state(vault, vault.resolve(rev), report, fast)
-        return report
+    with vault.guard():
+        if rev is not None:
+            _verify_state(vault, vault.resolve(rev), report, fast)
+        else:
+            _verify_all(vault, report, fast, progress or silent)
+    return report
+
+
+def _verify_all(vault: Vault, report: Report, fast: bool, progress: Progress) -> None:
     roots = _Roots(vault, report)
     try:
         roots.collect()
@@ -78,48 +84,46 @@ def verify(
     for volume in roots.volumes:
         trees.check(volume)
     if not fast:
-        _Frames(vault, report).check(progress or silent)
-    return report
+        _Frames(vault, report).check(progress)
 
 
 class _Roots:
-    """What the log names: tree roots, snapshots, and the blocks of single writes."""
+    """What the vault keeps: tree roots and snapshots by the tables, single writes by the log."""
 
     def __init__(self, vault: Vault, report: Report) -> None:
         self.vault = vault
         self.report = report
         self.volumes: set[Volume] = set()
-        self._snapshots: set[bytes] = set()
 
     def collect(self) -> None:
-        """Read the whole log; ``Damaged`` where it cannot be read on."""
-        seq = 1
-        while True:
-            with self.vault.read() as reader:
-                if seq > reader.last().seq:
-                    return
-                record = reader.record(seq)
-            if record is None:
-                raise Damaged(f"the log has no record of event {seq}", kind="broken-chain")
-            self._record(events.unpack_rows(record.payload))
-            self.report.events += record.count
-            seq = record.last_seq + 1
+        """Read the whole log and all that the tables name; ``Damaged`` where the log ends early."""
+        with self.vault.read() as reader:
+            branches = [number for number, _ in projections.branches(reader)]
+            found = [(number, projections.cut(reader, number)) for number in branches]
+        for number in branches:
+            for _, waypoint in mark.branch_waypoints(self.vault, number):
+                self.volumes.update(waypoint.volumes)
+        for oid in mark.snapshot_ids(self.vault):
+            self._snapshot(oid)
+        self._log({number: cut.seq if cut else 0 for number, cut in found})
 
-    def _record(self, rows: Iterable[events.Row]) -> None:
-        written: set[bytes] = set()
-        for row in rows:
-            if row[0] == events.WROTE:
-                written.update(tree.split_ids(row[6]))
-                continue
-            event = events.from_row(row)[1]
-            self.volumes.update(getattr(event, "volumes", ()))
-            snapshot = getattr(event, "snapshot", None)
-            if snapshot is not None and snapshot not in self._snapshots:
-                self._snapshot(snapshot)
-        _check_stored(self.vault, written, self.report, "a write in the log")
+    def _log(self, cuts: dict[int, int]) -> None:
+        """Every record continues the one before it, and every write that is kept has its blocks."""
+        latest = base.find(self.vault)
+        for record in base.records(self.vault):
+            self.report.events += record.count
+            if record.pruned and (latest is None or not latest.accounts_for(record)):
+                raise Damaged(
+                    f"the log has a gap at event {record.first_seq} that no prune accounts for",
+                    kind="broken-chain",
+                )
+            written: set[bytes] = set()
+            for seq, row in enumerate(base.rows_of(record), record.first_seq):
+                if row[0] == events.WROTE and seq >= cuts.get(row[2], record.last_seq + 1):
+                    written.update(tree.split_ids(row[6]))
+            _check_stored(self.vault, written, self.report, "a write in the log")
 
     def _snapshot(self, oid: bytes) -> None:
-        self._snapshots.add(oid)
         try:
             snapshot = Snapshot.decode(self.vault.objects.get(oid))
         except Damaged as error:

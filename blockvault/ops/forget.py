@@ -14,15 +14,13 @@ from blockvault.encoding import pack
 from blockvault.model import events, projections
 from blockvault.model.projections import BranchRow, CutRow, GraftRow, WaypointRow
 from blockvault.model.snapshot import Snapshot
+from blockvault.ops import base
 from blockvault.store import tables
 
 if TYPE_CHECKING:
     from blockvault.ops.prune import Plan
     from blockvault.store.types import Reader
     from blockvault.vault import Vault
-
-BASE = b"base"
-"""The row of ``meta`` that names the newest prune's event; a replay begins there."""
 
 Row = tuple[str, bytes, bytes]
 Run = tuple[int, int, bytes]
@@ -45,7 +43,7 @@ def execute(vault: Vault, plan: Plan) -> Forgotten:
         rows = tuple(after.rows())
         kept = tuple(_runs(writer, after, plan))
         seq = transaction.add(events.Pruned(kept=kept, base=rows))
-        writer.put(tables.META, BASE, pack(seq))
+        writer.put(tables.META, base.ROW, pack(seq))
         dropped = tuple(name for number, name in plan.dropped if number in after.dropped)
         gone_tags = tuple(name for name in plan.tags if after.untags(name))
         return Forgotten(seq, tuple(sorted(after.gone)), dropped, gone_tags)
@@ -193,15 +191,40 @@ def _runs(reader: Reader, after: _After, plan: Plan) -> Iterator[Run]:
     end = reader.last().seq + 1
     tail = min(end, reader.record_at(plan.now_us - plan.window_us))
     keys = {1, *_needed_records(reader, after, tail)}
-    start = stop = 0
-    for first, after_last in [*_spans(reader, sorted(keys)), (tail, end)]:
-        if first > stop:
-            if stop > start:
-                yield start, stop, reader.chain_before(start)
-            start = first
-        stop = max(stop, after_last)
-    if stop > start:
+    wanted = [*_spans(reader, sorted(keys)), (tail, end)]
+    for start, stop in _common(_joined(wanted), _there(reader, end)):
         yield start, stop, reader.chain_before(start)
+
+
+def _there(reader: Reader, end: int) -> list[tuple[int, int]]:
+    """What the prune before did not forget."""
+    before = base.of(reader)
+    if before is None:
+        return [(1, end)]
+    return _joined([*((start, stop) for start, stop, _ in before.kept), (before.seq, end)])
+
+
+def _joined(runs: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ascending runs, merged where they touch."""
+    found: list[tuple[int, int]] = []
+    for start, stop in runs:
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(found[-1][1], stop)
+        elif start < stop:
+            found.append((start, stop))
+    return found
+
+
+def _common(a: list[tuple[int, int]], b: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """What lies in both of two lists of ascending runs."""
+    at = 0
+    for start, stop in a:
+        while at < len(b) and b[at][1] <= start:
+            at += 1
+        for other_start, other_stop in b[at:]:
+            if other_start >= stop:
+                break
+            yield max(start, other_start), min(stop, other_stop)
 
 
 def _needed_records(reader: Reader, after: _After, tail: int) -> Iterator[int]:

@@ -77,7 +77,7 @@ def plan(vault: Vault, *, progress: Progress = silent) -> Plan:
     with vault.guard():
         marks = Marks(vault)
         Marker(vault, marks, progress=progress).run()
-    return _Choice(marks, vault).plan
+    return _Choice(marks).plan
 
 
 def freed_by(vault: Vault, what: PrunePlan, *, progress: Progress = silent) -> tuple[int, int]:
@@ -100,7 +100,7 @@ def collect(vault: Vault, *, wait: float = WAIT, progress: Progress | None = Non
 class _Choice:
     """Which frames go, which are worth moving, and which keep their dead places."""
 
-    def __init__(self, marks: Marks, vault: Vault) -> None:
+    def __init__(self, marks: Marks) -> None:
         dead = [frame for frame in marks.frames() if frame.dead]
         self.drop = [frame for frame in dead if not frame.marked]
         partly = [frame for frame in dead if frame.marked]
@@ -135,9 +135,11 @@ class Collection:
         self.mark()
         self.condemn()
         if not self.drain(wait):
-            return Collected(_Choice(self.marks, self.vault).plan)
+            return Collected(_Choice(self.marks).plan)
         self.settle()
-        done = self.sweep()
+        for _ in self.sweep():
+            self._rest()
+        done = self.done
         done.records = self.forget_records()
         with suppress(IOFailed, Busy):
             done.given_back = self.vault.give_back()
@@ -186,21 +188,22 @@ class Collection:
         self.seq = self.marker.catch_up(self.seq)
         self.marker.pinned()
 
-    def sweep(self) -> Collected:
-        """Phase four: remove, move together, and say that nothing is condemned any more."""
-        choice = _Choice(self.marks, self.vault)
-        done = Collected(choice.plan)
+    def sweep(self) -> Iterator[int]:
+        """Phase four, a transaction at a time: remove, move together, and say at the end that
+        nothing is condemned any more; ``done`` counts.
+        """
+        choice = _Choice(self.marks)
+        done = self.done = Collected(choice.plan)
         sweeper = Sweeper(self.vault, self.marks, done)
         doomed = sum(frame.length for frame in [*choice.drop, *choice.rewrite]) or 1
         seen = 0
         for step in sweeper.steps(choice.drop, choice.rewrite, self._left(choice.leave)):
             seen += step
             self.progress(min(seen, doomed), doomed)
-            self._rest()
+            yield step
         with self.vault.store.write() as writer:
             writer.condemn(False)
         done.complete = True
-        return done
 
     def _left(self, frames: Iterable[Counted]) -> list[Counted]:
         """Frames that stay with dead objects in the index, and those that came to life again."""

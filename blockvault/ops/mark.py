@@ -60,7 +60,7 @@ class Marker:
         with self.vault.read() as reader:
             seq = reader.last().seq
         self.pinned()
-        for oid in _snapshots(self.vault):
+        for oid in snapshot_ids(self.vault):
             if oid not in self._gone:
                 self.snapshot(oid)
         with self.vault.read() as reader:
@@ -104,7 +104,7 @@ class Marker:
         return max(cut.seq if cut else 0, self._cuts.get(branch, 0))
 
     def _waypoints(self, branch: int, cut: int) -> None:
-        for seq, row in _waypoints(self.vault, branch):
+        for seq, row in branch_waypoints(self.vault, branch):
             if seq >= cut or (row.snapshot is not None and row.snapshot not in self._gone):
                 self.volumes(row.volumes)
 
@@ -188,7 +188,7 @@ class Marker:
         return fresh
 
 
-def _snapshots(vault: Vault) -> Iterator[bytes]:
+def snapshot_ids(vault: Vault) -> Iterator[bytes]:
     """The ids of all recorded snapshots, in short transactions."""
     start = b""
     while True:
@@ -200,7 +200,7 @@ def _snapshots(vault: Vault) -> Iterator[bytes]:
         start = page[-1] + b"\0"
 
 
-def _waypoints(vault: Vault, branch: int) -> Iterator[tuple[int, WaypointRow]]:
+def branch_waypoints(vault: Vault, branch: int) -> Iterator[tuple[int, WaypointRow]]:
     """All waypoints of a branch, oldest first, in short transactions."""
     start = 0
     while True:
