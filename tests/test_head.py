@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -253,6 +255,21 @@ def test_extents_after_a_checkpoint_that_came_first(session: Session, head: Head
     assert [run for run in runs if not run.zero] == [(5, 6, False)]
 
 
+def test_extents_beside_a_commit(session: Session, head: HeadDevice) -> None:
+    class Moving(dict[int, bytes]):
+        def __iter__(self) -> Iterator[int]:
+            for block in super().__iter__():
+                yield block
+                self.clear()  # the committer, which takes no lock for it
+
+    head.write(0, noise(1, 9 * BLOCK))
+    head.dirty = Moving(head.dirty)
+    assert list(head.extents(0, SIZE)) == [
+        (0, 9 * BLOCK, False),
+        (9 * BLOCK, SIZE - 9 * BLOCK, True),
+    ]
+
+
 def test_a_lookup_beside_a_clear_sees_the_blocks_or_the_run() -> None:
     overlay = Overlay()
 
@@ -406,11 +423,16 @@ class Hammer:
 
 
 def test_many_threads_beside_commits_checkpoints_and_snapshots(
-    vault: Vault, monkeypatch: pytest.MonkeyPatch, nightly: bool
+    vault: Vault,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    nightly: bool,
 ) -> None:
     monkeypatch.setattr(blockvault.session, "COMMIT_BYTES", 16 * BLOCK)
     monkeypatch.setattr(blockvault.session, "PENDING_BYTES", 64 * BLOCK)
     monkeypatch.setattr(blockvault.session, "CHECKPOINT_BLOCKS", 40)
+    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-5)  # threads change places in the middle of everything
     writers, blocks = 3, 16
     points: list[tuple[bytes, list[int], list[int]]] = []
     with vault.session() as session:

@@ -1,0 +1,118 @@
+"""Leases: one process writes a branch, whoever comes second learns who, and death frees it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockvault import Vault
+from blockvault.errors import Busy, IOFailed, NoSpace
+from blockvault.lease import Lease
+
+HOLD = """
+import sys
+from blockvault import Vault
+vault = Vault.open(sys.argv[1])
+session = vault.session("main", holder="the other one")
+session.create_volume("v", 4096)
+print("held", flush=True)
+sys.stdin.read(1)
+session.device().write(0, b"theirs")
+session.close()
+"""
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Another process that has a session on main until it reads a byte."""
+    Vault.create(tmp_path).close()
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"held\n"
+        yield process
+        process.kill()
+
+
+def test_the_holder_is_named(tmp_path: Path, other: subprocess.Popen[bytes]) -> None:
+    with Vault.open(tmp_path) as vault:
+        seq = vault.branch().seq
+        with pytest.raises(Busy, match=rf"by the other one \(process {other.pid}\)") as refused:
+            vault.session()
+        assert (refused.value.reason, vault.branch().seq) == ("branch-busy", seq)
+        vault.create_branch("mine")
+        with vault.session("mine") as session:
+            session.device().write(0, b"mine")
+        other.communicate(b"\n")
+        assert vault.open_volume("main").read(6) == b"theirs"
+        with vault.session() as session:
+            assert session.device().read(0, 6) == b"theirs"
+
+
+def test_the_lease_of_a_killed_process_is_free(
+    tmp_path: Path, other: subprocess.Popen[bytes]
+) -> None:
+    other.kill()
+    other.wait()
+    with Vault.open(tmp_path) as vault, vault.session() as session:
+        assert session.device().read(0, 6) == bytes(6)
+
+
+def test_a_branch_that_is_written_stays(tmp_path: Path, other: subprocess.Popen[bytes]) -> None:
+    with Vault.open(tmp_path) as vault:
+        vault.create_branch("mine")
+        vault.switch("mine")
+        for call in (
+            lambda: vault.delete_branch("main"),
+            lambda: vault.rollback("main", "mine"),
+            lambda: vault.snapshot(branch="main"),
+        ):
+            with pytest.raises(Busy):
+                call()
+
+
+def test_released_once(tmp_path: Path) -> None:
+    lease = Lease(tmp_path, 1, "main", "a test")
+    with pytest.raises(Busy, match="a test"):
+        Lease(tmp_path, 1, "main", "another")
+    Lease(tmp_path, 2, "other", "another").release()
+    lease.release()
+    lease.release()
+    assert lease.path.read_text() == ""
+    Lease(tmp_path, 1, "main", "another").release()
+
+
+def test_a_full_disk_takes_only_the_name_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        lease = Lease(tmp_path, 1, "main", "a test")
+    with pytest.raises(Busy, match="another process"):
+        Lease(tmp_path, 1, "main", "second")
+    lease.release()
+    Lease(tmp_path, 1, "main", "third").release()
+
+
+@pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, NoSpace), (errno.EROFS, IOFailed)])
+def test_no_lease_where_no_file_can_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[IOFailed]
+) -> None:
+    def refuse(*_: Any, **__: Any) -> int:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(kind):
+        Lease(tmp_path, 1, "main", "a test")

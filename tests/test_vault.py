@@ -1,0 +1,137 @@
+"""The public face of a vault: making, finding, opening; transactions; guards and objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import blockvault
+from blockvault import Vault
+from blockvault.errors import BadRequest, Conflict, NotFound, VaultError
+from blockvault.model import events
+from blockvault.ops import check
+from blockvault.vault import BLOCK_SIZES
+from tests.oracle import noise
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Iterator[Vault]:
+    with Vault.create(tmp_path) as made:
+        yield made
+
+
+def test_a_new_vault_has_an_empty_current_branch(vault: Vault, tmp_path: Path) -> None:
+    assert vault.path == tmp_path / ".blockvault"
+    assert vault.head == "main"
+    assert [branch.name for branch in vault.branches()] == ["main"]
+    assert vault.tags() == []
+    position = vault.resolve("HEAD")
+    assert (position.volumes, position.snapshot, position.tip) == ((), None, None)
+    assert [type(logged.event).__name__ for logged in vault.events()] == [
+        "Init",
+        "BranchCreated",
+        "Switched",
+    ]
+
+
+@pytest.mark.parametrize("block_size", BLOCK_SIZES)
+@pytest.mark.parametrize("compression", ["none", "zstd:3"])
+def test_block_sizes_and_compressions(tmp_path: Path, block_size: int, compression: str) -> None:
+    size = 40 * block_size + 77
+    data = noise(block_size, size // 2) + b"text " * size
+    with (
+        Vault.create(tmp_path, block_size=block_size, compression=compression) as made,
+        made.session() as session,
+    ):
+        session.create_volume("v", size).write(0, data[:size])
+        session.snapshot()
+    with Vault.open(tmp_path) as vault:
+        assert (vault.options.block_size, vault.options.compression) == (block_size, compression)
+        assert vault.open_volume("main~0").read() == data[:size]
+        assert check.verify(vault).ok
+
+
+OPTIONS = [{"block_size": 512}, {"block_size": 5000}, {"compression": "lz4"}, {"compression": "no"}]
+
+
+@pytest.mark.parametrize("options", OPTIONS)
+def test_unknown_parameters_make_no_vault(tmp_path: Path, options: dict[str, object]) -> None:
+    with pytest.raises(VaultError):
+        Vault.create(tmp_path, **options)  # type: ignore[arg-type]
+    assert not (tmp_path / ".blockvault").exists()
+
+
+def test_a_second_vault_in_the_same_place(vault: Vault, tmp_path: Path) -> None:
+    with pytest.raises(Conflict) as refused:
+        Vault.create(tmp_path)
+    assert refused.value.reason == "vault-exists"
+    vault.resolve("main")
+
+
+def test_a_vault_is_found_from_inside(vault: Vault, tmp_path: Path) -> None:
+    inner = tmp_path / "a" / "b"
+    inner.mkdir(parents=True)
+    for start in (tmp_path, inner, vault.path):
+        assert Vault.discover(start) == vault.path
+    with blockvault.open(inner) as again:
+        assert again.options == vault.options
+
+
+def test_no_vault(tmp_path: Path) -> None:
+    with pytest.raises(NotFound) as refused:
+        Vault.open(tmp_path)
+    assert refused.value.reason == "no-vault"
+
+
+def test_a_closed_vault_says_so(tmp_path: Path) -> None:
+    vault = Vault.create(tmp_path)
+    vault.close()
+    vault.close()
+    with pytest.raises(VaultError) as refused:
+        vault.resolve("main")
+    assert refused.value.reason == "closed"
+
+
+def test_a_transaction_is_all_or_nothing(vault: Vault) -> None:
+    before = [logged.seq for logged in vault.events()]
+
+    def half() -> None:
+        with vault.transaction() as transaction:
+            assert transaction.add(events.Switched(branch=vault.branch().id)) == before[-1] + 1
+            assert transaction.next_seq == before[-1] + 2
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        half()
+    with vault.transaction():
+        pass
+    assert [logged.seq for logged in vault.events()] == before
+
+
+def test_objects_are_prepared_under_a_guard(vault: Vault) -> None:
+    with pytest.raises(RuntimeError):
+        vault.new_objects()
+    with vault.guard(), vault.guard():
+        vault.new_objects()
+    assert not vault.guards.held
+
+
+def test_two_open_vaults_see_each_other(vault: Vault, tmp_path: Path) -> None:
+    with Vault.open(tmp_path) as other:
+        with vault.session() as session:
+            session.create_volume("v", 10).write(0, b"0123456789")
+            session.snapshot("one", author="me")
+        assert other.open_volume("main~0").read() == b"0123456789"
+        assert next(other.log()).author == "me"
+        other.tag("t")
+        assert [tag.name for tag in vault.tags()] == ["t"]
+
+
+def test_splitting_off_a_volume() -> None:
+    assert Vault.split("main~1:vda") == ("main~1", "vda")
+    assert Vault.split("main@{10:00}") == ("main@{10:00}", None)
+    assert Vault.split(":vda") == ("HEAD", "vda")
+    with pytest.raises(BadRequest):
+        Vault.split("main:")
