@@ -208,19 +208,22 @@ def _locked_file(
     """Make a pin, which gets its name when it is complete and locked: nobody sees it half done."""
     directory = vault / _DIRECTORY
     name = secrets.token_hex(8)
-    path = directory / f"pin.{name}"
+    new, path = directory / f"new.{name}", directory / f"pin.{name}"
+    fd = -1
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(directory / f"new.{name}", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        if error.errno in _READ_ONLY:
-            return -1, path
-        raise
-    fcntl.flock(fd, fcntl.LOCK_EX)
-    data = pack([[list(tree) for tree in trees], list(objects)])
-    with open(fd, "wb", closefd=False, buffering=0) as file:
-        file.write(data)
-    os.rename(directory / f"new.{name}", path)
+        fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        data = pack([[list(tree) for tree in trees], list(objects)])
+        with open(fd, "wb", closefd=False, buffering=0) as file:
+            file.write(data)
+        os.rename(new, path)
+    except OSError:
+        # A disk that takes nothing must still be read.  Without a pin a state that is pruned and
+        # collected meanwhile ends in a clear error, never in wrong bytes.
+        if fd >= 0:
+            _forget(fd, new)
+        return -1, path
     return fd, path
 
 
