@@ -22,11 +22,14 @@ RATE = Row("nbd/randwrite-16", "NBD", "Random write", "IOPS")
 
 
 def facts() -> dict[str, Any]:
-    contenders = {
+    contenders: dict[str, dict[str, Any]] = {
         "blockvault": {"title": "blockvault", "missing": None, "version": "0.1.0"},
         "borg-fixed": {"title": "borg", "missing": None, "version": "1.2.4"},
         "restic": {"title": "restic", "missing": "restic not installed", "version": None},
+        "memory": {"title": "no store", "missing": None, "version": "1.0"},
     }
+    for name, each in contenders.items():
+        each["yardstick"] = name == "memory"
     return {
         "when": "2026-11-23T10:00:00+00:00",
         "commit": "0123456789",
@@ -156,6 +159,7 @@ def test_best_peer_is_the_least_or_the_most_by_unit() -> None:
     made = results()
     made.add(TIME, "slow", 9.0)
     made.add(RATE, "slow", 9.0)
+    made.add(RATE, "memory", 1e6)
     assert report.best_peer(made, TIME)[0] == "borg-fixed"
     assert report.best_peer(made, RATE)[0] == "borg-fixed"
 

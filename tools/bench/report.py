@@ -143,10 +143,11 @@ def _headline_rows(results: Results) -> Iterator[Row]:
 
 def best_peer(results: Results, row: Row) -> tuple[str, Summary | None]:
     """The peer that is ahead of all others in a row."""
+    yardsticks = {LIMIT, *(n for n, c in results.facts["contenders"].items() if c["yardstick"])}
     found = [
         (name, summary)
         for name in results.cells[row.key]
-        if name != LIMIT and not name.startswith(OURS)
+        if name not in yardsticks and not name.startswith(OURS)
         if (summary := results.summary(row.key, name)) is not None
     ]
     if not found:
@@ -287,5 +288,6 @@ def facts_of(contender: Any) -> dict[str, Any]:
     return {
         "title": contender.title,
         "missing": missing,
+        "yardstick": not contender.keeps_history,
         "version": None if missing else contender.version(),
     }

@@ -50,6 +50,7 @@ class Contender(ABC):
     programs: tuple[str, ...] = ()
     needs_root: bool = False
     skips_holes: bool = True  # whether a sparse image costs it nothing for its holes
+    keeps_history: bool = True  # else it is a yardstick, and never "the best peer"
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -112,6 +112,7 @@ class QemuNbdChain(QemuNbd):
 class QemuNbdRaw(QemuNbd):
     """A raw file: no history at all."""
 
+    keeps_history = False
     name = "qemu-raw"
     title = "qemu-nbd, raw file"
 
@@ -128,6 +129,7 @@ class QemuNbdRaw(QemuNbd):
 class NbdkitMemory(NbdServer):
     """nbdkit's memory plugin: the protocol and the client, without any store."""
 
+    keeps_history = False
     name = "nbdkit-memory"
     title = "nbdkit, memory (no store)"
     programs = ("nbdkit",)
@@ -144,6 +146,7 @@ class NbdkitMemory(NbdServer):
 class NbdkitFile(NbdServer):
     """nbdkit's file plugin on a raw file."""
 
+    keeps_history = False
     name = "nbdkit-file"
     title = "nbdkit, raw file"
     programs = ("nbdkit",)

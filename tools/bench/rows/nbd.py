@@ -13,19 +13,19 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from tools.bench import synthetic
 from tools.bench.bench import Bench, Lane, say, turns
 from tools.bench.commands import Command, CommandFailed, command, shown
 from tools.bench.commands import run as run_commands
 from tools.bench.peers.base import find_program
-from tools.bench.peers.nbd import NbdServer, VaultServer
-from tools.bench.results import Row, Sample, State
+from tools.bench.peers.nbd import NbdkitMemory, NbdServer, VaultServer
+from tools.bench.results import LIMIT, Row, Sample, State
 from tools.bench.servers import serving
 
 GROUP = "NBD"
 HOT = 16 << 20  # of a disk's blocks are read again and again
+PROTOCOL = "client and protocol alone: nbdkit answering from memory"
 WARM = "--ramp_time=500ms"
 
 
@@ -107,7 +107,7 @@ def run(bench: Bench, kinds: Sequence[type[NbdServer]]) -> None:
 
 
 def _row(job: Job) -> Row:
-    return Row(f"nbd/{job.key}", GROUP, job.title, "IOPS")
+    return Row(f"nbd/{job.key}", GROUP, job.title, "IOPS", limit=PROTOCOL)
 
 
 def _chosen(bench: Bench) -> list[Job]:
@@ -138,17 +138,14 @@ def _measure(bench: Bench, lane: Lane[NbdServer], job: Job) -> None:
         return
     cost = server.cost
     cpu, peak = (cost.cpu, cost.peak) if cost is not None else (None, None)
-    bench.results.cell(row, lane.name).samples.append(Sample(_rate(figures), cpu, peak))
+    bench.results.cell(row, lane.name).samples.append(Sample(float(figures["iops"]), cpu, peak))
+    if lane.name == NbdkitMemory.name:
+        bench.results.add(row, LIMIT, figures["iops"])
     bench.results.add(worst, lane.name, figures["clat_ns"]["percentile"]["99.900000"] / 1e9)
     spelled = bench.results.commands.setdefault(row.key, {})
     if lane.name not in spelled:
         names = {**bench.names(lane.contender), Path(folder): "OUT"}
         spelled[lane.name] = shown([*server_command, client], names)
-
-
-def _rate(figures: dict[str, Any]) -> float:
-    """Requests a second over all of the job's time, its final flush included."""
-    return float(figures["iops"])
 
 
 def fio(bench: Bench, job: Job, uri: str, report: Path) -> Command:
