@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from qemu.qmp import QMPClient
 
 SECONDS = 30.0
-_POLL = 0.002
+_POLL = 0.0005
 _RETRY = 0.02
 
 T = TypeVar("T")

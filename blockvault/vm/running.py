@@ -157,11 +157,6 @@ class Running:
                 self.monitor.execute("cont")
                 mark.unlink(missing_ok=True)
 
-    def devices(self) -> bytes:
-        """The state of its devices; only while it is paused."""
-        state.prepare(self.monitor)
-        return state.save_devices(self.monitor, self.run.migration)
-
     def last_memory(self) -> Any:
         """The memory of the branch's newest snapshot, most of which is still the same."""
         tip = self.vault.branch(self.session.branch.name).tip

@@ -22,6 +22,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,11 +80,14 @@ def take(
                 if capture.settle() <= _SETTLED:
                     break
             session.checkpoint()
-            with session.held():
+            prepare(machine.monitor)
+            with session.held(), ThreadPoolExecutor(1, "freeze") as beside:
                 began = time.monotonic()
                 with machine.paused() as before:
-                    devices = machine.devices()
-                    late = capture.freeze()
+                    # QEMU writes only the state of its devices: nobody touches memory meanwhile.
+                    freezing = beside.submit(capture.freeze)
+                    devices = save_devices(machine.monitor, machine.run.migration)
+                    late = freezing.result()
                 resumed = time.monotonic()
                 memory, frames = capture.finish()
                 made = Made(

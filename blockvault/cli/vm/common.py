@@ -30,8 +30,12 @@ STARTED_SHAPE = {
 
 def runtime() -> Path:
     """The directory for what running machines need in memory."""
+    from blockvault.vm import host
+
     named = os.environ.get("BLOCKVAULT_RUNTIME")
-    return Path(os.path.abspath(named)) if named else Path(f"/dev/shm/blockvault-{os.getuid()}")
+    folder = Path(os.path.abspath(named)) if named else Path(f"/dev/shm/blockvault-{os.getuid()}")
+    host.cache_in(folder)
+    return folder
 
 
 def run_dir(vault: Vault, branch: Branch) -> RunDir:

@@ -9,6 +9,7 @@ import click
 
 from blockvault.cli import complete, history, output
 from blockvault.cli.common import command, parse_size, size_option, with_vault
+from blockvault.cli.vm.common import runtime
 from blockvault.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def run(
     from blockvault.vm import host
     from blockvault.vm.machine import CONFIG, INITRD, KERNEL, NVRAM, Machine, mac_for
 
+    runtime()  # where what QEMU told before is kept
     sources = [_source(vault, text) for text in disks]
     names = [source.volume for source in sources] or _volumes(vault, branch)
     if firmware == "uefi" and NVRAM not in _volumes(vault, branch):

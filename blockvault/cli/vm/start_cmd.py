@@ -51,6 +51,7 @@ def run(
     """
     from blockvault.vm.supervisor import plan
 
+    common.runtime()  # where what QEMU told before is kept
     branch = _branch(vault, revision, new, throw_away)
     if branch != revision:
         # What cannot start is told before there is a branch.
