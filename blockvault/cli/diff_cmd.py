@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -12,7 +13,7 @@ from blockvault.cli.common import FORMATS, command, with_vault
 from blockvault.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
-    from blockvault.ops.compare import VolumeDiff
+    from blockvault.ops.compare import AttachmentDiff, VolumeDiff
     from blockvault.vault import Vault
 
 _DIFFERENT = 1  # exit code of --exit-code
@@ -34,6 +35,8 @@ _DIFFERENT = 1  # exit code of --exit-code
         "changed": "bytes that differ, in whole blocks",
         "ranges": "number of ranges that differ",
         "extents[]": "each range that differs: [offset, length] in bytes",
+        "attachment": "true for a file kept with both snapshots, such as a machine's memory",
+        "lines[]": "lines of a configuration that differ, the old ones with -, the new with +",
     },
 )
 @click.argument("first", metavar="[REV1]", default="HEAD~0", shell_complete=complete.revisions)
@@ -60,28 +63,50 @@ def run(
 
     They may be on any branches; REV1 is the newest snapshot of the current branch and REV2 its head
     unless given.  Equal parts are skipped by their hashes: the time depends on what differs, not on
-    the size.  A path that begins with / or ./, or a name that is no revision but a file, is an
+    the size.  Of two snapshots of a machine, memory and configuration are compared as well.
+
+    A path that begins with / or ./, or a name that is no revision but a file, is an
     image FILE; one volume of REV1 is compared with it.
     """
     file = _image(vault, second, image_format)
+    kept: list[AttachmentDiff] = []
     if file is None:
         found = _compare(vault, first, second, volume)
+        kept = _attachments(vault, first, second) if volume is None else []
     else:
         from blockvault.ops.compare import diff_file
 
         found = changes.real([diff_file(vault, first, volume, file, format=image_format)])
     if as_json:
         for item in found:
-            output.write_json(changes.summary_json(item) | {"extents": list(item.extents)})
+            output.write_json(_json(item, False, ()))
+        for each in kept:
+            output.write_json(_json(each.volume, True, each.lines))
     elif form == "extents":
-        for item in found:
+        for item in [*found, *(each.volume for each in kept)]:
             for offset, length in item.extents:
                 output.write(f"{output.clean(item.name)}\t{offset}\t{length}")
     else:
-        for line in changes.stat(found):
+        for line in changes.stat([*found, *(each.volume for each in kept)]):
             output.write(line)
-    if exit_code and found:
+        for each in kept:
+            for line in each.lines:
+                output.write(f"{output.clean(each.volume.name)}: {output.clean(line)}")
+    if exit_code and (found or kept):
         click.get_current_context().exit(_DIFFERENT)
+
+
+def _json(item: VolumeDiff, attachment: bool, lines: Sequence[str]) -> dict[str, Any]:
+    also = {"attachment": attachment, "lines": list(lines)}
+    return changes.summary_json(item) | {"extents": list(item.extents)} | also
+
+
+def _attachments(vault: Vault, first: str, second: str) -> list[AttachmentDiff]:
+    """Memory, devices and configuration of two full snapshots, where they differ."""
+    from blockvault.ops.compare import diff_attachments
+
+    both = vault.resolve(first), vault.resolve(second)
+    return [each for each in diff_attachments(vault, *both) if each.volume.differs]
 
 
 def _compare(vault: Vault, first: str, second: str, volume: str | None) -> list[VolumeDiff]:

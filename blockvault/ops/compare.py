@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.ids import ZERO_ID
 from blockvault.model import diff as model_diff
 from blockvault.model.diff import Side
+from blockvault.model.snapshot import Volume
 from blockvault.model.tree import NodeSource, Scratch
-from blockvault.ops import images, ingest, silent, states
+from blockvault.ops import images, ingest, reading, silent, states
 
 if TYPE_CHECKING:
     from blockvault.ops.resolve import Position
@@ -44,6 +46,45 @@ def diff(vault: Vault, a: Position, b: Position) -> list[VolumeDiff]:
         _volume_diff(vault, name, sides_a.get(name), sides_b.get(name))
         for name in sorted(sides_a | sides_b)
     ]
+
+
+_TEXT = ".json"
+"""Attachments that are texts, compared line by line as well, are named so."""
+_LONGEST_TEXT = 1 << 20
+
+
+class AttachmentDiff(NamedTuple):
+    """A file kept with two snapshots; ``lines`` of a text are those that differ, with - and +."""
+
+    volume: VolumeDiff
+    lines: tuple[str, ...]
+
+
+def diff_attachments(vault: Vault, a: Position, b: Position) -> list[AttachmentDiff]:
+    """What differs in memory, devices and configuration, where both states are snapshots."""
+    if a.snapshot is None or b.snapshot is None:
+        return []
+    kept_a = {each.name: each for each in a.attachments}
+    kept_b = {each.name: each for each in b.attachments}
+    found = []
+    for name in sorted(kept_a | kept_b):
+        before, after = kept_a.get(name), kept_b.get(name)
+        a_side, b_side = (Side(each.size, each.root) if each else None for each in (before, after))
+        difference = _volume_diff(vault, name, a_side, b_side)
+        lines = _lines(vault, before, after) if difference.differs else ()
+        found.append(AttachmentDiff(difference, lines))
+    return found
+
+
+def _lines(vault: Vault, before: Volume | None, after: Volume | None) -> tuple[str, ...]:
+    texts = []
+    for each in (before, after):
+        if each is not None and (not each.name.endswith(_TEXT) or each.size > _LONGEST_TEXT):
+            return ()
+        data = reading.of_volume(vault, each).read(0, each.size) if each is not None else b""
+        texts.append(data.decode(errors="replace").splitlines())
+    changed = difflib.unified_diff(texts[0], texts[1], n=0, lineterm="")
+    return tuple(line for line in changed if not line.startswith(("---", "+++", "@@")))
 
 
 def diff_file(

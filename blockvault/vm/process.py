@@ -10,7 +10,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from blockvault.errors import IOFailed, NotFound, ToolFailed
+from blockvault.errors import IOFailed, ToolFailed
 from blockvault.vm.rundir import Process
 
 _LAST_WORDS = 4096
@@ -26,7 +26,7 @@ class Qemu:
         try:
             self._fd = os.pidfd_open(process.pid)
         except ProcessLookupError:
-            raise NotFound("QEMU is gone", kind="qemu-gone") from None
+            raise ToolFailed("QEMU has ended", kind="qemu-gone") from None
 
     @classmethod
     def start(cls, command: Sequence[str], log: Path) -> Qemu:

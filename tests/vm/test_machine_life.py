@@ -20,6 +20,11 @@ def test_a_wrecked_machine_is_brought_back_and_cloned(lab: Any) -> None:
 
     console.run("rm /disk/file; echo bad >/disk/wreck; sync; rm /bin/cat")
     later = lab.snapshot(message="wrecked")
+    different = {row["volume"]: row for row in lab.run("diff", made["id"], later["id"], "--json")}
+    assert {"vda", "memory", "device-state"} <= different.keys()
+    assert 0 < different["memory"]["changed"] < made["used"]
+    assert different["memory"]["attachment"]
+    assert "machine.json" not in different
     lab.run("vm", "rollback", "main", made["id"])
     console = lab.console()
     at = console.counter()
@@ -100,6 +105,15 @@ def test_pause_resume_disks_alone_and_qmp(lab: Any) -> None:
     assert lab.status()["status"] == "paused"
     lab.run("vm", "resume", "main")
     assert lab.console().counter() >= before - 200
+
+
+def test_lines_of_a_configuration_that_differ(lab: Any) -> None:
+    lab.create()
+    lab.create(memory="256M")
+    (row,) = [lab.run("diff", "main~1", "main~0", "--json")]
+    assert row["volume"] == "machine.json"
+    assert row["lines"] == [f'- "memory": {128 << 20},', f'+ "memory": {256 << 20},']
+    assert "machine.json: + " in lab.run("diff", "main~1", "main~0")
 
 
 def test_the_guest_ends_by_itself(lab: Any) -> None:
