@@ -26,13 +26,14 @@ def state_checker(
     lane: int, ops: list[Op], scratch: Path, seed: int, count: int
 ) -> Callable[[Cut], str]:
     replay, here = Replay(ops), scratch / f"lane{lane}"
-    prints = story.fingerprints(story.script(seed, count))
+    steps = story.script(seed, count)
+    prints = story.fingerprints(steps)
 
     def check_cut(cut: Cut) -> str:
         lay_out(replay, cut, here)
         made = [Promise.parse(text) for text in promises(ops, cut)]
         try:
-            return judge(here, made, prints)
+            return judge(here, made, prints, steps)
         except VaultError as error:
             return f"{type(error).__name__} {error.reason}: {error.message}"
 
@@ -76,7 +77,9 @@ def lay_out(replay: Replay, cut: Cut, here: Path) -> None:
     replay.image(cut).write_to(here)
 
 
-def judge(path: Path, made: list[Promise], prints: list[story.Print]) -> str:
+def judge(
+    path: Path, made: list[Promise], prints: list[story.Print], steps: list[story.Step]
+) -> str:
     """Open, verify, compare with the model, look into the past, and write on."""
     if not made:
         return ""  # creation was not over: test_init looks into that
@@ -87,11 +90,23 @@ def judge(path: Path, made: list[Promise], prints: list[story.Print]) -> str:
         if seen not in prints[made[-1].step :]:
             older = [n for n, there in enumerate(prints[: made[-1].step]) if there == seen]
             return f"promised step {made[-1].step}, and it is {older or 'no state at all'}"
-        if wrong := past(vault, made, prints):
+        pruned = last_prune(made[-1].step, steps)
+        if wrong := past(vault, [one for one in made if one.step > pruned], prints):
             return wrong
         write_on(vault)
     with Vault.open(path) as vault:
         return problems(vault, fast=True) or written_on(vault)
+
+
+def last_prune(promised: int, steps: list[story.Step]) -> int:
+    """The last prune that may have begun: it may have forgotten what was flushed before it."""
+    found = 0
+    for number, step in enumerate(steps, 1):
+        if step.kind == "prune":
+            found = number
+        if number > promised and step.kind in story.SETTLING:
+            break
+    return found
 
 
 def problems(vault: Vault, *, fast: bool = False) -> str:

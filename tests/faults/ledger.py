@@ -128,12 +128,16 @@ def lost(path: Path, made: Mapping[str, Reached]) -> str:
                 return f"{branch}: {error}"
             if there < reached.number:
                 return f"{branch}: {reached.number} was promised, {there} is there"
-            messages = (
-                {snapshot.message for snapshot in vault.log(branch)} if reached.snapshot else ()
-            )
-            if reached.snapshot and f"number {reached.snapshot}" not in messages:
-                return f"{branch}: the snapshot of {reached.snapshot} is not in the log"
+            newest = newest_snapshot(vault, branch) if reached.snapshot else 0
+            if newest < reached.snapshot:
+                return f"{branch}: snapshot {reached.snapshot} was promised, {newest} is the newest"
     return ""
+
+
+def newest_snapshot(vault: Vault, branch: str) -> int:
+    """The number of the newest snapshot; older ones may have been pruned."""
+    messages = (snapshot.message.split() for snapshot in vault.log(branch))
+    return max((int(words[1]) for words in messages if words[0] == "number"), default=0)
 
 
 def lost_checker() -> Callable[[tuple[Path, dict[str, Reached]]], str]:

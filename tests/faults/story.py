@@ -1,8 +1,9 @@
 """A long life of a vault, decided by a seed, and what must be left of it after any crash.
 
-``script`` makes a list of steps: writes, zeroes, trims, flushes, snapshots, branches, tags,
-rollbacks, reopenings.  ``play`` does them on a real vault and promises each one when its call has
-returned.  ``Model`` does them on plain bytes; ``fingerprints`` are its states after each step.
+``script`` makes a list of steps: writes, zeroes, trims, flushes, snapshots, imports, branches,
+tags, rollbacks, prunes, collections, reopenings.  ``play`` does them on a real vault and promises
+each one when its call has returned.  ``Model`` does them on plain bytes; ``fingerprints`` are its
+states after each step.
 
 After a crash a vault must look like the model after *some* step, at or after the last promised
 one that makes things durable: all that was promised is there, and nothing is half there.  Writes
@@ -29,7 +30,8 @@ import lmdb
 
 import blockvault.session
 from blockvault import Vault
-from blockvault.ops import ingest
+from blockvault.model.retention import Policy
+from blockvault.ops import forget, gc, ingest, prune
 from blockvault.session import Session
 from blockvault.store import filesystem
 from tools.faults.mount import mark
@@ -80,7 +82,7 @@ class _Author:
         yield from (Step("volume", item) for item in VOLUMES.items())
         weights = {"write": 40, "zero": 5, "trim": 6, "flush": 16, "snapshot": 10, "reopen": 4,
                    "branch": 4, "tag": 4, "rollback": 4, "switch": 4, "rename": 1, "delete": 1,
-                   "ingest": 3}  # fmt: skip
+                   "ingest": 3, "prune": 2, "gc": 4}  # fmt: skip
         kinds = self._rng.choices(list(weights), list(weights.values()), k=count - len(VOLUMES))
         for kind in kinds:
             yield Step(kind, getattr(self, f"_{kind}", tuple)())
@@ -328,6 +330,13 @@ class Player:
             image.write(content(seed, VOLUMES[volume]))
             image.flush()
             ingest.import_images(self.vault, [ingest.Image(Path(image.name), volume)])
+
+    def _prune(self) -> None:
+        """Forget all that no name keeps; beside an open session, as gc does."""
+        forget.execute(self.vault, prune.plan(self.vault, Policy(last=1, events=0)))
+
+    def _gc(self) -> None:
+        gc.collect(self.vault, wait=0.0)
 
     def _delete(self, name: str) -> None:
         self._end()
