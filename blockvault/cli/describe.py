@@ -34,7 +34,7 @@ def kind(event: events.Event) -> str:
 def branch_of(event: events.Event, seq: int, names: Branches) -> str | None:
     """The name of the branch that an event belongs to; a branch's id is its first event."""
     number = seq if isinstance(event, events.BranchCreated) else getattr(event, "branch", None)
-    return None if number is None else names.get(number, f"#{number}")
+    return names.get(number, f"#{number}") if number else None
 
 
 def detail(event: events.Event, names: Branches) -> str:
@@ -52,6 +52,8 @@ def _plain(name: str, value: Any) -> Any:
         return history.volumes_json(value)
     if name == "ids":
         return [value[at : at + ID_SIZE].hex() for at in range(0, len(value), ID_SIZE)]
+    if isinstance(value, tuple):
+        return [_plain("", each) for each in value]
     return value.hex() if isinstance(value, bytes) else value
 
 
@@ -74,6 +76,11 @@ def _returned(event: Any, names: Branches) -> str:
     return f"to {target}@{{#{event.target_seq}}}"
 
 
+def _policy(event: Any, _names: Branches) -> str:
+    whose = "" if event.branch else "of the vault "
+    return whose + (" ".join(f"{name}={value}" for name, value in event.rules) or "none")
+
+
 _DETAILS: dict[type[events.Event], Callable[[Any, Branches], str]] = {
     events.Init: lambda e, _: f"block size {e.block_size}, {e.compression}",
     events.BranchCreated: _made,
@@ -92,4 +99,8 @@ _DETAILS: dict[type[events.Event], Callable[[Any, Branches], str]] = {
     events.Snapshotted: lambda e, _: short(e.snapshot),
     events.RolledBack: _returned,
     events.VolumeChanged: lambda e, _: f"{e.action} {e.volume}",
+    events.Held: lambda e, _: f"{short(e.snapshot)} {e.text}",
+    events.Unheld: lambda e, _: short(e.snapshot),
+    events.PolicySet: _policy,
+    events.Pruned: lambda e, _: f"{len(e.base)} rows stay",
 }

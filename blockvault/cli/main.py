@@ -53,6 +53,11 @@ SECTIONS: dict[str, dict[str, str]] = {
         "vm": "Run machines from branches, with snapshots of all that they are.",
     },
     "Look after the vault": {
+        "policy": "Show or set what is kept.",
+        "hold": "Hold a revision so that no policy forgets it, or list what is held.",
+        "unhold": "Unhold a revision: let the policies decide on it again.",
+        "prune": "Forget snapshots and writes that the policies do not keep.",
+        "gc": "Give back the space of what nothing needs any more.",
         "stats": "Show how much space the vault takes, and for what.",
         "verify": "Check that everything stored is whole.",
         "rebuild": "Rebuild all tables from the event log.",

@@ -1,0 +1,108 @@
+"""``blockvault gc``: give back the space of what nothing needs any more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from blockvault.cli import output
+from blockvault.cli.common import command, with_vault
+from blockvault.cli.progress import progress
+
+if TYPE_CHECKING:
+    from blockvault.ops.gc import Collected, Plan
+    from blockvault.vault import Vault
+
+_PLAN = {
+    "objects": "objects that are stored",
+    "dead_objects": "of them, those that nothing needs",
+    "stored": "bytes of all frames",
+    "dead": "of them, those that nothing needs",
+    "drop": "frames that are dead as a whole",
+    "rewrite": "frames whose living objects are moved",
+    "leave": "frames with so little dead that moving them is not worth it",
+}
+_DONE = {
+    "complete": "(a dry run has no 'done') false if somebody who began earlier is not done; then run it again",
+    "objects": "objects removed",
+    "frames_dropped": "frames removed",
+    "frames_rewritten": "frames replaced",
+    "bytes_freed": "bytes of frames that are free now",
+    "records": "log records that became part of a gap",
+    "given_back": "bytes that the file system has back",
+    "unreadable[]": "numbers of frames that cannot be read and stay as they are",
+}
+
+
+@command(
+    "gc",
+    examples={
+        "blockvault gc --dry-run": "How much there is to collect.",
+        "blockvault gc": "Collect it; machines go on writing meanwhile.",
+        "blockvault gc --wait 3600": "Wait up to an hour for a running import.",
+    },
+    shape={
+        **{f"plan.{name}": text for name, text in _PLAN.items()},
+        **{f"done.{name}": text for name, text in _DONE.items()},
+    },
+)
+@click.option("--dry-run", is_flag=True, help="Count what is dead, change nothing.")
+@click.option(
+    "--wait",
+    metavar="SECONDS",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    help="How long to wait for operations that began earlier.",
+)
+@with_vault
+def run(vault: Vault, dry_run: bool, wait: float, as_json: bool) -> None:
+    """Give back the space of what nothing needs any more.
+
+    Runs beside writers and readers.  It may be interrupted at any time; the next run goes on.
+    What is reachable by any revision is never touched: prune decides what that is.
+    """
+    from blockvault.ops import gc
+
+    with progress("Collecting", quiet=as_json) as report:
+        if dry_run:
+            plan, done = gc.plan(vault, progress=report), None
+        else:
+            done = gc.collect(vault, wait=wait, progress=report)
+            plan = done.plan
+    if as_json:
+        found = {"plan": output.pick(plan, _PLAN)}
+        if done is not None:
+            names = [name.removesuffix("[]") for name in _DONE]
+            found["done"] = output.pick(done, names)
+        output.write_json(found)
+    elif done is None:
+        _show(plan)
+    else:
+        _tell(done)
+
+
+def _show(plan: Plan) -> None:
+    dead = output.plural(plan.dead_objects, "object")
+    output.write(f"{dead} of {plan.objects:,} are dead: {output.size(plan.dead)}")
+    output.write(f"{output.plural(plan.drop, 'frame')} would be dropped")
+    output.write(f"{output.plural(plan.rewrite, 'frame')} would be rewritten")
+
+
+def _tell(done: Collected) -> None:
+    if not done.complete:
+        output.write(
+            "An operation that began earlier is still running: nothing was removed yet; "
+            "run gc again when it is done, or with a longer --wait"
+        )
+        return
+    output.write(
+        f"Removed {output.plural(done.objects, 'object')} and freed {output.size(done.bytes_freed)}"
+    )
+    if done.records:
+        output.write(f"Removed {output.plural(done.records, 'log record')}")
+    if done.given_back:
+        output.write(f"The file system has {output.size(done.given_back)} back")
+    for number in done.unreadable:
+        output.write(f"Frame {number} cannot be read and stays: see 'blockvault verify'")

@@ -1,0 +1,141 @@
+"""``blockvault prune``: forget what the policies do not keep."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from blockvault.cli import complete, keeping, output
+from blockvault.cli.common import command, with_vault
+from blockvault.cli.progress import progress
+from blockvault.errors import BadRequest
+from blockvault.ids import short
+
+if TYPE_CHECKING:
+    from blockvault.ops.prune import Plan, Verdict
+    from blockvault.vault import Vault
+
+
+@command(
+    "prune",
+    examples={
+        "blockvault prune --dry-run": "What the stored policies would forget, and what that frees.",
+        "blockvault prune": "Forget it; gc then gives the space back.",
+        "blockvault prune -b test --keep-last 3 --keep-events 0": "By these rules, one branch.",
+    },
+    shape={
+        "dry_run": "true if nothing was changed",
+        "snapshots[].id": "a snapshot that is forgotten",
+        "snapshots[].message": "its message",
+        "snapshots[].time": "when it was made",
+        "snapshots[].dependents[]": "branches and snapshots that came from it and go on without it",
+        "kept": "number of snapshots that stay",
+        "branches[].name": "a branch of which older writes are forgotten",
+        "branches[].kept_from": "event from which on it is complete",
+        "dropped[]": "deleted branches that can be restored no more",
+        "tags[]": "tags that go with their snapshots",
+        "freed": "bytes that gc will be able to give back, null unless it is a dry run",
+        "unreachable": "bytes that gc could give back already, null unless it is a dry run",
+    },
+)
+@click.option("-b", "--branch", shell_complete=complete.branches, help="This branch only.")
+@keeping.keep_options
+@click.option("--dry-run", is_flag=True, help="Show what would go and why the rest stays.")
+@with_vault
+def run(
+    vault: Vault, /, branch: str | None, dry_run: bool, as_json: bool, **keep: Any
+) -> None:
+    """Forget snapshots and writes that the policies do not keep.
+
+    By the stored policies, or by the rules given here.  A snapshot stays if any rule of any branch
+    wants it, if it is held or tagged, or if it is the newest of a branch.  Writes older than
+    --keep-events are reachable through snapshots only.  A branch that was deleted longer ago than
+    that can be restored no more.  The space is given back by gc.
+    """
+    from blockvault.ops import forget, gc, policy
+    from blockvault.ops.prune import plan as make_plan
+
+    chosen = keeping.policy_from(keep)
+    if chosen is None and not policy.show(vault):
+        raise BadRequest(
+            "nothing says what to keep: give --keep- options, or store them with 'policy set'"
+        )
+    plan = make_plan(vault, chosen, branch)
+    freed = None
+    if dry_run:
+        with progress("Marking", quiet=as_json) as report:
+            freed = gc.freed_by(vault, plan, progress=report)
+    elif not plan.empty:
+        forget.execute(vault, plan)
+    if as_json:
+        output.write_json(_json(plan, dry_run, freed))
+        return
+    if dry_run:
+        _table(plan)
+    _summary(plan, dry_run, freed)
+
+
+def _table(plan: Plan) -> None:
+    rows = []
+    for verdict in plan.verdicts:
+        snapshot = verdict.snapshot
+        word = "keep" if verdict.kept else click.style("forget", fg="red")
+        rows.append(
+            (
+                word,
+                click.style(short(snapshot.id), fg="yellow"),
+                output.local_time(snapshot.time_us),
+                output.subject(snapshot.message),
+                _why(verdict),
+            )
+        )
+    for line in output.columns(rows):
+        output.write(line)
+
+
+def _why(verdict: Verdict) -> str:
+    if verdict.kept:
+        return output.clean("; ".join(verdict.reasons))
+    return output.clean(f"goes on in {', '.join(verdict.dependents)}" if verdict.dependents else "")
+
+
+def _summary(plan: Plan, dry_run: bool, freed: tuple[int, int] | None) -> None:
+    would = "Would forget" if dry_run else "Forgot"
+    gone = len(plan.forgotten)
+    kept = len(plan.verdicts) - gone
+    output.write(f"{would} {output.plural(gone, 'snapshot')}; {kept:,} stay")
+    for cut in plan.cuts:
+        since = output.local_time(cut.time_us)
+        output.write(f"{would} writes to {cut.name} before {since} (event #{cut.seq})")
+    for _, name in plan.dropped:
+        output.write(f"{would} deleted branch {name}")
+    for name in plan.tags:
+        output.write(f"{would} tag {name}")
+    if freed is not None:
+        output.write(f"gc would then give back {output.size(freed[0] + freed[1])}")
+        output.write(f"of that it could already give back {output.size(freed[1])}")
+    elif not plan.empty:
+        output.write("'blockvault gc' gives the space back")
+
+
+def _json(plan: Plan, dry_run: bool, freed: tuple[int, int] | None) -> dict[str, Any]:
+    return {
+        "dry_run": dry_run,
+        "snapshots": [
+            {
+                "id": verdict.snapshot.id.hex(),
+                "message": verdict.snapshot.message,
+                "time": output.utc_time(verdict.snapshot.time_us),
+                "dependents": list(verdict.dependents),
+            }
+            for verdict in plan.verdicts
+            if not verdict.kept
+        ],
+        "kept": len(plan.verdicts) - len(plan.forgotten),
+        "branches": [{"name": cut.name, "kept_from": cut.seq} for cut in plan.cuts],
+        "dropped": [name for _, name in plan.dropped],
+        "tags": list(plan.tags),
+        "freed": None if freed is None else freed[0],
+        "unreachable": None if freed is None else freed[1],
+    }

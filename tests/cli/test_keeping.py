@@ -1,0 +1,102 @@
+"""What a user does to keep a vault small: policies, holds, prune and gc, through the program."""
+
+from __future__ import annotations
+
+from blockvault import Vault
+
+BLOCK = 4096
+
+
+def write(world, *blocks: int) -> None:
+    with Vault.open(world.path) as vault, vault.session("main") as session:
+        for number in blocks:
+            session.device("vda").write(number * BLOCK, bytes([number]) * BLOCK)
+        session.flush()
+
+
+def snapshots(world, count: int) -> list[str]:
+    made = []
+    for number in range(count):
+        write(world, number, number + 10)
+        made.append(world("snapshot", "-m", f"number {number}", "--json").json["id"])
+    return made
+
+
+def test_prune_forgets_and_gc_gives_back(world) -> None:
+    made = snapshots(world, 5)
+    world("hold", made[1], "-m", "audit")
+    plan = world("prune", "--keep-last", "1", "--keep-events", "0", "--dry-run").out
+    assert "held: audit" in plan
+    assert "newest of main" in plan
+    assert "Would forget 4 snapshots" in plan, "three of ours and 'second', but not the tag's"
+    assert world("log", "--json").lines[1]["id"] == made[3], "a dry run changes nothing"
+    done = world("prune", "--keep-last", "1", "--keep-events", "0", "--json").json
+    assert {each["id"] for each in done["snapshots"]} >= {made[0], made[2], made[3]}
+    assert [each["id"] for each in world("log", "--json").lines][:2] == [made[4], made[1]]
+    refused = world("show", made[0], code=3)
+    assert "no branch, tag or snapshot" in refused.err or "pruned" in refused.err
+    freed = world("gc", "--json").json["done"]
+    assert freed["complete"]
+    assert freed["objects"] > 0
+    world("verify")
+    assert world("rebuild", "--dry-run", "--json").json["changed_rows"] == 0
+    world("export", "v1:vda", "old.img")
+
+
+def test_a_moment_that_was_pruned_names_its_neighbours(world) -> None:
+    write(world, 1)
+    seq = world("show", "main", "--json").json["seq"]
+    write(world, 2)
+    world("snapshot", "-m", "later")
+    world("prune", "--keep-last", "1", "--keep-events", "0")
+    refused = world("show", f"main@{{#{seq}}}", code=3)
+    assert "pruned" in refused.err
+    assert "main@{#" in refused.err.split("kept:")[1]
+
+
+def test_without_rules_nothing_is_pruned(world) -> None:
+    assert "policy set" in world("prune", code=2).err
+    assert "--keep-" in world("policy", "set", code=2).err
+
+
+def test_policies_are_stored_and_shown(world) -> None:
+    world("policy", "set", "--keep-daily", "7", "--keep-events", "2d")
+    world("policy", "set", "-b", "test", "--keep-last", "3", "--keep-tag", "v*")
+    shown = world("policy").out.splitlines()
+    assert shown == [
+        "(every other branch): --keep-daily 7 --keep-events 2d",
+        "test: --keep-events 2d --keep-last 3 --keep-tag v*",
+    ]
+    assert [each["branch"] for each in world("policy", "--json").lines] == [None, "test"]
+    world("policy", "clear", "-b", "test")
+    assert len(world("policy").out.splitlines()) == 1
+    assert "no policy" in world("policy", "clear", "-b", "test", code=3).err
+    kinds = [line.split()[4] for line in world("events", "-n", "3").out.splitlines()]
+    assert kinds == ["policy-set"] * 3
+
+
+def test_a_deleted_branch_can_be_restored_until_it_is_pruned(world) -> None:
+    world("branch", "-d", "test")
+    world("prune", "--keep-last", "9")
+    world("branch", "--restore", "test")
+    world("branch", "-d", "test")
+    pruned = world("prune", "--keep-last", "9", "--keep-events", "0", "--json").json
+    assert pruned["dropped"] == ["test"]
+    assert world("branch", "--restore", "test", code=3).code == 3
+    world("events")
+    world("verify")
+
+
+def test_holds_are_listed_and_released(world) -> None:
+    world("hold", "main~1", "-m", "why not")
+    assert "why not" in world("hold").out
+    world("unhold", "main~1")
+    assert world("hold").out == ""
+    assert "not held" in world("unhold", "main~1", code=3).err
+
+
+def test_pruning_what_nothing_is_left_of_says_so(world) -> None:
+    world("prune", "--keep-last", "99", "--keep-events", "0")
+    again = world("prune", "--keep-last", "99", "--keep-events", "0")
+    assert "Forgot 0 snapshots" in again.out
+    assert "gc" not in again.out
