@@ -24,7 +24,7 @@ _PLAN = {
     "leave": "frames with so little dead that moving them is not worth it",
 }
 _DONE = {
-    "complete": "(a dry run has no 'done') false if somebody who began earlier is not done; then run it again",
+    "complete": "false if somebody who began earlier is not done; a dry run has no 'done'",
     "objects": "objects removed",
     "frames_dropped": "frames removed",
     "frames_rewritten": "frames replaced",
