@@ -21,12 +21,20 @@ if TYPE_CHECKING:
     examples={
         "blockvault import debian.img -m 'fresh install'": "Volume 'debian' on the current branch.",
         "blockvault import root.qcow2 data.raw -b web": "Two volumes, one snapshot, branch web.",
+        "blockvault import --machine 'VirtualBox VMs/web' -b web": "A machine with all its files.",
         "blockvault import /dev/vg/root --volume vda -m nightly": "A block device, as volume vda.",
     },
     shape=history.SNAPSHOT_SHAPE,
 )
 @click.argument(
-    "images", metavar="IMAGE...", nargs=-1, required=True, type=click.Path(path_type=Path)
+    "images", metavar="[IMAGE...]", nargs=-1, type=click.Path(path_type=Path)
+)
+@click.option(
+    "--machine",
+    "folder",
+    metavar="DIR",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="Instead of images: the folder of a VirtualBox, VMware, Hyper-V or Xen machine.",
 )
 @click.option("-b", "--branch", shell_complete=complete.branches, help="Import into this branch.")
 @click.option(
@@ -49,6 +57,7 @@ if TYPE_CHECKING:
 def run(
     vault: Vault,
     images: tuple[Path, ...],
+    folder: Path | None,
     branch: str | None,
     volumes: tuple[str, ...],
     image_format: str | None,
@@ -65,7 +74,17 @@ def run(
 
     Raw images and block devices are read as they are, holes skipped; other formats are read
     through qemu-img.
+
+    With --machine, the disks of a machine that is switched off become volumes, and its other files
+    are kept as they are; 'checkout --machine' gives the folder back.
     """
+    if folder is not None:
+        if images or volumes or image_format or allow_backing:
+            raise BadRequest("--machine takes a whole folder, and neither images nor their options")
+        _machine(vault, folder, branch, message, author, as_json)
+        return
+    if not images:
+        raise click.UsageError("Missing argument 'IMAGE...'.")
     from blockvault.ops.ingest import Image, import_images
 
     if volumes and len(volumes) != len(images):
@@ -90,4 +109,24 @@ def run(
         return
     output.write(history.recorded(branch or vault.head, snapshot))
     for line in changes.since_parent(vault, snapshot, names):
+        output.write(f" {line}")
+
+
+def _machine(
+    vault: Vault, folder: Path, branch: str | None, message: str, author: str | None, as_json: bool
+) -> None:
+    from blockvault.vm import folders
+
+    name = branch or vault.head
+    with progress("Importing", quiet=as_json) as report:
+        found, snapshot = folders.bring_in(
+            vault, folder, name, message=message, author=author, progress=report
+        )
+    if as_json:
+        output.write_json(history.snapshot_json(snapshot))
+        return
+    output.write(history.recorded(name, snapshot))
+    files = output.plural(len(found.files), "file")
+    output.write(f" a {found.kind} machine: {output.plural(len(found.disks), 'disk')}, {files}")
+    for line in changes.since_parent(vault, snapshot, [disk.volume for disk in found.disks]):
         output.write(f" {line}")

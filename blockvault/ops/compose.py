@@ -25,12 +25,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a volume comes from: exactly one of a size, an image, a revision's volume."""
+    """Where a volume comes from: exactly one of a size, an image, a revision's volume.
+
+    An image may refer to other files if it is ``trusted``.
+    """
 
     volume: str
     size: int | None = None
     image: Path | None = None
     format: str | None = None
+    trusted: bool = False
     revision: str | None = None
     of: str | None = None
 
@@ -44,7 +48,6 @@ def compose(
     message: str = "",
     author: str | None = None,
     origin: str = "compose",
-    allow_backing: bool = False,
     progress: Progress | None = None,
 ) -> Snapshot:
     """Give ``branch`` these volumes, and ``files`` as attachments, in one snapshot.
@@ -54,7 +57,7 @@ def compose(
     with ExitStack() as stack:
         stack.enter_context(vault.guard())
         opened = {
-            source.volume: stack.enter_context(_open(vault, source, allow_backing))
+            source.volume: stack.enter_context(_open(vault, source))
             for source in sources
             if source.image is not None
         }
@@ -78,12 +81,10 @@ def compose(
         return target.record(volumes.values(), origin, message, author, kept)
 
 
-def _open(
-    vault: Vault, source: Source, allow_backing: bool
-) -> AbstractContextManager[RawImage]:
+def _open(vault: Vault, source: Source) -> AbstractContextManager[RawImage]:
     assert source.image is not None
     chosen = images.format_of(source.image, source.format)
-    return images.opened(source.image, chosen, vault.path, allow_backing)
+    return images.opened(source.image, chosen, vault.path, source.trusted)
 
 
 def _empty(source: Source) -> Volume:

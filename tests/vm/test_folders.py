@@ -1,0 +1,188 @@
+"""Folders of other hypervisors: in, changed, and out again, as those write them.
+
+The hypervisors are not here; their disks are written by qemu-img, which knows their formats, and
+their other files are only kept, so any bytes will do.
+"""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from blockvault import Vault
+from blockvault.errors import BadRequest, Busy, Conflict, Damaged, NotFound, VaultError
+from blockvault.vm import folders
+from blockvault.vm.folders import Folder, bring_in, give_back, recognise
+
+Tool = Callable[[str], str]
+CREATE = 0x188
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Iterator[Vault]:
+    with Vault.create(tmp_path / "vault") as made:
+        yield made
+
+
+@pytest.fixture
+def disk(tmp_path: Path, need_tool: Tool) -> Callable[..., Path]:
+    """``disk(path, format, options)``: an image in that format, with something on it."""
+    qemu_img = need_tool("qemu-img")
+
+    def make(path: Path, image_format: str, options: str = "") -> Path:
+        raw = tmp_path / "source.raw"
+        with open(raw, "wb") as file:
+            file.truncate(8 << 20)
+            file.write(random.Random(path.name).randbytes(300_000))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        extra = ["-o", options] if options else []
+        words = [qemu_img, "convert", "-f", "raw", "-O", image_format, *extra, raw, path]
+        subprocess.run(words, check=True)
+        return path
+
+    return make
+
+
+def same_disk(a: Path, b: Path, image_format: str) -> None:
+    words = ["qemu-img", "compare", "-f", image_format, "-F", image_format, a, b]
+    subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
+
+
+def noise(path: Path, size: int = 50_000) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(random.Random(path.name).randbytes(size))
+
+
+def virtualbox(folder: Path, disk: Callable[..., Path]) -> None:
+    identity = uuid.uuid4()
+    path = disk(folder / "web server.vdi", "vdi")
+    with open(path, "r+b") as file:
+        file.seek(CREATE)
+        file.write(identity.bytes_le)
+    (folder / "web.vbox").write_text(f'<HardDisk uuid="{{{identity}}}" location="web server.vdi"/>')
+    (folder / "web.vbox-prev").write_text("old")
+    noise(folder / "Snapshots" / "2026-11-23.sav")
+    noise(folder / "web.nvram", 540_672)
+    noise(folder / "Logs" / "VBox.log")
+
+
+def vmware(folder: Path, disk: Callable[..., Path]) -> None:
+    disk(folder / "db.vmdk", "vmdk", "subformat=monolithicFlat,adapter_type=lsilogic")
+    disk(folder / "db-data.vmdk", "vmdk", "subformat=streamOptimized")
+    (folder / "db.vmx").write_text('scsi0:0.fileName = "db.vmdk"\n')
+    for name in ("db.nvram", "db-Snapshot1.vmsn", "db.vmem", "db.vmss"):
+        noise(folder / name)
+    (folder / "db.vmsd").write_bytes(b"")
+
+
+def hyper_v(folder: Path, disk: Callable[..., Path]) -> None:
+    disk(folder / "Virtual Hard Disks" / "disk.vhdx", "vhdx")
+    number = "0F7D5A3C"
+    for ending in ("vmcx", "vmrs", "VMRS.vmgs"):
+        noise(folder / "Virtual Machines" / f"{number}.{ending}")
+
+
+def xen(folder: Path, disk: Callable[..., Path]) -> None:
+    disk(folder / "root.qcow2", "qcow2")
+    disk(folder / "swap.img", "raw")
+    (folder / "guest.cfg").write_text("disk = ['root.qcow2,qcow2,xvda']\n")
+
+
+MAKERS = {"virtualbox": virtualbox, "vmware": vmware, "hyper-v": hyper_v, "xen": xen}
+
+
+@pytest.mark.parametrize("kind", MAKERS)
+def test_in_and_out_again(
+    vault: Vault, tmp_path: Path, disk: Callable[..., Path], kind: str
+) -> None:
+    folder, again = tmp_path / "folder", tmp_path / "again"
+    MAKERS[kind](folder, disk)
+    found, made = bring_in(vault, folder, "guest", message="in")
+    assert found.kind == kind
+    assert [volume.name for volume in made.volumes] == sorted(d.volume for d in found.disks)
+    give_back(vault, "guest", again)
+    for each in found.disks:
+        same_disk(folder / each.path, again / each.path, each.format)
+        assert each.identity in (again / each.path).read_bytes()[:4096].hex()
+    for path in found.files.values():
+        assert (again / path).read_bytes() == (folder / path).read_bytes()
+    assert recognise(again) == found, "what came out is recognised as what went in"
+    # Taken in again, nothing differs.
+    _, second = bring_in(vault, again, "guest")
+    assert second.volumes == made.volumes
+
+
+def test_disks_are_those_of_the_revision(
+    vault: Vault, tmp_path: Path, disk: Callable[..., Path]
+) -> None:
+    folder = tmp_path / "folder"
+    xen(folder, disk)
+    bring_in(vault, folder, "guest")
+    with vault.session("guest") as session:
+        session.device("swap").write(0, b"later")
+    give_back(vault, "guest", tmp_path / "now")
+    give_back(vault, "guest~0", tmp_path / "then")
+    assert (tmp_path / "now" / "swap.img").read_bytes()[:5] == b"later"
+    assert (tmp_path / "then" / "swap.img").read_bytes() == (folder / "swap.img").read_bytes()
+
+
+def test_what_is_no_machine(vault: Vault, tmp_path: Path, disk: Callable[..., Path]) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(NotFound):
+        recognise(folder)
+    xen(folder, disk)
+    (folder / "other.vmx").write_text("")
+    with pytest.raises(BadRequest, match="several machines"):
+        recognise(folder)
+    (folder / "other.vmx").unlink()
+    (folder / "root.qcow2.lck").mkdir()
+    with pytest.raises(Busy):
+        recognise(folder)
+    with pytest.raises(NotFound):
+        give_back(vault, "main", tmp_path / "out")
+
+
+def test_a_disk_that_stands_on_another_is_refused(
+    vault: Vault, tmp_path: Path, disk: Callable[..., Path], need_tool: Tool
+) -> None:
+    folder = tmp_path / "folder"
+    xen(folder, disk)
+    base = folder / "root.qcow2"
+    base.rename(tmp_path / "base.qcow2")
+    words = [need_tool("qemu-img"), "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]
+    subprocess.run([*words, tmp_path / "base.qcow2", base], check=True)
+    with pytest.raises(BadRequest) as caught:
+        bring_in(vault, folder, "guest")
+    assert caught.value.reason == "backing-file"
+    assert [branch.name for branch in vault.branches()] == ["main"]
+
+
+def test_a_full_directory_is_left_alone(
+    vault: Vault, tmp_path: Path, disk: Callable[..., Path]
+) -> None:
+    folder = tmp_path / "folder"
+    xen(folder, disk)
+    bring_in(vault, folder, "guest")
+    with pytest.raises(Conflict):
+        give_back(vault, "guest", folder)
+
+
+@pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", ""])
+def test_a_description_cannot_lead_out_of_the_folder(path: str) -> None:
+    bad = Folder("xen", "a.cfg", (), {"a.cfg": path}).encode()
+    with pytest.raises(Damaged):
+        Folder.decode(bad)
+    for text in (b"", b"[]", b"{}", b'{"version": 9}'):
+        with pytest.raises(VaultError):
+            Folder.decode(text)
+
+
+def test_names_are_made_unique(tmp_path: Path) -> None:
+    paths = [tmp_path / "a" / "x.vdi", tmp_path / "b" / "x.vdi", tmp_path / "b" / "..vdi"]
+    assert list(folders._names(paths).values()) == ["x", "x-2", "file"]
