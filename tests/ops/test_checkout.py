@@ -1,0 +1,280 @@
+"""States as files: exact, cheap, never over somebody's changes, and whole or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockvault import Vault
+from blockvault.errors import BadRequest, Conflict, NoSpace, NotFound
+from blockvault.ops import attachments, checkout, export, ingest, manifest
+from tests.oracle import BLOCK, noise
+
+SIZE = 50 * BLOCK + 100
+Contents = dict[str, bytes]
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Iterator[Vault]:
+    """main: snapshots v1 and v2; the later one is shorter in nothing and has a second volume."""
+    with Vault.create(tmp_path / "vault") as made:
+        with made.session() as session:
+            head = session.create_volume("vda", SIZE)
+            head.write(0, noise(1, 9 * BLOCK))
+            with made.guard():
+                session.snapshot("v1", attachments=attachments.keep(made, {"notes": b"v1"}))
+            made.tag("v1")
+            head.write(3 * BLOCK, noise(2, 100))
+            head.zero(7 * BLOCK, BLOCK)
+            session.create_volume("vdb", 700).write(0, noise(3, 700))
+            session.snapshot("v2")
+            made.tag("v2")
+        yield made
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "files"
+
+
+def go(vault: Vault, rev: str, folder: Path, **options: Any) -> dict[str, str]:
+    """Check out; return what became of each file."""
+    plan = checkout.execute(vault, checkout.plan(vault, rev, folder, **options))
+    return {item.path.name: item.mode for item in plan.items}
+
+
+def contents(vault: Vault, rev: str) -> Contents:
+    position = vault.resolve(rev)
+    files = {f"{v.name}.raw": vault.open_volume(rev, v.name).read() for v in position.volumes}
+    return files | {a.name: attachments.content(vault, [a], a.name) for a in position.attachments}
+
+
+def found(folder: Path) -> Contents:
+    return {p.name: p.read_bytes() for p in folder.iterdir() if p.name != manifest.FILE_NAME}
+
+
+def change(path: Path, offset: int, data: bytes) -> None:
+    with open(path, "r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def test_from_one_version_to_the_other_and_back(vault: Vault, folder: Path) -> None:
+    assert go(vault, "v1", folder) == {"vda.raw": "new", "notes": "new"}
+    assert found(folder) == contents(vault, "v1")
+    assert go(vault, "v2", folder) == {"vda.raw": "update", "vdb.raw": "new", "notes": "remove"}
+    assert found(folder) == contents(vault, "v2")
+    assert go(vault, "v2", folder) == {"vda.raw": "unchanged", "vdb.raw": "unchanged"}
+    go(vault, "v1", folder)
+    assert found(folder) == contents(vault, "v1")
+
+
+def test_only_what_differs_is_written(vault: Vault, folder: Path) -> None:
+    go(vault, "v1", folder)
+    plan = checkout.plan(vault, "v2", folder)
+    item = next(item for item in plan.items if item.name == "vda")
+    assert item.extents == ((3 * BLOCK, BLOCK), (7 * BLOCK, BLOCK))
+    assert (folder / "vda.raw").stat().st_blocks * 512 <= 10 * BLOCK, "holes stay holes"
+
+
+def test_some_volumes_leave_the_other_files(vault: Vault, folder: Path) -> None:
+    go(vault, "v2", folder)
+    assert go(vault, "v1", folder, volumes=["vda"]) == {"vda.raw": "update"}
+    assert found(folder) == contents(vault, "v2") | {"vda.raw": contents(vault, "v1")["vda.raw"]}
+    with pytest.raises(NotFound):
+        go(vault, "v1", folder, volumes=["vdb"])
+
+
+def test_changes_of_somebody_else_stay(vault: Vault, folder: Path) -> None:
+    go(vault, "v1", folder)
+    change(folder / "vda.raw", 5, b"mine")
+    changed = found(folder)
+    for rev in ("v1", "v2"):
+        with pytest.raises(Conflict) as refused:
+            go(vault, rev, folder)
+        assert refused.value.reason == "file-changed"
+    assert found(folder) == changed
+    assert go(vault, "v2", folder, force=True)["vda.raw"] == "update"
+    assert found(folder) == contents(vault, "v2")
+
+
+def test_a_change_at_the_same_moment_is_seen(vault: Vault, folder: Path) -> None:
+    """However coarse the clock of the file system is."""
+    for number in range(20):
+        go(vault, "v1", folder, force=True)
+        change(folder / "vda.raw", 0, bytes([number]))
+        with pytest.raises(Conflict):
+            checkout.plan(vault, "v1", folder)
+
+
+def test_a_file_that_nobody_checked_out_stays(vault: Vault, folder: Path) -> None:
+    folder.mkdir()
+    (folder / "vda.raw").write_bytes(b"mine")
+    with pytest.raises(Conflict):
+        go(vault, "v1", folder)
+    assert found(folder) == {"vda.raw": b"mine"}
+    go(vault, "v1", folder, force=True)
+    assert found(folder) == contents(vault, "v1")
+
+
+@pytest.mark.parametrize("size", [0, 1, BLOCK, SIZE - 1, SIZE + 1, 3 * SIZE])
+def test_a_file_of_another_size_is_made_right(vault: Vault, folder: Path, size: int) -> None:
+    go(vault, "v1", folder)
+    (folder / "vda.raw").write_bytes(noise(size, size))
+    go(vault, "v2", folder, force=True)
+    assert found(folder) == contents(vault, "v2")
+
+
+def test_a_file_that_somebody_made_equal_is_not_taken_for_the_old_one(
+    vault: Vault, folder: Path
+) -> None:
+    go(vault, "v1", folder)
+    (folder / "vda.raw").write_bytes(contents(vault, "v2")["vda.raw"])
+    assert go(vault, "v2", folder, force=True)["vda.raw"] == "unchanged"
+    go(vault, "v1", folder)
+    assert found(folder) == contents(vault, "v1")
+
+
+def test_removal_spares_changes(vault: Vault, folder: Path) -> None:
+    go(vault, "v2", folder)
+    change(folder / "vdb.raw", 0, b"mine")
+    with pytest.raises(Conflict):
+        go(vault, "v1", folder)
+    go(vault, "v1", folder, force=True)
+    assert found(folder) == contents(vault, "v1")
+
+
+class _Interrupted(Exception):
+    pass
+
+
+@pytest.fixture
+def interruption(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """After that many writes the next one is the end of the process."""
+    left, write_at = [1 << 30], export.write_at
+
+    def limited(fd: int, offset: int, data: bytes) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise _Interrupted
+        write_at(fd, offset, data)
+
+    monkeypatch.setattr(export, "write_at", limited)
+    return left
+
+
+@pytest.mark.parametrize("start", [None, "v1"])
+@pytest.mark.parametrize("writes", [0, 1, 2])
+def test_an_interrupted_checkout_is_done_again(
+    vault: Vault, folder: Path, interruption: list[int], start: str | None, writes: int
+) -> None:
+    if start:
+        go(vault, start, folder)
+    interruption[0] = writes
+    try:
+        go(vault, "v2", folder)
+    except _Interrupted:
+        with pytest.raises(Conflict) as refused:
+            checkout.snapshot_from(vault, folder)
+        assert refused.value.reason == "file-incomplete"
+    else:
+        assert writes == 2
+    interruption[0] = 1 << 30
+    for rev in ("v2", "v1"):
+        go(vault, rev, folder)
+        assert found(folder) == contents(vault, rev)
+
+
+def test_a_half_written_file_goes_when_the_other_version_has_none(
+    vault: Vault, folder: Path, interruption: list[int]
+) -> None:
+    go(vault, "v1", folder)
+    interruption[0] = 2
+    with pytest.raises(_Interrupted):
+        go(vault, "v2", folder)
+    interruption[0] = 1 << 30
+    go(vault, "v1", folder)
+    assert found(folder) == contents(vault, "v1")
+
+
+def test_a_full_disk_is_told(vault: Vault, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.pwrite", full)
+        with pytest.raises(NoSpace):
+            go(vault, "v1", folder)
+    go(vault, "v1", folder)
+    assert found(folder) == contents(vault, "v1")
+
+
+def test_only_into_directories_of_this_vault(vault: Vault, folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(BadRequest):
+        checkout.plan(vault, "v1", Path(__file__))
+    go(vault, "v1", folder)
+    with Vault.create(tmp_path / "another") as other, pytest.raises(Conflict) as refused:
+        checkout.plan(other, "main", folder)
+    assert refused.value.reason == "other-vault"
+    (folder / manifest.FILE_NAME).write_text("{")
+    with pytest.raises(BadRequest) as unread:
+        checkout.plan(vault, "v1", folder)
+    assert unread.value.reason == "bad-manifest"
+
+
+# -- and back ------------------------------------------------------------------------------------
+
+
+def test_changed_files_become_a_snapshot(vault: Vault, folder: Path) -> None:
+    go(vault, "v1", folder)
+    change(folder / "vda.raw", 20 * BLOCK - 2, b"across")
+    (folder / "vdc.raw").write_bytes(b"new volume")
+    expected = found(folder)
+    made = checkout.snapshot_from(vault, folder, message="mine")
+    assert {k: v for k, v in contents(vault, made.id.hex()).items() if k != "vdb.raw"} == expected
+    assert go(vault, made.id.hex(), folder, volumes=["vda"]) == {"vda.raw": "unchanged"}
+    go(vault, "v1", folder)
+    assert found(folder) == contents(vault, "v1")
+
+
+def test_files_that_nobody_wrote_to_are_not_read(
+    vault: Vault, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(vault, "v2", folder)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("read")
+
+    monkeypatch.setattr(ingest.Intake, "volume", refuse)
+    assert contents(vault, checkout.snapshot_from(vault, folder).id.hex()) == found(folder)
+
+
+def test_a_write_after_the_file_was_read_is_seen_later(
+    vault: Vault, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go(vault, "v2", folder)
+    change(folder / "vda.raw", 0, b"read")
+    record = ingest.Target.record
+
+    def late(*arguments: Any, **named: Any) -> Any:
+        made = record(*arguments, **named)
+        change(folder / "vda.raw", 0, b"late")
+        return made
+
+    monkeypatch.setattr(ingest.Target, "record", late)
+    made = checkout.snapshot_from(vault, folder)
+    assert contents(vault, made.id.hex())["vda.raw"].startswith(b"read")
+    with pytest.raises(Conflict):
+        go(vault, made.id.hex(), folder)
+
+
+def test_a_missing_file_is_no_deletion(vault: Vault, folder: Path) -> None:
+    go(vault, "v2", folder)
+    (folder / "vdb.raw").unlink()
+    with pytest.raises(NotFound):
+        checkout.snapshot_from(vault, folder)
+    with pytest.raises(NotFound):
+        checkout.snapshot_from(vault, folder.parent)
