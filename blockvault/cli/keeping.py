@@ -24,20 +24,14 @@ COUNTS = {
 }
 
 
-class _Duration(click.ParamType):
+def parse_time_span(text: str) -> int:
     """``48h``, ``30d``, ``1d12h`` as microseconds."""
+    from blockvault.model.retention import parse_duration
 
-    name = "time"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> int:
-        from blockvault.model.retention import parse_duration
-
-        try:
-            return value if isinstance(value, int) else parse_duration(value)
-        except BadRequest as error:
-            self.fail(error.message, param, ctx)
+    try:
+        return parse_duration(text)
+    except BadRequest as error:
+        raise click.BadParameter(error.message) from None
 
 
 def keep_options(function: F) -> F:
@@ -50,7 +44,7 @@ def keep_options(function: F) -> F:
         click.option(
             "--keep-within",
             metavar="TIME",
-            type=_Duration(),
+            type=parse_time_span,
             help="Keep snapshots at most so much older than the newest: 30d, 8w, 1y.",
         ),
         click.option(
@@ -62,7 +56,7 @@ def keep_options(function: F) -> F:
         click.option(
             "--keep-events",
             metavar="TIME",
-            type=_Duration(),
+            type=parse_time_span,
             help="How long every write stays reachable.  [default: 48h]",
         ),
     ]

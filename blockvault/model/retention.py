@@ -1,7 +1,7 @@
 """What to keep: rules over the snapshots of one line of history, as borg and restic know them.
 
     last N                     the newest N
-    hourly … yearly N          of the last N hours, days, … that have a snapshot, the newest one each
+    hourly … yearly N          of the last N hours, days, … with a snapshot, the newest one each
     within TIME                all that are at most so much older than the newest
     tags PATTERN...            those with such a tag; without this rule any tag keeps its snapshot
     events TIME                how long every write stays reachable; snapshots in that time stay too

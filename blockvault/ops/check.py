@@ -1,5 +1,6 @@
 """verify: is everything there, and is it what was written?
 
+    structure    LMDB's pages: reachable once, in order, and accounted for (walked without LMDB)
     log          records decode, continue each other, and hold known events
     projections  equal to what replaying the log yields
     trees        every root that any event or snapshot names: its nodes and blocks are indexed
@@ -11,69 +12,61 @@ what it finds, in short transactions, so that one run tells everything and stops
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from blockvault.device import Extent
 from blockvault.errors import Damaged
-from blockvault.ids import ZERO_ID, object_id, short
+from blockvault.ids import ZERO_ID, short
 from blockvault.model import events, projections, tree
 from blockvault.model.snapshot import Snapshot, Volume
-from blockvault.ops import Progress, base, mark, reading, rebuild, silent
+from blockvault.ops import Progress, base, damage, mark, reading, rebuild, silent
+from blockvault.ops.check_frames import FrameCheck, Scan
 from blockvault.ops.reading import StateDevice
-from blockvault.store import frames, tables
+from blockvault.ops.report import Problem, Report
 
 if TYPE_CHECKING:
     from blockvault.ops.resolve import Position
     from blockvault.vault import Vault
 
-_FRAMES_A_BATCH = 64
-_ENTRIES_A_PAGE = 10_000
+WHOLE = Scan()
 _BLOCKS_A_LOOKUP = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is wrong; ``kind`` is stable, ``message`` is for people."""
-
-    kind: str
-    message: str
-
-
-@dataclass(slots=True)
-class Report:
-    """What was looked at and what was found."""
-
-    events: int = 0
-    objects: int = 0
-    bytes: int = 0
-    problems: list[Problem] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        return not self.problems
-
-    def found(self, error: Damaged) -> None:
-        self.problems.append(Problem(error.reason, error.message))
+_OF_OBJECTS = frozenset({"object-missing", "object-damaged", "bad-encoding"})
 
 
 def verify(
-    vault: Vault, rev: str | None = None, *, fast: bool = False, progress: Progress | None = None
+    vault: Vault,
+    rev: str | None = None,
+    *,
+    fast: bool = False,
+    since: str | None = None,
+    scan: Scan = WHOLE,
+    progress: Progress | None = None,
 ) -> Report:
-    """Check the whole vault, or with ``rev`` only what that state needs."""
+    """Check the whole vault, or with ``rev`` only what that state needs.
+
+    ``since`` checks only what came after that revision; ``scan`` says how the frames are read.  For
+    each object that is lost the report tells what it touches.
+    """
     report = Report()
     with vault.guard():
         if rev is not None:
             _verify_state(vault, vault.resolve(rev), report, fast)
+        elif since is not None:
+            _verify_since(vault, vault.resolve(since, exact=True).seq, report)
         else:
-            _verify_all(vault, report, fast, progress or silent)
+            _verify_all(vault, report, fast, scan, progress or silent)
+        if any(problem.kind in _OF_OBJECTS for problem in report.problems):
+            report.touched = damage.touched(vault, report.lost)
     return report
 
 
-def _verify_all(vault: Vault, report: Report, fast: bool, progress: Progress) -> None:
+def _verify_all(vault: Vault, report: Report, fast: bool, scan: Scan, progress: Progress) -> None:
+    structure = vault.store.structure()
+    if structure:
+        # LMDB believes its file: reading on could end the process, or never end.
+        report.problems += [Problem("structure-damaged", message) for message in structure]
+        return
     roots = _Roots(vault, report)
     try:
         roots.collect()
@@ -84,7 +77,32 @@ def _verify_all(vault: Vault, report: Report, fast: bool, progress: Progress) ->
     for volume in roots.volumes:
         trees.check(volume)
     if not fast:
-        _Frames(vault, report).check(progress)
+        FrameCheck(vault, report, scan).check(progress)
+
+
+def _verify_since(vault: Vault, seq: int, report: Report) -> None:
+    """Every object that waypoints, snapshots and writes after an event added, read and hashed."""
+    trees = _Trees(vault, report)
+    with vault.read() as reader:
+        branches = [number for number, _ in projections.branches(reader)]
+    later: list[Volume] = []
+    for number in branches:
+        for at, waypoint in mark.branch_waypoints(vault, number):
+            if at > seq:
+                later += waypoint.volumes
+            else:
+                trees.know(waypoint.volumes)
+    for volume in dict.fromkeys(later):
+        trees.read(volume)
+    for record in base.records(vault, seq + 1):
+        report.events += record.count
+        written = {
+            oid
+            for at, row in enumerate(base.rows_of(record), record.first_seq)
+            if row[0] == events.WROTE and at > seq
+            for oid in tree.split_ids(row[6])
+        }
+        trees.read_blocks(written, "a write in the log")
 
 
 class _Roots:
@@ -155,6 +173,40 @@ class _Trees:
             self.report.found(error)
         self._blocks(ids, volume)
 
+    def know(self, volumes: Iterable[Volume]) -> None:
+        """Pass these trees over from now on: they are not new."""
+        for volume in volumes:
+            height = tree.depth(tree.blocks_in(volume.size, self.vault.options.block_size))
+            for _ in tree.reachable(self.vault.objects, [(volume.root, height)], self._seen):
+                pass
+
+    def read(self, volume: Volume) -> None:
+        """Read every block below nodes that were not met before."""
+        height = tree.depth(tree.blocks_in(volume.size, self.vault.options.block_size))
+        try:
+            walk = tree.reachable(self.vault.objects, [(volume.root, height)], self._seen)
+            for level, _, node in walk:
+                self.report.objects += 1
+                if level == 1:
+                    self.read_blocks(set(tree.children(node)), f"volume '{volume.name}'")
+        except Damaged as error:
+            self.report.found(error)
+
+    def read_blocks(self, ids: set[bytes], where: str) -> None:
+        """Read blocks and hash them; those that cannot be read are named one by one."""
+        wanted = sorted(ids - {ZERO_ID})
+        try:
+            self.vault.objects.get_many(wanted)
+        except Damaged:
+            for oid in wanted:
+                try:
+                    self.vault.objects.get(oid)
+                except Damaged as error:
+                    message = f"block {short(oid)} of {where}: {error.message}"
+                    self.report.problems.append(Problem(error.reason, message, oid))
+        self.report.objects += len(wanted)
+        self.report.bytes += len(wanted) * self.vault.options.block_size
+
     def _blocks(self, ids: set[bytes], volume: Volume) -> None:
         _check_stored(self.vault, ids, self.report, f"volume '{volume.name}'")
         ids.clear()
@@ -168,7 +220,7 @@ def _check_stored(vault: Vault, ids: set[bytes], report: Report, where: str) -> 
         missing = wanted - reader.indexed(list(wanted))
     for oid in sorted(missing):
         report.problems.append(
-            Problem("object-missing", f"block {short(oid)} of {where} is missing")
+            Problem("object-missing", f"block {short(oid)} of {where} is missing", oid)
         )
 
 
@@ -212,98 +264,3 @@ def _read(device: StateDevice, extent: Extent, report: Report) -> None:
                     report.problems.append(Problem(error.reason, where))
         report.objects += tree.blocks_in(length, device.block_size)
         report.bytes += length
-
-
-class _Frames:
-    """Every frame decoded and every object hashed, held against the index.
-
-    A frame does not name its objects, so one that fails is a *suspect* by place; a last scan of
-    the index tells whose place that was.  Objects that the index has elsewhere are no suspects.
-    """
-
-    def __init__(self, vault: Vault, report: Report) -> None:
-        self.vault = vault
-        self.report = report
-        self._matched = 0
-        self._suspects: set[int] = set()
-        self._broken: dict[int, str] = {}
-
-    def check(self, progress: Progress) -> None:
-        start, done = 0, 0
-        total = _frame_bytes(self.vault)
-        with ThreadPoolExecutor(2, "decode") as pool:
-            while batch := self._fetch(start):
-                decoded = pool.map(_decoded, [data for _, data in batch])
-                for (number, data), objects in zip(batch, decoded, strict=True):
-                    self._frame(number, objects)
-                    done += len(data)
-                    progress(min(done, total), total)
-                start = batch[-1][0] + 1
-        self._name_suspects()
-
-    def _fetch(self, start: int) -> list[tuple[int, bytes]]:
-        with self.vault.read() as reader:
-            return list(islice(reader.frames(start), _FRAMES_A_BATCH))
-
-    def _frame(self, number: int, objects: list[bytes] | str) -> None:
-        if isinstance(objects, str):
-            self._broken[number] = objects
-            return
-        ids = [object_id(data) for data in objects]
-        self.report.objects += len(ids)
-        self.report.bytes += sum(map(len, objects))
-        with self.vault.read() as reader:
-            places = reader.locate(ids)
-        for slot, place in enumerate(places):
-            if place == tables.location(number, slot):
-                self._matched += 1
-            elif place is None:
-                self._suspects.add(tables.location(number, slot))
-
-    def _name_suspects(self) -> None:
-        """Blame the index entries that point at something that is not what they say."""
-        named = 0
-        for oid, place in self._entries():
-            number, _ = tables.split_location(place)
-            if number in self._broken:
-                self._blame(oid, f"in frame {number}: {self._broken[number]}")
-            elif place in self._suspects:
-                self._blame(oid, f"in frame {number}: its bytes are not what was stored")
-            else:
-                named += 1
-        if named != self._matched:
-            self.report.problems.append(
-                Problem(
-                    "index-differs",
-                    f"{abs(named - self._matched)} entries of the object index point at no such "
-                    "object; 'blockvault rebuild' mends that",
-                )
-            )
-
-    def _blame(self, oid: bytes, why: str) -> None:
-        self.report.problems.append(Problem("object-damaged", f"object {short(oid)} {why}"))
-
-    def _entries(self) -> Iterator[tuple[bytes, int]]:
-        """All of the index, read a page at a time."""
-        start = b""
-        while True:
-            with self.vault.read() as reader:
-                page = list(islice(reader.scan(tables.INDEX, start), _ENTRIES_A_PAGE))
-            for oid, value in page:
-                yield oid, int.from_bytes(value)
-            if not page:
-                return
-            start = page[-1][0] + b"\0"
-
-
-def _frame_bytes(vault: Vault) -> int:
-    """About how many bytes all frames have: what the data file holds."""
-    return (vault.path / "data.mdb").stat().st_size
-
-
-def _decoded(data: bytes) -> list[bytes] | str:
-    """The objects of a frame, or what is wrong with it."""
-    try:
-        return list(frames.decode(data))
-    except Damaged as error:
-        return error.message

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 WAIT = 60.0
 """Seconds that a collection waits for those who began before it; the rest is for the next run."""
 
-LEAVE = 0.04
+LEAVE = 0.03
 """Share of the dead bytes that may stay in frames that are mostly alive."""
 
 _LEAVE_ANYWAY = 0.001

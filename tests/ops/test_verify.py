@@ -1,0 +1,158 @@
+"""verify: what it finds, what it says is touched, and its partial runs."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blockvault.ids import object_id
+from blockvault.ops import check, check_frames
+from blockvault.ops.check_frames import Scan
+from blockvault.store import tables
+from blockvault.vault import Vault
+
+BLOCK = 4096
+
+
+def noise(seed: int) -> bytes:
+    return random.Random(seed).randbytes(BLOCK)
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Iterator[Vault]:
+    """Three snapshots; block 0 is in all, block 100 in the last two, block 200 in the last."""
+    with Vault.create(tmp_path) as vault:
+        with vault.session("main") as session:
+            device = session.create_volume("vda", 300 * BLOCK)
+            for number in range(3):
+                device.write(number * 100 * BLOCK, noise(number))
+                session.flush()
+                session.snapshot(f"s{number}")
+        yield vault
+
+
+def spoil(vault: Vault, data: bytes) -> bytes:
+    """Flip a bit of a stored object, behind the vault's back: frames of noise are raw."""
+    oid = object_id(data)
+    with vault.store.write() as writer:
+        place = writer.locate([oid])[0]
+        assert place is not None
+        number = place >> tables.SLOT_BITS
+        frame = bytearray(writer.frame(number) or b"")
+        frame[frame.index(data) + 7] ^= 1
+        writer._txn.put(tables.integer_key(number), bytes(frame), db=writer._dbs["frames"])
+    vault.objects.close()
+    return oid
+
+
+def lose(vault: Vault, data: bytes) -> bytes:
+    with vault.store.write() as writer:
+        writer.unindex([object_id(data)])
+    vault.objects.close()
+    return object_id(data)
+
+
+def spans(report: check.Report) -> dict[str, list[tuple[int, int]]]:
+    found: dict[str, list[tuple[int, int]]] = {}
+    for each in report.touched:
+        assert each.volume == "vda"
+        found.setdefault(each.revision, []).append((each.offset, each.length))
+    return found
+
+
+def test_a_sound_vault_touches_nothing(vault: Vault) -> None:
+    report = check.verify(vault)
+    assert (report.ok, report.touched, report.lost) == (True, [], frozenset())
+
+
+@pytest.mark.parametrize("harm", [spoil, lose])
+def test_what_a_lost_block_touches_is_told(vault: Vault, harm) -> None:
+    ids = [snapshot.id.hex()[:12] for snapshot in vault.log()][::-1]
+    oid = harm(vault, noise(1))
+    report = check.verify(vault)
+    assert report.lost == {oid}
+    found = spans(report)
+    assert {revision for revision in found if revision in ids} == set(ids[1:])
+    assert {span for some in found.values() for span in some} == {(100 * BLOCK, BLOCK)}
+
+
+def test_a_lost_node_touches_all_that_it_covered(vault: Vault) -> None:
+    root = vault.resolve("main").volumes[0].root
+    with vault.store.write() as writer:
+        writer.unindex([root])
+    vault.objects.close()
+    report = check.verify(vault)
+    assert not report.ok
+    assert spans(report)[vault.resolve("main").tip.hex()[:12]] == [(0, 300 * BLOCK)]
+
+
+def test_since_reads_what_came_later_and_only_that(vault: Vault) -> None:
+    old, new = noise(0), noise(2)
+    since = f"main@{{#{vault.resolve('main~1').seq}}}"
+    assert check.verify(vault, since=since).ok
+    spoil(vault, old)
+    assert check.verify(vault, since=since).ok, "that block is older"
+    assert not check.verify(vault).ok
+    oid = spoil(vault, new)
+    report = check.verify(vault, since=since)
+    assert report.lost == {oid}
+    assert spans(report)
+
+
+def test_a_sample_reads_a_part(vault: Vault) -> None:
+    with vault.session("main") as session:
+        for number in range(60):
+            session.device("vda").write(number * BLOCK, noise(1000 + number))
+            session.flush()
+    whole = check.verify(vault)
+    parts = [check.verify(vault, scan=Scan(sample=0.3)) for _ in range(8)]
+    assert all(part.ok for part in parts)
+    assert all(0 <= part.objects < whole.objects for part in parts)
+    assert 0.1 < sum(part.objects for part in parts) / whole.objects / 8 < 0.6
+
+
+def test_an_interrupted_verify_goes_on(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(check_frames, "_FRAMES_A_BATCH", 1)
+    monkeypatch.setattr(check_frames, "_NOTE_EVERY", 1)
+    whole = check.verify(vault)
+    seen = 0
+
+    def interrupt(done: int, total: int) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        check.verify(vault, progress=interrupt)
+    assert (vault.path / check_frames.STATE).exists()
+    rest = check.verify(vault, scan=Scan(resume=True))
+    assert rest.ok
+    assert 0 < rest.objects < whole.objects
+    assert not (vault.path / check_frames.STATE).exists()
+    assert check.verify(vault, scan=Scan(resume=True)).objects == whole.objects
+
+
+def test_a_rate_is_kept(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(check_frames.time, "sleep", slept.append)
+    check.verify(vault, scan=Scan(rate=1000))
+    assert max(slept) > 5
+
+
+def test_frames_stored_meanwhile_are_no_problem(vault: Vault) -> None:
+    session = vault.session("main")
+    written = 0
+
+    def write(done: int, total: int) -> None:
+        nonlocal written
+        written += 1
+        session.device("vda").write((written % 300) * BLOCK, noise(5000 + written))
+        if written < 5:
+            session.flush()
+
+    assert check.verify(vault, progress=write).ok
+    session.close()
