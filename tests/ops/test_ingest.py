@@ -1,0 +1,238 @@
+"""Imports: exact, cheap when little changed, and nothing recorded of an image that moved."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockvault import Vault
+from blockvault.errors import BadRequest, Busy, Conflict, IOFailed, NotFound
+from blockvault.ops import check, ingest
+from blockvault.ops.images import RawImage
+from blockvault.ops.ingest import Image, import_images
+from tests.oracle import BLOCK, noise
+
+LEAF = 32 * BLOCK
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Iterator[Vault]:
+    with Vault.create(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    return tmp_path / "disk.img"
+
+
+def read(vault: Vault, rev: str = "main~0", volume: str = "v") -> bytes:
+    return vault.open_volume(rev, volume).read()
+
+
+def objects(vault: Vault) -> int:
+    return check.verify(vault).objects
+
+
+@pytest.mark.parametrize("size", [1, 511, BLOCK, LEAF - 1, LEAF, LEAF + 1, 9 * LEAF + 700])
+def test_sizes(vault: Vault, image: Path, size: int) -> None:
+    data = noise(size, size)
+    image.write_bytes(data)
+    import_images(vault, [Image(image, "v")])
+    assert read(vault) == data
+
+
+def test_a_series_of_changed_grown_and_shrunk_images(vault: Vault, image: Path) -> None:
+    rng, data = random.Random(3), bytearray(noise(0, 40 * LEAF + 5))
+    states = []
+    for step in range(8):
+        for _ in range(5):
+            at = rng.randrange(len(data))
+            data[at : at + 3000] = bytes(3000) if rng.random() < 0.3 else rng.randbytes(3000)
+        if step % 3 == 1:
+            del data[rng.randrange(len(data) // 2, len(data)) :]
+        elif step % 3 == 2:
+            data += bytes(LEAF) + rng.randbytes(rng.randrange(2 * LEAF))
+        image.write_bytes(data)
+        states.append((import_images(vault, [Image(image, "v")]).id.hex(), bytes(data)))
+    for oid, expected in states:
+        assert read(vault, oid) == expected
+    assert check.verify(vault).ok
+
+
+def test_an_unchanged_image_stores_nothing(vault: Vault, image: Path) -> None:
+    image.write_bytes(noise(1, 5 * LEAF + 9))
+    first = import_images(vault, [Image(image, "v")])
+    before = objects(vault)
+    second = import_images(vault, [Image(image, "v")])
+    assert second.volumes == first.volumes
+    assert objects(vault) == before + 1, "the snapshot itself"
+
+
+def test_the_same_blocks_elsewhere_are_stored_once(vault: Vault, image: Path) -> None:
+    data = noise(1, LEAF)
+    image.write_bytes(data + bytes(BLOCK) + data)
+    import_images(vault, [Image(image, "v")])
+    blocks = len({data[at : at + BLOCK] for at in range(0, LEAF, BLOCK)})
+    assert objects(vault) < blocks + 8
+    assert read(vault) == data + bytes(BLOCK) + data
+
+
+def test_a_sparse_image_costs_what_it_holds(vault: Vault, image: Path) -> None:
+    with open(image, "wb") as file:
+        file.truncate(1 << 40)
+        for at in (0, 7 << 30, (1 << 40) - 100):
+            file.seek(at)
+            file.write(b"data" * 25)
+    import_images(vault, [Image(image, "v")])
+    device = vault.device("main~0")
+    assert device.size == 1 << 40
+    data = [run.offset for run in device.extents(0, device.size) if not run.zero]
+    assert data == [0, 7 << 30, (1 << 40) - BLOCK]
+    assert device.read((1 << 40) - 100, 100) == b"data" * 25
+
+
+def test_written_zeros_are_holes(vault: Vault, image: Path) -> None:
+    image.write_bytes(bytes(3 * LEAF) + b"x" + bytes(LEAF))
+    import_images(vault, [Image(image, "v")])
+    device = vault.device("main~0")
+    assert [run for run in device.extents(0, device.size) if not run.zero] == [
+        (3 * LEAF, BLOCK, False)
+    ]
+
+
+def test_over_a_head_with_writes_of_its_own(vault: Vault, image: Path) -> None:
+    with vault.session() as session:
+        session.create_volume("v", LEAF).write(0, noise(1, LEAF))
+        session.create_volume("w", 10).write(0, b"0123456789")
+        session.flush()
+        session.device("v").write(BLOCK, b"in the overlay")
+    data = read(vault, "main")
+    image.write_bytes(data)
+    made = import_images(vault, [Image(image, "v")], message="m", author="a")
+    assert (made.message, made.author, len(made.parents)) == ("m", "a", 0)
+    assert read(vault) == data
+    assert read(vault, "main", "w") == b"0123456789", "other volumes stay"
+
+
+def test_several_images_in_one_snapshot_of_a_new_branch(vault: Vault, tmp_path: Path) -> None:
+    for name in "abc":
+        (tmp_path / f"{name}.raw").write_bytes(name.encode() * 5000)
+    images = [Image(tmp_path / f"{name}.raw", name) for name in "cab"]
+    progress: list[tuple[int, int]] = []
+    made = import_images(
+        vault, images, branch="new", progress=lambda done, total: progress.append((done, total))
+    )
+    assert [volume.name for volume in made.volumes] == ["a", "b", "c"]
+    assert all(read(vault, "new", name) == name.encode() * 5000 for name in "abc")
+    assert progress[-1] == (15000, 15000)
+    assert progress == sorted(progress)
+    assert vault.branch("main").tip is None
+
+
+# -- images that change while they are read --------------------------------------------------------
+
+
+def _grow(path: Path) -> None:
+    with open(path, "ab") as file:
+        file.write(b"more")
+
+
+def _shrink(path: Path) -> None:
+    os.truncate(path, 5)
+
+
+def _rewrite(path: Path) -> None:
+    with open(path, "r+b") as file:
+        file.write(b"changed")
+
+
+@pytest.mark.parametrize(
+    ("change", "how"), [(_grow, "grew"), (_shrink, "shrank"), (_rewrite, "changed")]
+)
+def test_an_image_that_moves_is_not_recorded(
+    vault: Vault,
+    image: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    change: Callable[[Path], None],
+    how: str,
+) -> None:
+    image.write_bytes(noise(1, 20 * LEAF))
+    seq, pread = vault.branch().seq, RawImage.read
+
+    def moving(self: RawImage, offset: int, length: int) -> bytes:
+        if offset == 8 * LEAF:
+            change(image)
+        return pread(self, offset, length)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RawImage, "read", moving)
+        with pytest.raises(IOFailed, match=how) as refused:
+            import_images(vault, [Image(image, "v")])
+    assert refused.value.reason == "image-changed"
+    assert vault.branch().seq == seq
+    data = image.read_bytes()
+    import_images(vault, [Image(image, "v")])
+    assert read(vault) == data
+
+
+def test_an_interrupted_import_leaves_only_objects(
+    vault: Vault, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image.write_bytes(noise(1, 20 * LEAF))
+    before = list(vault.events())
+    with monkeypatch.context() as patch:
+        patch.setattr(ingest, "_COMMIT_BYTES", 2 * LEAF)
+
+        def stop(done: int, total: int) -> None:
+            if done > total // 2:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            import_images(vault, [Image(image, "v")], progress=stop)
+    assert list(vault.events()) == before
+    assert check.verify(vault).ok
+    import_images(vault, [Image(image, "v")])
+    assert read(vault) == image.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("images", "kind"),
+    [
+        ([], BadRequest),
+        ([("disk.img", "v"), ("disk.img", "v")], Conflict),
+        ([("disk.img", "no/name")], BadRequest),
+        ([("missing.img", "v")], NotFound),
+        ([("empty.img", "v")], BadRequest),
+        ([(".", "v")], BadRequest),
+        ([("disk.odd", "v")], BadRequest),
+        ([("disk.img", "v", "no-format")], BadRequest),
+    ],
+)
+def test_what_cannot_be_imported(
+    vault: Vault, tmp_path: Path, images: list[Any], kind: type[Exception]
+) -> None:
+    for name in ("disk.img", "disk.odd"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "empty.img").touch()
+    seq = vault.branch().seq
+    with pytest.raises(kind):
+        import_images(vault, [Image(tmp_path / name, *rest) for name, *rest in images])
+    assert vault.branch().seq == seq
+
+
+def test_the_branch_is_held_meanwhile(vault: Vault, image: Path) -> None:
+    image.write_bytes(b"x")
+    with vault.session(), pytest.raises(Busy):
+        import_images(vault, [Image(image, "v")])
+
+    def busy(*_: int) -> None:
+        with pytest.raises(Busy, match="an import"):
+            vault.session()
+
+    import_images(vault, [Image(image, "v")], progress=busy)
