@@ -59,7 +59,7 @@ def _share(text: str) -> float:
 @click.option(
     "--sample", metavar="PERCENT", type=_share, default="100%", help="Read a random part."
 )
-@size_option("--rate", default=0, help="Read at most so many bytes a second.")
+@size_option("--rate", default="0", help="Read at most so many bytes a second.")
 @click.option("--resume", is_flag=True, help="Go on where an interrupted verify was.")
 @with_vault
 def run(
