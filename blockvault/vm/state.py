@@ -2,8 +2,8 @@
 
     stream    the guest runs     its memory into a shadow and into the vault         (ops.capture)
     settle    the guest runs     what changed meanwhile into the shadow
-    hold      the guest runs     disk writes wait from here on
-    pause     the guest stands   devices from QEMU, what changed since into the shadow
+    pause     the guest stands   QEMU has no write on its way; those that come wait from here on;
+                                 devices from QEMU, what changed since into the shadow
     resume    the guest runs     the last pages into the vault, disks flushed, the event appended
     release                      disk writes go on
 
@@ -23,6 +23,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -81,9 +82,11 @@ def take(
                     break
             session.checkpoint()
             prepare(machine.monitor)
-            with session.held(), ThreadPoolExecutor(1, "freeze") as beside:
+            with ExitStack() as holding, ThreadPoolExecutor(1, "freeze") as beside:
                 began = time.monotonic()
                 with machine.paused() as before:
+                    # Not earlier: QEMU has just waited for all writes that were on their way.
+                    holding.enter_context(session.held())
                     # QEMU writes only the state of its devices: nobody touches memory meanwhile.
                     freezing = beside.submit(capture.freeze)
                     devices = save_devices(machine.monitor, machine.run.migration)

@@ -1,0 +1,33 @@
+"""Snapshots and rollbacks of a guest that writes to its disk all the time."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+LOAD = "while :; do dd if=/dev/urandom of=/disk/load bs=64k count=10; sync; sleep 0.2; done >/dev/null 2>&1 &"
+
+
+def test_cycles_under_a_disk_writing_load(lab: Any, nightly: bool) -> None:
+    """Every snapshot has disks and memory of one instant: the guest goes on from it unharmed."""
+    seed = random.SystemRandom().randrange(1 << 32)
+    rng = random.Random(seed)
+    lab.create()
+    console = lab.start()
+    console.run(f"({LOAD})")
+    made: list[tuple[str, int]] = []
+    for cycle in range(20 if nightly else 3):
+        console.run(f"echo {cycle} >/disk/cycle; sync; echo {cycle} >/run/cycle")
+        snapshot = lab.snapshot(message=f"cycle {cycle}")
+        made.append((snapshot["id"], cycle))
+        console.run("echo wrecked >/run/cycle; echo wrecked >/disk/cycle; sync")
+        oid, wanted = rng.choice(made)
+        lab.run("vm", "rollback", "main", oid)
+        console = lab.console()
+        seen = console.run("cat /disk/cycle /run/cycle")
+        assert seen == f"{wanted}\n{wanted}", f"seed {seed}"
+        assert console.run("dmesg | grep -c 'EXT4-fs error' || true") == "0", f"seed {seed}"
+    lab.run("vm", "stop", "main", "--force")
+    for oid, _ in made:
+        lab.check_disk(oid)
+    lab.run("verify")
