@@ -103,19 +103,19 @@ class HeadDevice(StateDevice):
             taken = 0
             for offset, data in writes:
                 length = len(data)
-                # What is held is whole blocks, however few bytes of each were written.
-                taken += size
                 first, skip = divmod(offset, size)
                 if not skip and length == size:
                     # A copy, even of bytes: settle_write tells blocks apart by identity.
                     block = bytes(memoryview(data))
                     self.dirty[first] = block
                     session.pending.append((now, self, offset, length, (block,)))
+                    taken += size
                 elif length:
                     blocks = self._cut(offset, bytes(data))
                     self.dirty.update(zip(range(first, first + len(blocks)), blocks, strict=True))
                     session.pending.append((now, self, offset, length, blocks))
-                    taken += size * (len(blocks) - 1)
+                    # What is held is whole blocks, however few bytes of each were written.
+                    taken += size * len(blocks)
             session.took(taken)
         return True
 

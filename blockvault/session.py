@@ -39,6 +39,8 @@ CHECKPOINT_BLOCKS = 32768
 """Overlay entries that start a checkpoint; the format allows 65,536 (format.md)."""
 COMMIT_BYTES = 8 << 20
 """Pending bytes that start a commit in the background, so that a flush has little left to do."""
+TRANSACTION_BYTES = 32 << 20
+"""Bytes of writes that one transaction stores at most, whatever is pending."""
 PENDING_BYTES = 64 << 20
 """Pending bytes at which writers wait: the session's volatile cache."""
 
@@ -46,6 +48,28 @@ Settling = tuple[Callable[..., None], tuple[Any, ...]]
 """What a device has to do once a write of its is stored, and with which arguments."""
 Pending = tuple[int, HeadDevice, int, int, Any]
 """time_us, device, offset, length, and the blocks written or ``(event code, mark)`` of a clear."""
+
+
+def _some(pending: Sequence[Pending], left: int) -> tuple[int, int]:
+    """How many of the first ``left`` writes make one transaction, and the bytes that they hold.
+
+    Bounded, so that neither the log record nor what an opening replays outgrows the format.
+    """
+    size = 0
+    for count in range(left):
+        held = _held(pending[count])
+        if count and size + held > TRANSACTION_BYTES:
+            return count, size
+        size += held
+    return left, size
+
+
+def _held(write: Pending) -> int:
+    """The bytes that ``took`` counted for a write; a short clear counts as the blocks it clears."""
+    _, device, _, length, what = write
+    if isinstance(what[0], int):
+        return -(-length // device.block_size) * len(what[1])
+    return len(what) * device.block_size
 
 
 class Session:
@@ -180,24 +204,36 @@ class Session:
                 self.commit(barrier=True)
 
     def commit(self, *, barrier: bool) -> None:
-        """Store everything pending in one transaction."""
+        """Store what is pending now, in transactions of bounded size; the last has the barrier."""
         with self._commit_lock:
             with self.mutex:
-                batch, self.pending = self.pending, []
-                size, taken = self.pending_bytes, self._taken
-            try:
-                self._store(batch, barrier)
-            except BaseException:
-                with self.mutex:
-                    self.pending[:0] = batch
-                raise
-            with self.mutex:
-                self.pending_bytes -= size
-                self.unstored[0] = 1 if self.pending else 0
+                left, taken = len(self.pending), self._taken
+            while True:
+                left -= self._commit_some(left, barrier)
+                if not left:
+                    break
             self._durable = taken
-            self._barrier_due = not barrier and (self._barrier_due or bool(batch))
-            if sum(len(head.overlay) for head in self._heads.values()) >= CHECKPOINT_BLOCKS:
-                self._checkpoint_now()
+
+    def _commit_some(self, left: int, barrier: bool) -> int:
+        """Store the first of the ``left`` pending writes in one transaction; return how many."""
+        with self.mutex:
+            count, size = _some(self.pending, left)
+            batch = self.pending[:count]
+            del self.pending[:count]
+        try:
+            self._store(batch, barrier and count == left)
+        except BaseException:
+            with self.mutex:
+                self.pending[:0] = batch
+            raise
+        with self.mutex:
+            self.pending_bytes -= size
+            self.unstored[0] = 1 if self.pending else 0
+        ended = barrier and count == left
+        self._barrier_due = not ended and (self._barrier_due or bool(batch))
+        if sum(len(head.overlay) for head in self._heads.values()) >= CHECKPOINT_BLOCKS:
+            self._checkpoint_now()
+        return count
 
     def _store(self, batch: Sequence[Pending], barrier: bool) -> None:
         if not batch and not (barrier and self._barrier_due):

@@ -63,7 +63,8 @@ class Transaction:
 
     def add(self, event: events.Event) -> int:
         """Append one event, timed now; return its sequence number."""
-        self._rows.append(events.to_row(event, 0))
+        # A row's time counts from the record's, and never goes back within it.
+        self._rows.append(events.to_row(event, self._rows[-1][1] if self._rows else 0))
         return self.next_seq - 1
 
     def add_rows(self, rows: Sequence[tuple[Any, ...]], first_time_us: int) -> None:

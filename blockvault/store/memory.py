@@ -50,6 +50,9 @@ class MemoryStore:
         self._check_open()
         return MemoryWriter(self)
 
+    def structure(self) -> list[str]:
+        return []
+
     def give_back(self) -> int:
         return 0
 

@@ -54,6 +54,10 @@ class Store(Protocol):
         """
         ...
 
+    def structure(self) -> list[str]:
+        """What is wrong with the database under the tables; empty if nothing is."""
+        ...
+
     def give_back(self) -> int:
         """Give unused space back to the file system; return how many bytes that is."""
         ...
