@@ -28,10 +28,10 @@ from tools.bench.rows import (
     live,
     memory,
     nbd,
-    planned,
     scale,
     series,
     start,
+    vm,
 )
 
 K = TypeVar("K", bound=Contender)
@@ -45,7 +45,7 @@ SCENARIOS = (
     "scale",
     "nbd",
     "live",
-    "planned",
+    "vm",
 )
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -127,7 +127,8 @@ def _plan(options: argparse.Namespace) -> Plan:
     plan = FULL if options.full else QUICK
     names = [each.name for each in everyone()]
     if options.runs:
-        plan = dataclasses.replace(plan, runs=options.runs)
+        machine_runs = min(plan.machine_runs, options.runs)
+        plan = dataclasses.replace(plan, runs=options.runs, machine_runs=machine_runs)
     if options.contenders:
         if unknown := set(options.contenders) - set(names):
             raise ValueError(f"no contender {', '.join(sorted(unknown))}; see --list")
@@ -166,7 +167,7 @@ def _scenario(name: str, bench: Bench) -> None:
         "scale": lambda: scale.run(bench, archives),
         "nbd": lambda: nbd.run(bench, _wanted(SERVERS, bench.plan)),
         "live": lambda: live.run(bench),
-        "planned": lambda: planned.run(bench),
+        "vm": lambda: vm.run(bench),
     }
     if name in ("nbd", "live") and (reason := nbd.missing()):
         say(f"{name}: {reason}")

@@ -30,6 +30,8 @@ class Plan:
     nbd_jobs: tuple[str, ...]  # empty: all of them
     nbd_snapshots: int
     nbd_branches: int
+    machine_runs: int  # of tools.bench.machines, each with its own rounds
+    machine_rounds: int
     time_limit: float  # for one command
     left_out: tuple[str, ...] = ()  # contenders that would take too long
     warm_up: int = 4 * MIB  # size of the images of the series' warm-up
@@ -55,6 +57,8 @@ QUICK = Plan(
     nbd_jobs=("randwrite-16", "hotread-16"),
     nbd_snapshots=20,
     nbd_branches=3,
+    machine_runs=0,
+    machine_rounds=0,
     time_limit=30,
     left_out=(
         "borg-default",
@@ -89,5 +93,7 @@ FULL = Plan(
     nbd_jobs=(),
     nbd_snapshots=1000,
     nbd_branches=100,
+    machine_runs=5,
+    machine_rounds=5,
     time_limit=900,
 )

@@ -9,6 +9,7 @@ from tools.bench.peers.bup import Bup
 from tools.bench.peers.casync import Casync
 from tools.bench.peers.nbd import SERVERS
 from tools.bench.peers.qcow2 import Qcow2Chain, Qcow2Files, Qcow2Internal
+from tools.bench.peers.qemu import QemuMigrate, QemuSavevm
 from tools.bench.peers.restic import Restic
 from tools.bench.peers.vault import Blockvault
 
@@ -31,6 +32,7 @@ MACHINES: tuple[type[Machine], ...] = (Blockvault, Qcow2Internal, Qcow2Chain, Bt
 def everyone() -> list[type[Contender]]:
     """Every contender once, by name; a program that plays two parts is named once."""
     found: dict[str, type[Contender]] = {}
-    for kind in (*ARCHIVES, *MACHINES, *SERVERS):
+    kinds: tuple[type[Contender], ...] = (*ARCHIVES, *MACHINES, *SERVERS, QemuSavevm, QemuMigrate)
+    for kind in kinds:
         found.setdefault(kind.name, kind)
     return list(found.values())

@@ -19,6 +19,7 @@ HEADLINES = (
     "size/",
     "memory/series",
     "verify",
+    "gc/",
     "sparse-memory/import@",
     "work/snapshot@",
     "work/branch@",
@@ -26,6 +27,7 @@ HEADLINES = (
     "growth/snapshot@",
     "changes/diff@",
     "nbd/",
+    "vm/",
     "start/help",
 )
 

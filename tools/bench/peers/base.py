@@ -105,6 +105,10 @@ class Archive(Contender):
         """Check all stored bytes."""
         raise NotOffered("no command that checks stored bytes")
 
+    def forget(self, gone: Sequence[str], kept: Sequence[str]) -> list[Command]:
+        """Give up the states ``gone`` and give back their space; ``kept`` are all the others."""
+        raise NotOffered("states cannot be given up one by one")
+
     def diff(self, old: str, new: str) -> list[Command]:
         """Say what changed between two states."""
         raise NotOffered("no command that compares two states")

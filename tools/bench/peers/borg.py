@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tools.bench.commands import Command, command
@@ -38,6 +39,12 @@ class BorgFixed(Archive):
 
     def verify(self) -> list[Command]:
         return [self._borg("check", "--verify-data", self._repository)]
+
+    def forget(self, gone: Sequence[str], kept: Sequence[str]) -> list[Command]:
+        return [
+            self._borg("delete", f"{self._repository}::{gone[0]}", *gone[1:]),
+            self._borg("compact", self._repository),
+        ]
 
     def diff(self, old: str, new: str) -> list[Command]:
         return [self._borg("diff", f"{self._repository}::{old}", new)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tools.bench.commands import Command, command
@@ -70,6 +71,12 @@ class Btrfs(Archive, Machine):
 
     def verify(self) -> list[Command]:
         return [command("btrfs", "-q", "scrub", "start", "-B", self._root)]
+
+    def forget(self, gone: Sequence[str], kept: Sequence[str]) -> list[Command]:
+        return [
+            command("btrfs", "-q", "subvolume", "delete", *(self._root / name for name in gone)),
+            command("btrfs", "-q", "subvolume", "sync", self._root),
+        ]
 
     def diff(self, old: str, new: str) -> list[Command]:
         return self.compare(old, new)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tools.bench.commands import Command, command
-from tools.bench.peers.base import Archive
+from tools.bench.peers.base import Archive, NotOffered
 
 
 class Bup(Archive):
@@ -31,6 +32,9 @@ class Bup(Archive):
 
     def verify(self) -> list[Command]:
         return [self._bup("fsck")]
+
+    def forget(self, gone: Sequence[str], kept: Sequence[str]) -> list[Command]:
+        raise NotOffered("its rm and gc want --unsafe")
 
     def _bup(self, *words: str, stdout: Path | None = None) -> Command:
         return command("bup", *words, env={"BUP_DIR": str(self.folder)}, stdout=stdout)

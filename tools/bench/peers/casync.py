@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tools.bench.commands import Command, command
@@ -29,6 +30,12 @@ class Casync(Archive):
 
     def restore(self, state: str, target: Path) -> list[Command]:
         return [command("casync", "extract", self._store, self._index(state), target)]
+
+    def forget(self, gone: Sequence[str], kept: Sequence[str]) -> list[Command]:
+        return [
+            command("rm", *map(self._index, gone)),
+            command("casync", "gc", self._store, *map(self._index, kept)),
+        ]
 
     @property
     def _store(self) -> str:

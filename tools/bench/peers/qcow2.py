@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tools.bench.commands import Command, command
@@ -41,6 +42,9 @@ class Qcow2Files(_QemuImg, Archive):
     def verify(self) -> list[Command]:
         raise NotOffered("qemu-img check reads metadata only; data has no checksums")
 
+    def forget(self, gone: Sequence[str], kept: Sequence[str]) -> list[Command]:
+        return [command("rm", *map(self._file, gone))]
+
     def diff(self, old: str, new: str) -> list[Command]:
         options = ("-f", "qcow2", "-F", "qcow2")
         files = (self._file(old), self._file(new))
@@ -77,6 +81,9 @@ class Qcow2Chain(_QemuImg, Archive, Machine):
     def restore(self, state: str, target: Path) -> list[Command]:
         options = ("-f", "qcow2", "-O", "raw")
         return [command("qemu-img", "convert", *options, self._file(state), target)]
+
+    def forget(self, gone: Sequence[str], kept: Sequence[str]) -> list[Command]:
+        raise NotOffered("the states below must be merged into those above, file by file")
 
     def diff(self, old: str, new: str) -> list[Command]:
         options = ("-f", "qcow2", "-F", "qcow2")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from tools.bench.commands import Command, command
@@ -39,6 +40,10 @@ class Restic(Archive):
 
     def verify(self) -> list[Command]:
         return [self._restic("check", "--read-data")]
+
+    def forget(self, gone: Sequence[str], kept: Sequence[str]) -> list[Command]:
+        keep = [word for state in kept for word in ("--keep-tag", state)]
+        return [self._restic("forget", "--prune", "--group-by", "", *keep)]
 
     def diff(self, old: str, new: str) -> list[Command]:
         raise NotOffered("diff names changed files, not what changed inside an image")

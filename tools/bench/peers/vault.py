@@ -76,6 +76,10 @@ class Blockvault(Archive, Machine):
     def verify(self) -> list[Command]:
         return [self._run("verify")]
 
+    def forget(self, gone: Sequence[str], kept: Sequence[str]) -> list[Command]:
+        rules = ("--keep-last", "1", "--keep-events", "0")
+        return [self._run("prune", "-b", "main", *rules), self._run("gc")]
+
     def diff(self, old: str, new: str) -> list[Command]:
         return [self._run("diff", "--extents", self._revision(old), self._revision(new))]
 

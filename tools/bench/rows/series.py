@@ -26,6 +26,8 @@ UNCHANGED = Row(
 )
 VERIFY = Row("verify", GROUP, "Verify everything stored")
 DIFF = Row("diff", GROUP, "Diff of the first and the last state")
+FORGET = Row("gc/forget", GROUP, "Forget all but the newest state and collect")
+KEPT = Row("size/kept", GROUP, "Store after that", "B")
 PEAK = Row("memory/series", GROUP, "Peak memory of all imports and exports", "B")
 
 
@@ -79,6 +81,7 @@ class _Round:
             for lane in self.lanes:
                 names = self.first.name, self.last.name
                 lane.attempt(self._row(DIFF), lane.contender.diff, *names)
+        self._forget()
         if self.record:
             self._peaks()
             self._limits()
@@ -129,10 +132,28 @@ class _Round:
                 continue
             self.costs[lane.name].append(cost)
             if self.check and not self._same(lane, target, image):
-                lane.out = f"{image.name} did not come back byte for byte"
-                say(f"  {lane.name}: {lane.out}")
-                if row is not None:
-                    self.bench.results.leave_out(row, lane.name, "failed", lane.out)
+                self._put_out(lane, image, row)
+
+    def _forget(self) -> None:
+        """Of the first machine only the newest state is kept, and still comes back whole."""
+        others = [image.name for image in self.images if image.machine != self.last.machine]
+        gone = [image.name for image in self.images if image.machine == self.last.machine]
+        for lane in self.lanes:
+            kept = ["again", *others]
+            if lane.attempt(self._row(FORGET), lane.contender.forget, gone, kept) is None:
+                continue
+            if self.record:
+                self.bench.results.add(KEPT, lane.name, lane.contender.size())
+            target = self.bench.fresh_output()
+            lane.do(None, lane.contender.restore, "again", target)
+            if self.check and lane.out is None and not self._same(lane, target, self.last):
+                self._put_out(lane, self.last, self._row(FORGET))
+
+    def _put_out(self, lane: Lane[Archive], image: Image, row: Row | None) -> None:
+        lane.out = f"{image.name} did not come back byte for byte"
+        say(f"  {lane.name}: {lane.out}")
+        if row is not None:
+            self.bench.results.leave_out(row, lane.name, "failed", lane.out)
 
     def _same(self, lane: Lane[Archive], target: Path, image: Image) -> bool:
         return inputs.same_bytes(lane.contender.restored(target), image.path)
