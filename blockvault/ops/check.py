@@ -57,7 +57,10 @@ def verify(
         else:
             _verify_all(vault, report, fast, scan, progress or silent)
         if any(problem.kind in _OF_OBJECTS for problem in report.problems):
-            report.touched = damage.touched(vault, report.lost)
+            try:
+                report.touched = damage.touched(vault, report.lost)
+            except Damaged as error:
+                report.found(error)
     return report
 
 

@@ -245,8 +245,9 @@ class VolumeFile(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view = memoryview(buffer).cast("B")
         length = max(0, min(len(view), self._device.size - self._at))
-        view[:length] = self._device.read(self._at, length)
-        self._at += length
+        if length:  # a file may be read from beyond its end, a device may not
+            view[:length] = self._device.read(self._at, length)
+            self._at += length
         return length
 
 

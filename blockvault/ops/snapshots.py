@@ -119,7 +119,8 @@ def events_of(
     wanted = None if branch is None else refs.find(vault, branch).id
     low, at = max(1, since or 1), max(1, since or 1)
     with vault.read() as reader:
-        high = min(until or 1 << 62, reader.last().seq)
+        last = reader.last().seq
+    high = last if until is None else min(until, last)
     if reverse:
         at = high
     while low <= at <= high:

@@ -1,0 +1,96 @@
+"""Snapshots, the log, and the list of events."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blockvault import Vault
+from blockvault.errors import Conflict, NotFound
+from blockvault.model import events
+from blockvault.ops import ingest, states
+from blockvault.ops.snapshots import NewBranch, record
+from tests.oracle import BLOCK, Disk
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Iterator[Vault]:
+    with Vault.create(tmp_path) as made:
+        yield made
+
+
+def test_a_snapshot_says_what_it_is(vault: Vault) -> None:
+    with vault.session() as session:
+        session.create_volume("v", 10).write(0, b"x")
+        first = session.snapshot("first", author="somebody")
+    second = vault.snapshot("second")
+    assert (first.message, first.author, first.parents) == ("first", "somebody", ())
+    assert (second.author, second.parents) == (vault.author, (first.id,))
+    assert second.volumes == first.volumes
+    assert second.time_us >= first.time_us
+    assert vault.get_snapshot(first.id) == first
+    assert [made.id for made in vault.log()] == [second.id, first.id]
+    with pytest.raises(NotFound):
+        vault.get_snapshot(bytes(32))
+
+
+def test_snapshots_of_the_same_state_differ(vault: Vault) -> None:
+    assert vault.snapshot("same").id != vault.snapshot("same").id
+
+
+def test_a_branch_that_exists_by_now(vault: Vault) -> None:
+    def imported(branch: int, snapshot: bytes) -> events.Event:
+        return events.Imported(branch=branch, volumes=(), snapshot=snapshot, source="s")
+
+    with pytest.raises(Conflict):
+        record(vault, NewBranch("main"), (), imported)
+    made = record(vault, NewBranch("new"), (), imported)
+    assert vault.resolve("new").snapshot == made.id
+
+
+def test_events_in_both_directions_and_in_parts(vault: Vault, tmp_path: Path) -> None:
+    with vault.session() as session:
+        head = session.create_volume("v", 20 * BLOCK)
+        for number in range(12):
+            head.write(number, b"x")
+            if number % 3 == 0:
+                session.flush()
+    vault.create_branch("b")
+    vault.tag("t", "b")
+    vault.snapshot("m", branch="b")
+    (tmp_path / "i.raw").write_bytes(b"image")
+    ingest.import_images(vault, [ingest.Image(tmp_path / "i.raw", "v")], branch="c")
+    every = list(vault.events())
+    assert [logged.seq for logged in every] == list(range(1, len(every) + 1))
+    assert [logged.time_us for logged in every] == sorted(logged.time_us for logged in every)
+    for since in range(0, len(every) + 3, 2):
+        for until in (since - 1, since, since + 3, len(every) + 5):
+            part = [logged for logged in every if since <= logged.seq <= until]
+            assert list(vault.events(since=since, until=until)) == part
+            assert list(vault.events(since=since, until=until, reverse=True)) == part[::-1]
+    of_branches = {name: list(vault.events(name)) for name in ("main", "b", "c")}
+    assert {type(logged.event) for logged in of_branches["b"]} == {
+        events.BranchCreated,
+        events.Snapshotted,
+    }
+    rest = [logged for logged in every if not any(logged in held for held in of_branches.values())]
+    assert {type(logged.event) for logged in rest} == {events.Init, events.Tagged}
+
+
+def test_materialized_states_are_what_their_overlays_say(vault: Vault) -> None:
+    """Folding a state into a tree changes nothing that is read from it."""
+    with vault.session() as session:
+        disk = Disk(3000 * BLOCK + 5, session.create_volume("v", 3000 * BLOCK + 5))
+        disk.write(5, b"a" * 9000)
+        disk.zero(0, 2000 * BLOCK)
+        disk.write(1999 * BLOCK - 3, b"b" * 9000)
+        disk.trim(2500 * BLOCK, 500 * BLOCK + 5)
+    position = vault.resolve("main")
+    assert set(states.overlays(vault, position)) == {"v"}
+    tagged = vault.tag("t")
+    assert vault.resolve("t").waypoint_seq == vault.resolve("t").seq
+    assert states.overlays(vault, vault.resolve("t")) == {}
+    for rev in ("main", "t", tagged.snapshot.hex()):
+        assert vault.open_volume(rev).read() == disk.data

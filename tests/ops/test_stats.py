@@ -1,0 +1,51 @@
+"""Figures against a count of all blocks of all states."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from blockvault import Vault
+from blockvault.ops import stats
+from tests.oracle import BLOCK, noise
+
+Blocks = set[tuple[str, bytes]]
+
+
+def blocks(vault: Vault, rev: str) -> list[bytes]:
+    """The blocks of a state that are not zero."""
+    found = []
+    for volume in vault.resolve(rev).volumes:
+        data = vault.open_volume(rev, volume.name).read()
+        found += [data[at : at + BLOCK].ljust(BLOCK, b"\0") for at in range(0, len(data), BLOCK)]
+    return [block for block in found if any(block)]
+
+
+def test_figures_of_a_history(tmp_path: Path) -> None:
+    with Vault.create(tmp_path) as vault:
+        with vault.session() as session:
+            head = session.create_volume("v", 500 * BLOCK)
+            for step in range(4):
+                head.write(step * 30 * BLOCK, noise(step, 45 * BLOCK))
+                head.zero(step * 7 * BLOCK, 3 * BLOCK)
+                session.snapshot(str(step))
+            session.create_volume("w", 9 * BLOCK).write(5, noise(0, 2 * BLOCK))
+            head.write(400 * BLOCK, noise("head", BLOCK))
+            session.flush()
+        vault.create_branch("same", "main~1")
+        found = stats.collect(vault)
+        names = [made.id.hex() for made in vault.log("main")]
+        states = {rev: blocks(vault, rev) for rev in [*names, "main"]}
+        every = [block for state in states.values() for block in state]
+        assert found.logical == 4 * 500 * BLOCK + 509 * BLOCK
+        assert found.referenced == len(every) * BLOCK
+        assert found.unique == len(set(every)) * BLOCK
+        usages = {use.name: use for use in [*found.branches, *found.snapshots]}
+        for rev, state in states.items():
+            # A branch that stands on a snapshot holds it as well: without either the other stays.
+            others = {block for other, held in states.items() if other != rev for block in held}
+            others |= set(blocks(vault, "same"))
+            use = next(use for name, use in usages.items() if rev.startswith(name))
+            assert use.own == len(set(state) - others) * BLOCK, rev
+        assert usages["same"].own == 0
+        assert 0 < found.stored <= found.file_bytes
+        assert found.ratio == found.referenced / found.file_bytes
