@@ -32,7 +32,8 @@ from blockvault.store import tables
 from blockvault.store.env import LmdbStore
 from blockvault.store.format import check_options
 from blockvault.store.frames import Frame
-from blockvault.store.objects import ObjectReader, ObjectWriter
+from blockvault.store.gathering import ObjectWriter
+from blockvault.store.objects import ObjectReader
 from blockvault.store.types import Options, Reader, Store, Writer
 
 if TYPE_CHECKING:

@@ -24,8 +24,9 @@ Reading order: ``types`` says what a store is, ``codec``, ``frames`` and ``event
 bytes, ``tables`` and ``format`` name and version them; ``env`` is the LMDB store, over ``shared``
 (one environment per process), ``txn`` (its transactions), ``index`` (its largest table),
 ``writelock`` (who writes next), ``headfile``, ``pages`` (the file as seen without the engine),
-``freespace`` (unused pages given back) and ``faults`` (errors); ``memory`` is the same store in
-dictionaries; ``objects`` puts and gets objects through either.
+``freespace`` (unused pages given back), ``residency`` (what was read does not stay mapped) and
+``faults`` (errors); ``memory`` is the same store in dictionaries.  ``objects`` gets objects through
+either, ``runs`` whole leaves of them, ``gathering`` collects new ones into frames.
 
 What is not here: events, trees, branches, and when an object is garbage.
 """

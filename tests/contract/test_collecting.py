@@ -8,7 +8,8 @@ from blockvault.encoding import pack
 from blockvault.errors import BadRequest
 from blockvault.ids import object_id
 from blockvault.store import frames, tables
-from blockvault.store.objects import ObjectReader, ObjectWriter
+from blockvault.store.gathering import ObjectWriter
+from blockvault.store.objects import ObjectReader
 from blockvault.store.types import Store
 from tests.store.material import block, framed
 

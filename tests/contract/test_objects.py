@@ -9,8 +9,9 @@ import pytest
 
 from blockvault.errors import Damaged
 from blockvault.ids import ZERO_ID, object_id
-from blockvault.store import frames, objects
-from blockvault.store.objects import ObjectReader, ObjectWriter
+from blockvault.store import frames, gathering
+from blockvault.store.gathering import ObjectWriter
+from blockvault.store.objects import ObjectReader
 from blockvault.store.types import Frame, Store
 from tests.contract.conftest import Make
 from tests.store.material import CODEC, OPTIONS, block, framed, noise
@@ -217,7 +218,7 @@ def test_not_more_than_a_few_frames_wait_uncompressed(store: Store) -> None:
     for at in range(0, 64 * 40, 64):
         datas = [noise(n) for n in range(at, at + 64)]
         writer.add_blocks([object_id(data) for data in datas], datas)
-        assert len(writer._sealed) <= objects.IN_FLIGHT
+        assert len(writer._sealed) <= gathering.IN_FLIGHT
     assert len(writer.finish()) == 40
 
 

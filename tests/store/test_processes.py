@@ -19,7 +19,8 @@ from blockvault.errors import Busy, IOFailed
 from blockvault.ids import object_id
 from blockvault.store import filesystem
 from blockvault.store.env import LmdbStore
-from blockvault.store.objects import ObjectReader, ObjectWriter
+from blockvault.store.gathering import ObjectWriter
+from blockvault.store.objects import ObjectReader
 from tests.store.material import (
     OPTIONS,
     block,
