@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     "--machine",
     "folder",
     metavar="DIR",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    type=click.Path(path_type=Path),
     help="Instead of images: the folder of a VirtualBox, VMware, Hyper-V or Xen machine.",
 )
 @click.option("-b", "--branch", shell_complete=complete.branches, help="Import into this branch.")

@@ -98,6 +98,8 @@ def _check_inside(path: str) -> None:
 
 def recognise(folder: Path) -> Folder:
     """What machine a folder holds; ``NotFound`` when it holds none, ``BadRequest`` for several."""
+    if not folder.is_dir():
+        raise NotFound(f"{folder} is not a directory", kind="no-machine")
     files = sorted(_walk(folder, _DEPTH))
     found = [path for path in files if path.suffix.lower() in _CONFIGURATIONS]
     if not found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -13,7 +14,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+
+from blockvault.cli.common import Command
+from blockvault.cli.vm_cmd import run as machines
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # tools/ is not installed
@@ -32,6 +37,15 @@ def guest(need_tool: Callable[[str], str]) -> Guest:
         need_tool(tool)
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return build(cache / "blockvault-guest")
+
+
+def check_shape(name: str, rows: list[dict[str, Any]]) -> None:
+    """What a command prints has the fields that its documentation names."""
+    made = machines.get_command(click.Context(machines), name)
+    assert isinstance(made, Command)
+    documented = {re.split(r"[.\[]", path)[0] for path in made.shape}
+    for row in rows:
+        assert row.keys() == documented, name
 
 
 class Lab:
@@ -58,6 +72,8 @@ class Lab:
         if "--json" not in words:
             return text
         found = [json.loads(line) for line in text.splitlines()]
+        if words[2] == "vm" and not done.returncode:
+            check_shape(str(words[3]), found)
         return found[0] if len(found) == 1 else found
 
     def create(self, branch: str = "main", *extra: str, memory: str = MEMORY) -> None:

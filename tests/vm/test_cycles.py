@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
-LOAD = "while :; do dd if=/dev/urandom of=/disk/load bs=64k count=10; sync; sleep 0.2; done >/dev/null 2>&1 &"
+WRITE = "dd if=/dev/urandom of=/disk/load bs=64k count=10"
+LOAD = f"while :; do {WRITE}; sync; sleep 0.2; done >/dev/null 2>&1 &"
 
 
 def test_cycles_under_a_disk_writing_load(lab: Any, nightly: bool) -> None:

@@ -133,6 +133,8 @@ def test_disks_are_those_of_the_revision(
 
 def test_what_is_no_machine(vault: Vault, tmp_path: Path, disk: Callable[..., Path]) -> None:
     folder = tmp_path / "folder"
+    with pytest.raises(NotFound):
+        recognise(folder)
     folder.mkdir()
     with pytest.raises(NotFound):
         recognise(folder)
