@@ -10,9 +10,9 @@ import pytest
 from blockvault import Vault
 from blockvault.errors import Conflict, NotFound
 from blockvault.model import events
-from blockvault.ops import ingest, states
+from blockvault.ops import ingest
 from blockvault.ops.snapshots import NewBranch, record
-from tests.oracle import BLOCK, Disk
+from tests.oracle import BLOCK
 
 
 @pytest.fixture
@@ -77,20 +77,3 @@ def test_events_in_both_directions_and_in_parts(vault: Vault, tmp_path: Path) ->
     }
     rest = [logged for logged in every if not any(logged in held for held in of_branches.values())]
     assert {type(logged.event) for logged in rest} == {events.Init, events.Tagged}
-
-
-def test_materialized_states_are_what_their_overlays_say(vault: Vault) -> None:
-    """Folding a state into a tree changes nothing that is read from it."""
-    with vault.session() as session:
-        disk = Disk(3000 * BLOCK + 5, session.create_volume("v", 3000 * BLOCK + 5))
-        disk.write(5, b"a" * 9000)
-        disk.zero(0, 2000 * BLOCK)
-        disk.write(1999 * BLOCK - 3, b"b" * 9000)
-        disk.trim(2500 * BLOCK, 500 * BLOCK + 5)
-    position = vault.resolve("main")
-    assert set(states.overlays(vault, position)) == {"v"}
-    tagged = vault.tag("t")
-    assert vault.resolve("t").waypoint_seq == vault.resolve("t").seq
-    assert states.overlays(vault, vault.resolve("t")) == {}
-    for rev in ("main", "t", tagged.snapshot.hex()):
-        assert vault.open_volume(rev).read() == disk.data
