@@ -1,122 +1,45 @@
-"""A ledger kept over NBD: a client of the protocol's own making, and a server without extras.
+"""A server of one volume, as a program of its own, for tests that take the floor from under it.
 
-``python -m tests.faults.nbd_case count SOCKET EXPORT [MOUNTPOINT]`` writes the next numbers of the
-ledger until the server is gone, and promises each after its FLUSH.
-``python -m tests.faults.nbd_case serve VAULT SOCKET [MODE]`` serves branch main until it is killed.
+    python -m tests.faults.nbd_case VAULT SOCKET MODE
+
+It prints one line when clients may come.  Mode ``safe`` is the server as it is; ``deaf`` answers
+a FLUSH without doing it, which every test of durability must notice.
 """
 
 from __future__ import annotations
 
-import os
-import socket
-import struct
+import signal
 import sys
-import time
+import threading
 from pathlib import Path
 
 from blockvault import Vault
-from blockvault.nbd.exports import Exports
+from blockvault.nbd.exports import Exports, GroupFlush
 from blockvault.nbd.server import Server
 from blockvault.nbd.volumes import VaultCatalogue
-from tests.faults import ledger, story
-from tools.faults.mount import mark
 
-_MAGIC, _OPTION, _REQUEST, _REPLY = 0x4E42444D41474943, 0x49484156454F5054, 0x25609513, 0x67446698
-_GO, _INFO, _ACK = 7, 3, 1
-READ, WRITE, FLUSH = 0, 1, 3
-_TRIES = 500
+SIZE = 16 << 20
+BRANCH, VOLUME = "main", "vda"
 
 
-class Gone(Exception):
-    """The server has ended the connection, or answers with an error."""
+def prepare(directory: Path) -> None:
+    """A vault with one empty volume."""
+    with Vault.create(directory) as vault, vault.session(BRANCH) as session:
+        session.create_volume(VOLUME, SIZE)
 
 
-class Client:
-    """One request at a time, simple replies."""
-
-    def __init__(self, path: str, export: str) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._connect(path)
-        self._cookie = 0
-        self._negotiate(export.encode())
-
-    def _connect(self, path: str) -> None:
-        for attempt in range(_TRIES):
-            try:
-                return self._socket.connect(path)
-            except OSError:
-                if attempt == _TRIES - 1:
-                    raise
-                time.sleep(0.02)
-
-    def _negotiate(self, export: bytes) -> None:
-        if struct.unpack(">QQH", self._take(18))[:2] != (_MAGIC, _OPTION):
-            raise Gone("not an NBD server")
-        body = struct.pack(">I", len(export)) + export + struct.pack(">H", 0)
-        self._socket.sendall(struct.pack(">IQII", 3, _OPTION, _GO, len(body)) + body)
-        while True:
-            _, _, kind, length = struct.unpack(">QIII", self._take(20))
-            self._take(length)
-            if kind == _ACK:
-                return
-            if kind != _INFO:
-                raise Gone(f"the server refused with {kind:#x}")
-
-    def ask(self, command: int, offset: int, length: int, data: bytes = b"") -> bytes:
-        self._cookie += 1
-        head = struct.pack(">IHHQQI", _REQUEST, 0, command, self._cookie, offset, length)
-        try:
-            self._socket.sendall(head + data)
-        except OSError as error:
-            raise Gone(str(error)) from None
-        magic, error, cookie = struct.unpack(">IIQ", self._take(16))
-        if error:
-            raise Gone(f"the server answers with errno {error}")
-        assert (magic, cookie) == (_REPLY, self._cookie)
-        return self._take(length) if command == READ else b""
-
-    def _take(self, count: int) -> bytes:
-        data = b""
-        while len(data) < count:
-            try:
-                more = self._socket.recv(count - len(data))
-            except OSError as error:
-                raise Gone(str(error)) from None
-            if not more:
-                raise Gone("the connection was closed")
-            data += more
-        return data
-
-
-def count(path: str, export: str, mountpoint: str = "") -> None:
-    client = Client(path, export)
-    number = ledger.audit(client.ask(READ, 0, ledger.SIZE))
-    branch = export.partition("/")[0]
-    while True:
-        number += 1
-        at = number % ledger.PLACES * ledger.BLOCK
-        client.ask(WRITE, at, ledger.BLOCK, ledger.block(number))
-        client.ask(FLUSH, 0, 0)
-        promise = f"{branch} {number} flush"
-        if mountpoint:
-            mark(mountpoint, promise)
-        else:
-            os.write(1, promise.encode() + b"\n")
-
-
-def serve(path: str, sock: str, mode: str = "safe") -> None:
-    story.endanger(mode)
-    Path(sock).unlink(missing_ok=True)
-    with Vault.open(path) as vault, vault.session(holder="server") as session:
-        server = Server(Exports(VaultCatalogue(vault, {"main": session}, [])))
-        server.listen_unix(Path(sock))
-        print("serving", flush=True)
-        while True:
-            time.sleep(60)
+def main(directory: str, path: str, mode: str) -> None:
+    if mode == "deaf":
+        GroupFlush.flush = lambda self: None  # type: ignore[method-assign]
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with Vault.open(directory) as vault, vault.session(BRANCH) as session:
+        server = Server(Exports(VaultCatalogue(vault, {BRANCH: session})))
+        server.listen_unix(Path(path))
+        print("ready", flush=True)
+        stop.wait()
+        server.stop()
 
 
 if __name__ == "__main__":
-    try:
-        {"count": count, "serve": serve}[sys.argv[1]](*sys.argv[2:])
-    except Gone as gone:
-        print(f"gone: {gone}", file=sys.stderr)
+    main(*sys.argv[1:])

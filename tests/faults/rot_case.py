@@ -33,7 +33,8 @@ def vault_checker(lane: int, sound: Path, scratch: Path, file: str) -> Callable[
     def check_damage(damage: Damage) -> Seen:
         lay_out(sound, here, file, damage)
         errors = verify_errors(here)
-        same = not errors and not structure(str(here)) and table_rows(here) == rows
+        clean = not errors and not structure(str(here))  # type: ignore[no-untyped-call]
+        same = clean and table_rows(here) == rows
         return Seen(tuple(errors), {}, same)
 
     return check_damage
@@ -86,7 +87,7 @@ def table_rows(home: Path) -> str:
         for name, _ in txn.cursor():
             table = env.open_db(name, txn=txn, create=False)
             cursor = txn.cursor(db=table)
-            seek = cursor.set_key_dup if table.flags(txn)["dupsort"] else None
+            seek = cursor.set_key_dup if table.flags()["dupsort"] else None
             for key, value in txn.cursor(db=table):
                 digest.update(b"%d %d " % (len(key), len(value)) + key + value)
                 if not (seek(key, value) if seek else txn.get(key, db=table) == value):
@@ -99,10 +100,12 @@ class _Witness:
         self.errors: list[str] = []
         self.digests: dict[str, str] = {}
 
-    def look(self, part: str, read: Callable[[], Any], *, digest: bool = True) -> Any:
+    def look(
+        self, part: str, read: Callable[..., Any], *arguments: Any, digest: bool = True
+    ) -> Any:
         """``read()``, and note either its digest or its error; only ``VaultError`` is an answer."""
         try:
-            value = read()
+            value = read(*arguments)
         except VaultError as error:
             self.errors.append(f"{part}: {error.reason}: {error.message}")
             return None
@@ -116,12 +119,12 @@ class _Witness:
         tags = self.look("tags", vault.tags) or []
         self.look("events", lambda: list(vault.events()))
         for name in (thing.name for thing in (*branches, *tags)):
-            position = self.look(f"{name}", lambda name=name: vault.resolve(name), digest=False)
-            self.look(f"{name} log", lambda name=name: list(vault.log(name)))
+            position = self.look(name, vault.resolve, name, digest=False)
+            self.look(f"{name} log", lambda rev: list(vault.log(rev)), name)
             for volume in position.volumes if position else ():
-                self.look(f"{name}:{volume.name}", lambda n=name, v=volume: _content(vault, n, v))
+                self.look(f"{name}:{volume.name}", _content, vault, name, volume)
         for branch in branches:
-            self.look(f"{branch.name} reflog", lambda name=branch.name: vault.reflog(name))
+            self.look(f"{branch.name} reflog", vault.reflog, branch.name)
 
 
 def _content(vault: Vault, name: str, volume: Any) -> bytes:

@@ -30,7 +30,7 @@ from typing import Any
 
 os.environ.setdefault("FUSE_LIBRARY_NAME", "fuse3")
 
-import mfusepy  # type: ignore[import-untyped]  # the variable above says which library
+import mfusepy  # type: ignore[import-untyped, unused-ignore]  # the variable above says which library
 
 from tools.faults.channel import inherited
 from tools.faults.crash import choose
