@@ -1,10 +1,14 @@
-"""The guest's serial shell: run a command, get what it printed."""
+"""The guest's serial shell: run a command, get what it printed.
+
+python -m tools.guest.console SOCKET COMMAND
+"""
 
 from __future__ import annotations
 
 import itertools
 import re
 import socket
+import sys
 import time
 from pathlib import Path
 from types import TracebackType
@@ -86,3 +90,18 @@ class Console:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def main() -> None:
+    if len(sys.argv) != 3:
+        raise SystemExit("usage: python -m tools.guest.console SOCKET COMMAND")
+    with Console(sys.argv[1], 60.0) as console:
+        console.wait_for_shell()
+        try:
+            print(console.run(sys.argv[2]))
+        except AssertionError as error:
+            print(error)
+
+
+if __name__ == "__main__":
+    main()
