@@ -451,6 +451,10 @@ def test_many_threads_beside_commits_checkpoints_and_snapshots(
         calls += [lambda number=number: hammer.write(number) for number in range(writers)]
         threads = [hammer.forever(call) for call in calls]
         hammer.stop.wait(30 if nightly else 3)
+        # A slow disk gets more time, so that there is something to look at.
+        while len(points) < 4 or min(done[0] for done in hammer.done) <= blocks:
+            if hammer.stop.wait(0.1):
+                break
         hammer.stop.set()
         for thread in threads:
             thread.join()
