@@ -303,7 +303,9 @@ def snapshot_from(
             into = attachments if entry.attachment else volumes
             known = Volume(entry.name, entry.size, bytes.fromhex(entry.root))
             source = sources.get(entry.file)
-            into[entry.name] = intake.volume(entry.name, source, known) if source else known
+            # The tree of a head that was checked out between two checkpoints is not stored.
+            before = known if root_known(vault, known.root) else into.get(entry.name)
+            into[entry.name] = intake.volume(entry.name, source, before) if source else known
         intake.finish()
         for source in sources.values():
             source.check_unchanged()

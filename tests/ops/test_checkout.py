@@ -240,6 +240,17 @@ def test_changed_files_become_a_snapshot(vault: Vault, folder: Path) -> None:
     assert found(folder) == contents(vault, "v1")
 
 
+def test_changes_to_a_head_that_has_no_tree_yet(vault: Vault, folder: Path) -> None:
+    with vault.session() as session:
+        session.device("vda").write(40 * BLOCK, noise(5, 2 * BLOCK))
+    go(vault, "main", folder)
+    change(folder / "vda.raw", 0, b"mine")
+    made = checkout.snapshot_from(vault, folder)
+    assert contents(vault, made.id.hex()) == found(folder)
+    go(vault, "main~1", folder)
+    assert found(folder) == contents(vault, "main~1")
+
+
 def test_files_that_nobody_wrote_to_are_not_read(
     vault: Vault, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
