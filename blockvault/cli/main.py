@@ -34,6 +34,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "events": "List the write-level log.",
         "reflog": "List where a branch has been.",
         "refs": "List every name and what it stands for.",
+        "bisect": "Find the snapshot, flush or write after which something fails.",
     },
     "Move in history": {
         "branch": "List, create, rename, delete or restore branches.",

@@ -1,0 +1,83 @@
+"""One file that shows one state of a volume after another, for programs that know only files.
+
+The first state is written whole, zeros as holes; for each later one only the blocks are written
+that differ.  A program may have written to the file itself, as a repair would: its fingerprint
+tells, and then the next state is written whole again.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from blockvault.model import diff
+from blockvault.model.diff import Side
+from blockvault.ops import export, manifest
+
+if TYPE_CHECKING:
+    from blockvault.ops.reading import StateDevice
+    from blockvault.vault import Vault
+
+_BATCH = 4 << 20
+
+
+class StateFile:
+    """A sparse raw file at ``path``; ``written`` counts the bytes that the states took so far."""
+
+    def __init__(self, vault: Vault, path: Path) -> None:
+        self.path = path
+        self.written = 0
+        self._vault = vault
+        # Held open: its pin keeps the tree that the next state is compared with.
+        self._shown: StateDevice | None = None
+        self._fingerprint: tuple[int, int, int] | None = None
+
+    def show(self, device: StateDevice) -> None:
+        """Make the file hold exactly what ``device`` does."""
+        before, self._shown = self._untouched(), None
+        try:
+            if before is None:
+                self.path.unlink(missing_ok=True)
+            flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
+            with open(os.open(self.path, flags, 0o600), "wb", buffering=0) as file:
+                os.ftruncate(file.fileno(), device.size)
+                for offset, length in self._extents(before, device):
+                    self._write(file.fileno(), device, offset, length, before is not None)
+                # The kernel's clock stands still for milliseconds; a time of our own tells even a
+                # write that follows at once.
+                now = time.time_ns()
+                os.utime(file.fileno(), ns=(now, now))
+        except OSError as error:
+            raise export.failed(error, f"{self.path} holds no whole state") from None
+        self._fingerprint, self._shown = manifest.fingerprint(self.path), device
+
+    def _untouched(self) -> StateDevice | None:
+        """What the file holds, if nobody else wrote to it."""
+        return self._shown if manifest.fingerprint(self.path) == self._fingerprint else None
+
+    def _extents(
+        self, before: StateDevice | None, device: StateDevice
+    ) -> Iterable[tuple[int, int]]:
+        if before is None:
+            return [(0, device.size)]
+        sides = [Side(each.size, each.tree.root, each.overlay) for each in (before, device)]
+        changed = diff.changed_bytes(self._vault.objects, sides[0], sides[1], device.block_size)
+        return (
+            (offset, min(length, device.size - offset))
+            for offset, length in changed
+            if offset < device.size
+        )
+
+    def _write(self, fd: int, device: StateDevice, offset: int, length: int, zeros: bool) -> None:
+        """Copy a range; ``zeros`` are written too where the file may hold something else."""
+        for extent in device.extents(offset, length):
+            if extent.zero and not zeros:
+                continue
+            end = extent.offset + extent.length
+            for at in range(extent.offset, end, _BATCH):
+                count = min(_BATCH, end - at)
+                export.write_at(fd, at, bytes(count) if extent.zero else device.read(at, count))
+                self.written += count

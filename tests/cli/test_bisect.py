@@ -1,0 +1,137 @@
+"""``bisect``: the write that broke a real file system, and how the command's ways to end count."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blockvault import Vault
+
+SIZE = 16 << 20
+
+
+@pytest.fixture
+def broken(tmp_path: Path, need_tool) -> tuple[Path, int, int]:
+    """A directory with a vault whose ext4 one write breaks; its event, and the flush after it."""
+    image = tmp_path / "made.img"
+    image.touch()
+    os.truncate(image, SIZE)
+    mkfs = [need_tool("mkfs.ext4"), "-q", "-F", "-b", "4096", "-O", "^has_journal", str(image)]
+    subprocess.run(mkfs, check=True)
+    with Vault.create(tmp_path) as vault, vault.session("main") as session:
+        disk = session.create_volume("vda", SIZE)
+        disk.write(0, image.read_bytes())
+        session.snapshot("a sound file system")
+        for number in range(240):
+            if number == 133:
+                disk.write(4096, bytes(4096))  # the group descriptors
+            disk.write(SIZE - 4096 * (1 + number), b"%4096d" % number)
+            if number % 4 == 3:
+                session.flush()
+            if number % 60 == 59:
+                session.snapshot(f"after {number}")
+        session.flush()
+        log = list(vault.events("main"))
+    culprit = next(
+        each.seq for each in log if getattr(each.event, "offset", None) == 4096 and each.seq > 20
+    )
+    flush = next(e.seq for e in log if e.seq > culprit and type(e.event).__name__ == "Barrier")
+    return tmp_path, culprit, flush
+
+
+def test_the_write_that_broke_a_file_system(broken, cli, need_tool) -> None:
+    home, culprit, flush = broken
+    e2fsck = need_tool("e2fsck")
+    cli("bisect", "start", "main~4", "main", cwd=home)
+    found = cli("bisect", "run", e2fsck, "-fn", "{file}", cwd=home)
+    assert f"main@{{#{flush}}} is the first bad barrier\n" in found.out
+    assert f"  #{culprit} " in found.out
+
+    cli("bisect", "start", "main~4", "main", "--exact", cwd=home)
+    found = cli("bisect", "run", e2fsck, "-fn", "{file}", cwd=home)
+    assert f"main@{{#{culprit}}} is the first bad event\n" in found.out
+    judged = [line for line in found.out.splitlines() if line.startswith(("good", "bad"))]
+    assert len(judged) < 16
+    assert sorted(p.name for p in (home / ".blockvault").glob("bisect*")) == ["bisect.json"]
+    again = cli("bisect", "log", cwd=home)
+    assert f"main@{{#{culprit}}} is the first bad event\n" in again.out
+    cli("bisect", "reset", cwd=home)
+    assert cli("bisect", "log", cwd=home, code=3).err.count("\n") == 1
+
+
+def test_the_same_over_nbd(broken, cli, need_tool) -> None:
+    home, culprit, _ = broken
+    need_tool("nbdcopy")
+    copy, check = f"nbdcopy '{{nbd}}' {home}/copy", f"{need_tool('e2fsck')} -fn {home}/copy"
+    cli("bisect", "start", "main~4", "main", "--exact", cwd=home)
+    found = cli("bisect", "run", "sh", "-c", f"{copy} || exit 255; {check}", cwd=home)
+    assert f"main@{{#{culprit}}} is the first bad event\n" in found.out
+
+
+def script(home: Path, text: str) -> str:
+    """A command that runs a Python program on {file}."""
+    path = home / "check.py"
+    path.write_text(f"import sys\ndata = open(sys.argv[1], 'rb').read()\n{text}\n")
+    return f"{shlex.quote(sys.executable)} {path} {{file}}"
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Sixteen flushed writes of a counter into the first byte."""
+    with Vault.create(tmp_path) as vault, vault.session("main") as session:
+        disk = session.create_volume("vda", 8192)
+        session.snapshot("empty")
+        for number in range(1, 17):
+            disk.write(0, bytes([number]))
+            session.flush()
+    return tmp_path
+
+
+def test_how_a_command_may_end(small, cli) -> None:
+    cli("bisect", "start", "main~0", "main", cwd=small)
+    words = script(small, "sys.exit({5: 125, 9: 126, 10: 127}.get(data[0], data[0] > 8))").split()
+    found = cli("bisect", "run", *words, cwd=small)
+    seq = next(line for line in found.out.splitlines() if "is the first bad barrier" in line)
+    with Vault.open(small) as vault:
+        assert vault.device(seq.split()[0]).read(0, 1) == b"\x09"
+
+
+@pytest.mark.parametrize(
+    "ending", ["sys.exit(128)", "sys.exit(255)", "import os; os.kill(os.getpid(), 9)"]
+)
+def test_a_command_that_stops_it_and_goes_on_later(small, cli, ending) -> None:
+    cli("bisect", "start", "main~0", "main", cwd=small)
+    words = script(small, f"if data[0] == 8: {ending}\nsys.exit(data[0] > 5)").split()
+    stopped = cli("bisect", "run", *words, cwd=small, code=9)
+    assert stopped.err.count("\n") == 1
+    kept = cli("bisect", "log", cwd=small).out
+    assert "next: barrier" in kept
+    words = script(small, "sys.exit(data[0] > 5)").split()
+    assert "is the first bad barrier" in cli("bisect", "run", *words, cwd=small).out
+
+
+def test_ends_are_tried(small, cli) -> None:
+    cli("bisect", "start", "main~0", "main", cwd=small)
+    for code in ("0", "1", "125"):
+        words = script(small, f"sys.exit({code})").split()
+        assert "stated" in cli("bisect", "run", *words, cwd=small, code=4).err
+    cli("bisect", "run", "/no/such/program", "{file}", cwd=small, code=9)
+    cli("bisect", "run", "true", cwd=small, code=2)
+
+
+def test_by_hand(small, cli) -> None:
+    shown = cli("bisect", "start", "main~0", "main", cwd=small).out
+    cli("bisect", "skip", cwd=small)
+    while "next: " in shown:
+        revision = shown.split("next: ")[1].split()[1].rstrip(",")
+        with Vault.open(small) as vault:
+            verdict = "bad" if vault.device(revision).read(0, 1)[0] > 11 else "good"
+        shown = cli("bisect", verdict, revision, cwd=small).out
+    assert "is the first bad barrier" in shown
+    assert cli("bisect", "good", cwd=small, code=2).err
+    assert cli("bisect", "good", "main", cwd=small, code=2).err
