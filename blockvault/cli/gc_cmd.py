@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 import click
 
 from blockvault.cli import output
-from blockvault.cli.common import command, with_vault
+from blockvault.cli.common import command, size_option, with_vault
+from blockvault.cli.keeping import parse_time_span
 from blockvault.cli.progress import progress
 
 if TYPE_CHECKING:
     from blockvault.ops.gc import Collected, Plan
+    from blockvault.ops.recompress import Packed
     from blockvault.vault import Vault
 
 _PLAN = {
@@ -41,6 +43,7 @@ _DONE = {
         "blockvault gc --dry-run": "How much there is to collect.",
         "blockvault gc": "Collect it; machines go on writing meanwhile.",
         "blockvault gc --wait 3600": "Wait up to an hour for a running import.",
+        "blockvault gc --recompress 19 --older 30d": "Pack harder what is a month old, too.",
     },
     shape={
         **{f"plan.{name}": text for name, text in _PLAN.items()},
@@ -56,12 +59,35 @@ _DONE = {
     show_default=True,
     help="How long to wait for operations that began earlier.",
 )
+@click.option(
+    "--recompress",
+    "level",
+    metavar="LEVEL",
+    type=click.IntRange(1, 22),
+    help="Then pack frames together at this zstd level; slow, but may be interrupted.",
+)
+@click.option(
+    "--older",
+    metavar="TIME",
+    type=parse_time_span,
+    help="Pack only frames that an earlier gc met so long ago.  [default: all]",
+)
+@size_option("--frame", default="4M", show_default=True, help="Bytes packed together.")
 @with_vault
-def run(vault: Vault, dry_run: bool, wait: float, as_json: bool) -> None:
+def run(
+    vault: Vault,
+    dry_run: bool,
+    wait: float,
+    level: int | None,
+    older: int | None,
+    frame: int,
+    as_json: bool,
+) -> None:
     """Give back the space of what nothing needs any more.
 
     Runs beside writers and readers.  It may be interrupted at any time; the next run goes on.
-    What is reachable by any revision is never touched: prune decides what that is.
+    What is reachable by any revision is never touched: prune decides what that is.  With
+    --recompress the JSON has a field "packed": frames, became, bytes_before, bytes_after, skipped.
     """
     from blockvault.ops import gc
 
@@ -71,8 +97,13 @@ def run(vault: Vault, dry_run: bool, wait: float, as_json: bool) -> None:
         else:
             done = gc.collect(vault, wait=wait, progress=report)
             plan = done.plan
+    packed = None
+    if level is not None and done is not None and done.complete:
+        packed = _pack(vault, level, older, frame, as_json)
     if as_json:
         found = {"plan": output.pick(plan, _PLAN)}
+        if packed is not None:
+            found["packed"] = packed._asdict() | {"skipped": list(packed.skipped)}
         if done is not None:
             names = [name.removesuffix("[]") for name in _DONE]
             found["done"] = output.pick(done, names)
@@ -81,6 +112,18 @@ def run(vault: Vault, dry_run: bool, wait: float, as_json: bool) -> None:
         _show(plan)
     else:
         _tell(done)
+    if packed is not None and not as_json:
+        sizes = f"{output.size(packed.bytes_before)} became {output.size(packed.bytes_after)}"
+        output.write(f"Packed {output.plural(packed.frames, 'frame')}: {sizes}")
+
+
+def _pack(vault: Vault, level: int, older: int | None, frame: int, quiet: bool) -> Packed:
+    from blockvault.model.events import now_us
+    from blockvault.ops import recompress
+
+    upto = recompress.cold_frames(vault, None if older is None else now_us() - older)
+    with progress("Packing", quiet=quiet) as report:
+        return recompress.recompress(vault, level, upto=upto, frame_bytes=frame, progress=report)
 
 
 def _show(plan: Plan) -> None:

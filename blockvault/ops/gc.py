@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING
 
 from blockvault import pins
 from blockvault.errors import Busy, IOFailed
-from blockvault.ops import Progress, base, silent
+from blockvault.model import events
+from blockvault.ops import Progress, base, recompress, silent
 from blockvault.ops.mark import Marker
 from blockvault.ops.marks import Counted, Marks
 from blockvault.ops.prune import Plan as PrunePlan
@@ -141,6 +142,7 @@ class Collection:
             self._rest()
         done = self.done
         done.records = self.forget_records()
+        recompress.note_age(self.vault, events.now_us())
         with suppress(IOFailed, Busy):
             done.given_back = self.vault.give_back()
         return done

@@ -122,6 +122,9 @@ class MemoryReader(Reader):
         rows = self._tables[tables.FRAMES]
         return iter([(number, rows[number]) for number in sorted(rows) if number >= start])
 
+    def _last_frame(self) -> int | None:
+        return max(self._tables[tables.FRAMES], default=None)
+
     def frame_heads(self, start: int, count: int) -> list[tuple[int, bytes, int]]:
         heads = [(number, data[:HEADER_SIZE], len(data)) for number, data in self.frames(start)]
         return heads[:count]
@@ -210,9 +213,6 @@ class MemoryWriter(MemoryReader, Writer):
     def _delete_frames(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             self._own(tables.FRAMES).pop(number, None)
-
-    def _last_frame(self) -> int | None:
-        return max(self._tables[tables.FRAMES], default=None)
 
     def _log_put(self, first_seq: int, data: bytes) -> None:
         log = self._own(tables.LOG)

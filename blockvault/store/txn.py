@@ -166,6 +166,10 @@ class LmdbReader(Reader):
             yield tables.number_of_key(cursor.key()), data
             more = cursor.next()
 
+    def _last_frame(self) -> int | None:
+        cursor = self._txn.cursor(self._dbs[tables.FRAMES])
+        return tables.number_of_key(cursor.key()) if cursor.last() else None
+
     def frame_heads(self, start: int, count: int) -> list[tuple[int, bytes, int]]:
         cursor = self._txn.cursor(self._dbs[tables.FRAMES])
         heads: list[tuple[int, bytes, int]] = []
@@ -309,10 +313,6 @@ class LmdbWriter(LmdbReader, Writer):
     def _delete_frames(self, numbers: Sequence[int]) -> None:
         for number in numbers:
             self._txn.delete(tables.integer_key(number), db=self._dbs[tables.FRAMES])
-
-    def _last_frame(self) -> int | None:
-        cursor = self._txn.cursor(self._dbs[tables.FRAMES])
-        return tables.number_of_key(cursor.key()) if cursor.last() else None
 
     def _log_put(self, first_seq: int, data: bytes) -> None:
         self._append(tables.LOG, first_seq, data)

@@ -149,6 +149,13 @@ class Reader(ABC):
         """The places in a frame whose objects a collection found dead, as bits."""
         return int.from_bytes(self.get(tables.DEAD, tables.u64_key(number)) or b"", "little")
 
+    def newest_frame(self) -> int:
+        """The greatest frame number there is; 0 if there is none."""
+        return self._last_frame() or 0
+
+    @abstractmethod
+    def _last_frame(self) -> int | None: ...
+
     @abstractmethod
     def frame_heads(self, start: int, count: int) -> list[tuple[int, bytes, int]]:
         """(number, first bytes, length) of up to ``count`` encoded frames from number ``start``."""
@@ -311,9 +318,6 @@ class Writer(Reader):
         kept = self.get(tables.META, b"next_frame")
         floor = 1 if kept is None else unpack(kept, "the next frame's number")
         return max(floor, (self._last_frame() or 0) + 1)
-
-    @abstractmethod
-    def _last_frame(self) -> int | None: ...
 
     @abstractmethod
     def _delete_frames(self, numbers: Sequence[int]) -> None: ...
