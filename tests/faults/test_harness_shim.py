@@ -85,12 +85,28 @@ def test_short_writes_move_half(shim: Shim, tmp_path: Path, nth: int) -> None:
     assert said == [*PLAIN[: nth - 1], "5", *PLAIN[nth:]]
 
 
-@pytest.mark.parametrize(("action", "left"), [("torn", b"w" * 10 + b"p" * 5), ("kill", b"w" * 10)])
-def test_death_in_the_middle(shim: Shim, tmp_path: Path, action: str, left: bytes) -> None:
+def test_killed_before_a_call(shim: Shim, tmp_path: Path) -> None:
     top = tmp_path / "top"
-    code = run_writer(shim, Fault(action=action, nth=2, below=top), top)[0]
+    code = run_writer(shim, Fault(action="kill", nth=2, below=top), top)[0]
     assert code == -9
-    assert (top / "file").read_bytes() == left
+    assert (top / "file").read_bytes() == b"w" * 10
+
+
+@pytest.mark.parametrize(("size", "offset", "left"), [
+    (10, 0, 0), (511, 100, 0), (1024, 0, 512), (1500, 100, 412), (8192, 512, 4096),
+])  # fmt: skip
+def test_torn_between_two_sectors(
+    shim: Shim, tmp_path: Path, size: int, offset: int, left: int
+) -> None:
+    program = f"""
+import os
+fd = os.open("file", os.O_RDWR | os.O_CREAT)
+os.pwritev(fd, [b"x" * {size // 2}, b"x" * {size - size // 2}], {offset})
+"""
+    with shim.fault(Fault(action="torn", nth=1, below=tmp_path)) as armed:
+        done = subprocess.run([sys.executable, "-c", program], env=armed.env, cwd=tmp_path)
+    assert done.returncode == -9
+    assert (tmp_path / "file").stat().st_size == (offset + left if left else 0)
 
 
 def test_only_listed_calls_and_paths_count(shim: Shim, tmp_path: Path) -> None:

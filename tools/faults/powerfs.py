@@ -262,15 +262,12 @@ class Server:
         self._fs = PowerFS(Disk())
         self._mount = threading.Event()
         self._mount.set()
-        self._quit = False
 
     def run(self) -> None:
         threading.Thread(target=self._obey, daemon=True).start()
         while True:
             self._mount.wait()
             self._mount.clear()
-            if self._quit:
-                return
             mfusepy.FUSE(
                 self._fs, self._mountpoint, foreground=True, nothreads=True, fsname="powerfs",
                 hard_remove=True, kernel_cache=True,
@@ -281,10 +278,8 @@ class Server:
             try:
                 command, *arguments = self._channel.recv()
             except EOFError:
-                self._quit = True
                 subprocess.run(["umount", "-l", self._mountpoint], stderr=subprocess.DEVNULL)
-                self._mount.set()
-                return
+                os._exit(0)  # whoever still uses the mount, it is over
             self._channel.send(getattr(self, f"do_{command}")(*arguments))
 
     def do_trace(self) -> list[Op]:

@@ -68,11 +68,19 @@ static int verdict(const char *name, int fd, const char *file)
 
 #define REAL(name) static __typeof__(&name) real; if (!real) real = dlsym(RTLD_NEXT, #name)
 
-/* A call that moves `all` bytes: REST does it with a given number of them. */
-#define TRANSFER(name, kind, all, rest) { \
+static size_t half(int what, size_t all, off64_t offset) /* a tear lies between two sectors */
+{
+    if (what == PASS) return all;
+    if (what == SHORT) return all / 2;
+    off64_t end = (offset + (off64_t)all / 2) & ~511;
+    return end > offset ? (size_t)(end - offset) : 0;
+}
+
+/* A call that moves `all` bytes to `offset`: REST does it with `part` of them. */
+#define TRANSFER(name, kind, all, offset, rest) { \
     REAL(name); \
     int what = verdict(kind, fd, 0); \
-    size_t part = what == PASS ? (all) : (all) / 2; \
+    size_t part = half(what, all, offset); \
     if (what == FAIL) return -1; \
     ssize_t done = rest; \
     if (what == TORN) raise(SIGKILL); \
@@ -86,11 +94,11 @@ static int verdict(const char *name, int fd, const char *file)
     if (what == FAIL) return -1; \
     return call; }
 
-ssize_t write(int fd, const void *b, size_t n) TRANSFER(write, "write", n, real(fd, b, part))
+ssize_t write(int fd, const void *b, size_t n) TRANSFER(write, "write", n, 0, real(fd, b, part))
 ssize_t pwrite(int fd, const void *b, size_t n, off_t o)
-    TRANSFER(pwrite, "pwrite", n, real(fd, b, part, o))
+    TRANSFER(pwrite, "pwrite", n, o, real(fd, b, part, o))
 ssize_t pwrite64(int fd, const void *b, size_t n, off64_t o)
-    TRANSFER(pwrite64, "pwrite", n, real(fd, b, part, o))
+    TRANSFER(pwrite64, "pwrite", n, o, real(fd, b, part, o))
 
 static ssize_t pieces(int fd, const struct iovec *v, int n, off64_t o, size_t want)
 {
@@ -114,15 +122,15 @@ static size_t total(const struct iovec *v, int n)
 }
 
 ssize_t writev(int fd, const struct iovec *v, int n)
-    TRANSFER(writev, "writev", total(v, n), what ? pieces(fd, v, n, -1, part) : real(fd, v, n))
+    TRANSFER(writev, "writev", total(v, n), 0, what ? pieces(fd, v, n, -1, part) : real(fd, v, n))
 ssize_t pwritev(int fd, const struct iovec *v, int n, off_t o)
-    TRANSFER(pwritev, "pwritev", total(v, n), what ? pieces(fd, v, n, o, part) : real(fd, v, n, o))
+    TRANSFER(pwritev, "pwritev", total(v, n), o, what ? pieces(fd, v, n, o, part) : real(fd, v, n, o))
 ssize_t pwritev64(int fd, const struct iovec *v, int n, off64_t o)
-    TRANSFER(pwritev64, "pwritev", total(v, n), what ? pieces(fd, v, n, o, part) : real(fd, v, n, o))
+    TRANSFER(pwritev64, "pwritev", total(v, n), o, what ? pieces(fd, v, n, o, part) : real(fd, v, n, o))
 ssize_t pwritev2(int fd, const struct iovec *v, int n, off_t o, int f)
-    TRANSFER(pwritev2, "pwritev", total(v, n), what ? pieces(fd, v, n, o, part) : real(fd, v, n, o, f))
+    TRANSFER(pwritev2, "pwritev", total(v, n), o, what ? pieces(fd, v, n, o, part) : real(fd, v, n, o, f))
 ssize_t pwritev64v2(int fd, const struct iovec *v, int n, off64_t o, int f)
-    TRANSFER(pwritev64v2, "pwritev", total(v, n), what ? pieces(fd, v, n, o, part) : real(fd, v, n, o, f))
+    TRANSFER(pwritev64v2, "pwritev", total(v, n), o, what ? pieces(fd, v, n, o, part) : real(fd, v, n, o, f))
 
 int fsync(int fd) WHOLE(fsync, "fsync", fd, 0, real(fd))
 int fdatasync(int fd) WHOLE(fdatasync, "fdatasync", fd, 0, real(fd))
