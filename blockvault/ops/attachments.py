@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 SMALL = 256 << 20
 """What ``content`` reads at most: more than that does not belong into memory."""
-_PIECE = 4 << 20
 
 
 def keep(vault: Vault, files: Mapping[str, bytes | Path]) -> list[Volume]:
@@ -82,12 +81,7 @@ def restore(vault: Vault, attachment: Volume, fd: int, progress: Progress = sile
     """Write an attachment into an empty file; what is zero stays a hole."""
     source = device(vault, attachment)
     os.ftruncate(fd, attachment.size)
-    for extent in source.extents(0, attachment.size):
-        end = extent.offset + extent.length
-        for at in () if extent.zero else range(extent.offset, end, _PIECE):
-            export.write_at(fd, at, source.read(at, min(_PIECE, end - at)))
-            progress(at, attachment.size)
-    progress(attachment.size, attachment.size)
+    export.copy_out(source, lambda offset, part: export.write_at(fd, offset, part), progress)
 
 
 def inherited(vault: Vault, position: Position, name: str) -> Snapshot | None:

@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 START_SECONDS = 30.0
 POWER_SECONDS = 30.0
+_POLL = 0.01
 STOPPED = ("paused", "postmigrate", "prelaunch")
 
 
@@ -88,8 +89,8 @@ class Running:
 
     def _connect(self) -> None:
         """Reach the monitor; a QEMU that ended meanwhile tells why."""
-        for _ in range(int(START_SECONDS * 10)):
-            if self.run.qmp.exists() or self.qemu.wait(0.1):
+        for _ in range(int(START_SECONDS / _POLL)):
+            if self.run.qmp.exists() or self.qemu.wait(_POLL):
                 break
         if self.qemu.ended:
             raise ToolFailed(f"QEMU did not start: {self.qemu.last_words() or 'it said nothing'}")
