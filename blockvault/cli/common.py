@@ -112,17 +112,24 @@ def open_vault() -> Vault:
     A vault that is named must be there: looking further up after a slip of the keyboard would work
     on another vault than the one that was meant.
     """
+    from blockvault.vault import Vault
+
+    return Vault.open(vault_directory())
+
+
+def vault_directory() -> Path:
+    """Where that vault is; it is not opened."""
     from blockvault.vault import DIRECTORY, Vault
 
     named = click.get_current_context().ensure_object(Settings).vault
     if named is None:
-        return Vault.open()
+        return Vault.discover(Path())
     path = Path(os.path.abspath(named))
     if path.name != DIRECTORY:
         path /= DIRECTORY
     if not path.is_dir():
         raise NotFound(f"no vault in {path.parent}", kind="no-vault")
-    return Vault.open(path)
+    return path
 
 
 def with_vault(function: Callable[Concatenate[Vault, P], R]) -> Callable[P, R]:

@@ -59,6 +59,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "unhold": "Unhold a revision: let the policies decide on it again.",
         "prune": "Forget snapshots and writes that the policies do not keep.",
         "gc": "Give back the space of what nothing needs any more.",
+        "compact": "Write the data file anew without its free pages.",
         "stats": "Show how much space the vault takes, and for what.",
         "verify": "Check that everything stored is whole.",
         "rebuild": "Rebuild all tables from the event log.",

@@ -33,7 +33,7 @@ MAX_TABLES = 32
 Database = lmdb._Database
 
 _registry: dict[tuple[int, int], Environment] = {}
-_registry_lock = threading.Lock()
+_registry_lock = threading.RLock()
 _left_behind: list[object] = []
 _parents_files: set[tuple[int, int]] = set()
 
@@ -175,7 +175,13 @@ def open_environment(path: Path, wait: float) -> Environment:
                 return known
             if key in _parents_files:
                 raise IOFailed(_FORKED, kind="forked")
-            environment = _registry[key] = Environment(path, wait)
+            environment = Environment(path, wait)
+            status = os.stat(path / DATA)
+            if (status.st_dev, status.st_ino) != key:
+                # The file was compacted while this waited for the lock: this is the old one.
+                environment._shut()
+                return open_environment(path, wait)
+            _registry[key] = environment
             return environment
         except (FileNotFoundError, NotADirectoryError):
             raise NotFound(f"there is no vault at {path}") from None
@@ -183,6 +189,14 @@ def open_environment(path: Path, wait: float) -> Environment:
             raise _opening_failed(error, path) from error
         except OSError as error:
             raise faults.from_os(error, path) from error
+
+
+def refuse_open(data: Path) -> None:
+    """``Busy`` if this process has the data file open."""
+    status = os.stat(data)
+    with _registry_lock:
+        if (status.st_dev, status.st_ino) in _registry:
+            raise Busy(f"{data.parent}: this process has the vault open; close it first")
 
 
 def open_lmdb(path: Path, *, readonly: bool, lock: bool) -> lmdb.Environment:
@@ -232,7 +246,7 @@ def _opening_failed(error: lmdb.Error, path: Path) -> VaultError:
 
 def _after_fork() -> None:
     global _registry_lock
-    _registry_lock = threading.Lock()
+    _registry_lock = threading.RLock()
     for environment in _registry.values():
         environment.abandon()
     # Kept for ever: collecting them would touch the parent's mapping and lock file.

@@ -39,6 +39,7 @@ CHANGING = {
     "policy": "policy set --keep-last 1 --keep-tag v* --keep-events 0",
     "prune": "prune --dry-run",
     "gc": "gc",
+    "compact": "compact",
 }
 SERVING = {"serve", "status"}  # in test_serve, where a server runs
 # Fields that are lists whose members have documented fields, or objects that vary.

@@ -1,0 +1,111 @@
+"""The data file written anew without its free pages, while nobody else has the vault.
+
+``lock.mdb`` and the head file are locked as LMDB and the writers' queue lock them, so whoever opens
+the vault meanwhile waits.  The copy is made beside the file, walked page by page, synced, and
+renamed over it: at any moment there is one whole data file under the name.  The copy's transaction
+numbers begin anew, so the head file, which knows the old ones, is emptied before the rename.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import lmdb
+from lmdb import verify as lmdb_verify
+
+from blockvault.errors import Busy, Damaged
+from blockvault.store import env, faults, filesystem, shared, tables
+
+
+class Compacted(NamedTuple):
+    """Bytes that the data file takes on the disk, before and after."""
+
+    before: int
+    after: int
+
+
+def compact(path: Path) -> Compacted:
+    """Write ``path``'s data file anew; the vault must not be open, here or anywhere else.
+
+    ``Busy`` if it is, ``NoSpace`` if there is no room for the copy; then nothing has changed.
+    """
+    data = path / shared.DATA
+    try:
+        with _alone(path) as head:
+            before = _taken(data)
+            building = Path(tempfile.mkdtemp(prefix=".compact-", dir=path))
+            try:
+                _copy(path, building)
+                _replace(building / shared.DATA, data, head)
+            finally:
+                shutil.rmtree(building, ignore_errors=True)
+    except lmdb.Error as error:
+        raise faults.from_lmdb(error, path) from error
+    except OSError as error:
+        raise faults.from_os(error, path) from error
+    _note_head(path)
+    return Compacted(before, _taken(data))
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[int]:
+    """Hold the vault as its only process; yields the descriptor of the head file."""
+    shared.refuse_open(path / shared.DATA)
+    lock = os.open(path / shared.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    head = os.open(path / shared.HEAD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(head, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # LMDB holds a shared lock on the first byte of lock.mdb as long as it is open.
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+        yield head
+    except OSError as error:
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise Busy(
+                f"{path}: another process has the vault open; nothing was changed. End servers "
+                "and other commands, then try again."
+            ) from None
+        raise
+    finally:
+        os.close(lock)
+        os.close(head)
+
+
+def _copy(path: Path, building: Path) -> None:
+    environment = shared.open_lmdb(path, readonly=True, lock=False)
+    try:
+        environment.copy(os.fspath(building), compact=True)
+    finally:
+        environment.close()
+    copied = building / shared.DATA
+    problems = list(map(str, lmdb_verify.verify(copied)))  # type: ignore[no-untyped-call]
+    if problems:
+        raise Damaged(f"{path}: the copy is not whole, nothing was changed: {problems[0]}")
+    os.chmod(copied, 0o600)
+    filesystem.sync_path(copied)
+
+
+def _replace(copied: Path, data: Path, head: int) -> None:
+    os.ftruncate(head, 0)
+    os.fsync(head)
+    os.rename(copied, data)
+    filesystem.sync_path(data.parent)
+
+
+def _note_head(path: Path) -> None:
+    """One small commit, so that the head file watches over the new numbers."""
+    with env.LmdbStore.open(path) as store, store.write() as writer:
+        value = writer.get(tables.META, b"format")
+        if value is not None:
+            writer.put(tables.META, b"format", value)
+
+
+def _taken(path: Path) -> int:
+    return path.stat().st_blocks * 512

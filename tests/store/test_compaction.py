@@ -1,0 +1,118 @@
+"""The data file written anew: smaller, the same, alone, and whole at every moment."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from blockvault.errors import Busy
+from blockvault.store import compaction, shared
+from blockvault.store.env import LmdbStore
+from blockvault.store.objects import ObjectReader
+from tests.store.material import OPTIONS, block, framed, noise
+
+
+def fill(path: Path) -> tuple[list[bytes], list[bytes]]:
+    """A store of which most was dropped; the objects that stay, and the rows of all tables."""
+    kept = [block(number) for number in range(10)]
+    with LmdbStore.create(path, OPTIONS) as store:
+        with store.write() as writer:
+            writer.add_frames([framed([noise(4096, seed)]) for seed in range(2000, 2600)])
+        with store.write() as writer:
+            writer.add_frames([framed(kept)])
+            writer.append(b"\x91\x93\x13\x00\x01", 1, 5)
+        with store.write() as writer:
+            writer.drop_frames(list(range(1, 601)))
+    return kept, everything(path)
+
+
+def everything(path: Path) -> list[bytes]:
+    with LmdbStore.open(path) as store, store.read() as reader:
+        found = [repr(list(reader.scan(name))).encode() for name in ("meta", "index")]
+        return [*found, repr(list(reader.frames())).encode(), repr(reader.last()).encode()]
+
+
+def test_it_is_smaller_and_the_same(tmp_path: Path) -> None:
+    from blockvault.ids import object_id
+
+    path = tmp_path / "vault"
+    kept, before = fill(path)
+    done = compaction.compact(path)
+    assert done.after < done.before / 4
+    assert everything(path) == before
+    with LmdbStore.open(path) as store:
+        reader = ObjectReader(store)
+        assert [reader.get(object_id(data)) for data in kept] == kept
+        with store.write() as writer:
+            writer.append(b"\x91\x93\x13\x00\x01", 1, 6)
+    assert sorted(p.name for p in path.iterdir()) == ["data.mdb", "head", "lock.mdb"]
+    assert (path / "data.mdb").stat().st_mode & 0o777 == 0o600
+
+
+def test_the_head_file_watches_again(tmp_path: Path) -> None:
+    path = tmp_path / "vault"
+    fill(path)
+    old = (path / "data.mdb").read_bytes()
+    compaction.compact(path)
+    with LmdbStore.open(path) as store, store.write() as writer:
+        writer.append(b"\x91\x93\x13\x00\x01", 1, 6)
+    (path / "data.mdb").write_bytes(old)
+    with pytest.raises(Exception, match="older state"):
+        LmdbStore.open(path)
+
+
+def test_an_open_vault_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "vault"
+    fill(path)
+    with LmdbStore.open(path), pytest.raises(Busy, match="this process"):
+        compaction.compact(path)
+    code = (
+        "import sys; from blockvault.store.env import LmdbStore; from pathlib import Path\n"
+        "with LmdbStore.open(Path(sys.argv[1])): print('open', flush=True); sys.stdin.read()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"open\n"
+        before = os.stat(path / "data.mdb").st_ino
+        with pytest.raises(Busy, match="another process"):
+            compaction.compact(path)
+        assert os.stat(path / "data.mdb").st_ino == before
+        other.communicate()
+    compaction.compact(path)
+
+
+def test_who_waits_for_it_opens_the_new_file(tmp_path: Path, monkeypatch) -> None:
+    """A store is opened between the look at the old file and the rename."""
+    path = tmp_path / "vault"
+    _, before = fill(path)
+    real, moments = shared.Environment.__init__, []
+
+    def slow(self, where: Path, wait: float) -> None:
+        real(self, where, wait)
+        if not moments:
+            moments.append(self.lmdb)
+            fresh = path / "copy.mdb"
+            fresh.write_bytes((path / "data.mdb").read_bytes())
+            fresh.rename(path / "data.mdb")
+
+    monkeypatch.setattr(shared.Environment, "__init__", slow)
+    with LmdbStore.open(path) as store:
+        assert store._env.lmdb is not moments[0]
+        assert len(shared._registry) >= 1
+    assert everything(path) == before
+
+
+def test_a_failed_copy_leaves_everything(tmp_path: Path, monkeypatch) -> None:
+    path = tmp_path / "vault"
+    _, before = fill(path)
+    monkeypatch.setattr(compaction.lmdb_verify, "verify", lambda _: ["page 3 is lost"])
+    with pytest.raises(Exception, match="not whole"):
+        compaction.compact(path)
+    assert everything(path) == before
+    assert not list(path.glob(".compact-*"))
