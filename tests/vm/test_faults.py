@@ -177,7 +177,7 @@ def test_a_state_of_another_qemu_needs_force(lab: Any) -> None:
     from blockvault.vm.machine import HOST, Made
 
     lab.create()
-    lab.start()
+    lab.run("vm", "start", "main")
     lab.snapshot()
     lab.run("vm", "stop", "main", "--force")
     with Vault.open(lab.path) as vault:
