@@ -19,15 +19,18 @@ from tools.faults.bitrot import Damage, Seen, Verdict
 from tools.faults.children import Children, Outcome
 from tools.faults.pages import PageMap
 
-BAD = (Verdict.SILENT, Verdict.CRASHED)
+BAD = (Verdict.MISLED, Verdict.SILENT, Verdict.CRASHED)
+
+
+def made(path: Path, steps: int) -> Path:
+    Vault.create(path).close()
+    story.play(path, story.script(7, steps), lambda promise: None)
+    return path
 
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("sound")
-    Vault.create(path).close()
-    story.play(path, story.script(7, 90), lambda promise: None)
-    return path
+    return made(tmp_path_factory.mktemp("sound"), 90)
 
 
 @pytest.fixture(scope="module")
@@ -75,10 +78,10 @@ class Bench:
             judged.append(Case(bitrot.judge(checks, sound, before, self._pages), checks))
         return judged
 
-    def expect_sound(self, damages: list[Damage]) -> None:
+    def expect_sound(self, damages: list[Damage], *but: Verdict) -> None:
         judged = self.judge(damages)
         print(len(judged), bitrot.summary(case.verdict for case in judged))
-        bad = [case for case in judged if case.verdict in BAD]
+        bad = [case for case in judged if case.verdict in BAD and case.verdict not in but]
         assert not bad, f"{len(bad)} of {len(judged)}:\n" + "\n".join(map(str, bad[:9]))
 
 
@@ -91,11 +94,17 @@ def test_the_sound_vault_has_everything_in_it(pages: PageMap) -> None:
     tables = {span.table for span in pages.spans}
     assert tables >= {"", "free list", "main", "meta", "frames", "index", "log", "refs",
                       "branches", "waypoints", "trail", "snapshots"}  # fmt: skip
-    assert len(pages.of_kind("value")) > 300
+    assert len(pages.of_kind("value")) > 150
 
 
-def test_every_bit_of_the_meta_pages(bench: Bench, data: bytes, pages: PageMap) -> None:
-    bench.expect_sound(list(bitrot.meta_flips(data, pages.page_size)))
+def test_every_bit_of_the_meta_pages(
+    tmp_path_factory: pytest.TempPathFactory, scratch: Path
+) -> None:
+    sound = made(tmp_path_factory.mktemp("small"), 25)
+    data = (sound / rot_case.HOME / "data.mdb").read_bytes()
+    flips = list(bitrot.meta_flips(data, PageMap(data).page_size))
+    assert len(flips) == 2_432
+    Bench(sound, PageMap(data), scratch).expect_sound(flips)
 
 
 def test_bits_of_values(

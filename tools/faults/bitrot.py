@@ -39,7 +39,8 @@ class Verdict(Enum):
     FREE = "free"  # nothing changed, and the byte is proved unused
     EQUAL = "equal"  # nothing changed, for the engine neither: see Seen.same
     STOPPED = "stopped"  # checking found it; reading without checking first died of it
-    SILENT = "silent"  # wrong content, or a byte in use that nobody noticed
+    MISLED = "misled"  # checking found it; reading without checking first gave a wrong answer
+    SILENT = "silent"  # wrong content, or a byte in use, that checking did not notice
     CRASHED = "crashed"  # checking died, or reading died of what checking had not found
 
 
@@ -114,8 +115,9 @@ def judge(outcomes: Sequence[Outcome], sound: Seen, before: bytes, pages: PageMa
     """How one damage ended, given what several checks saw of it; the first is the careful one."""
     seen = [outcome.value for outcome in outcomes if outcome.returned]
     digests = [item for one in seen for item in one.digests.items()]
+    checked = outcomes[0].returned and bool(outcomes[0].value.errors)
     if any(sound.digests.get(part) != digest for part, digest in digests):
-        return Verdict.SILENT
+        return Verdict.MISLED if checked and len(outcomes) > 1 else Verdict.SILENT
     found = any(one.errors for one in seen)
     if not outcomes[0].returned:
         return Verdict.CRASHED

@@ -12,13 +12,6 @@ half, in whole sectors of 512 bytes, and kills the process; ``kill`` kills it be
 ``sticky`` means that all calls after the nth meet the same.  A path is below another when it starts
 with it.  What happens in the kernel is not seen: writes through a mapping, and calls that a program
 makes without the C library.
-
-A program that runs on may be given other orders with ``armed.order(fault)``; the count begins anew.
-
-Actions: ``eio`` and ``enospc`` refuse the call; ``short`` moves half of the bytes; ``torn`` moves
-half, in whole sectors of 512 bytes, and kills the process; ``kill`` kills it before the call.  ``sticky`` means that all calls
-after the nth meet the same.  A path is below another when it starts with it.  What happens in the
-kernel is not seen: writes through a mapping, and calls that a program makes without the C library.
 """
 
 from __future__ import annotations
