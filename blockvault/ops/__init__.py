@@ -6,6 +6,8 @@
     export    volume -> image file or stream       checkout  snapshot <-> a directory of files
     compare   what differs between two states      check     verify all that is stored
     rebuild   projections from the log             stats     who takes how much space
+    attachments  files kept with snapshots     compose  a branch from several sources
+    capture   a file as of one instant, while others write it: the memory of a machine
 
 Each function takes the vault first.  Those that change files or drop data compute a plan that can
 be shown, then execute it.
