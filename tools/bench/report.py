@@ -61,6 +61,8 @@ METHOD = """## Method
 * Each command runs under a launcher of its own. Wall time is the launcher's clock; CPU and peak
   memory are the kernel's (`wait4`), children included. The peak is that of the biggest process;
   mapped pages of a file count, so a store that maps its file shows them.
+* What the kernel does for a program counts as that program's only while it waits: btrfs compresses
+  in threads of the kernel, so its processor seconds are too few.
 * Input is in the page cache. After each command the disk is synced, not timed here but kept in the
   raw figures (`settle`): what a program left unwritten does not burden the next.
 * Sizes of stores are allocated bytes (`du`); for btrfs what the file system says is used.

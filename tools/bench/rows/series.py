@@ -27,7 +27,7 @@ UNCHANGED = Row(
 VERIFY = Row("verify", GROUP, "Verify everything stored")
 DIFF = Row("diff", GROUP, "Diff of the first and the last state")
 FORGET = Row("gc/forget", GROUP, "Forget all but the newest state and collect")
-KEPT = Row("size/kept", GROUP, "Store after that", "B")
+KEPT = Row("gc/size", GROUP, "Store after that", "B")
 PEAK = Row("memory/series", GROUP, "Peak memory of all imports and exports", "B")
 
 
