@@ -126,6 +126,17 @@ def test_results_survive_the_file(tmp_path: Path) -> None:
     assert Results.load(tmp_path / "r.json") == made
 
 
+def test_merged_results_take_rows_from_both_runs() -> None:
+    first, second = results(), Results(facts=facts())
+    second.add(TIME, "blockvault", 9.0)
+    second.add(Row("new", "NBD", "New", "IOPS"), "blockvault", 1.0)
+    first.merge(second)
+    assert first.cells[TIME.key]["blockvault"].samples[0].value == 9.0
+    assert "borg-fixed" not in first.cells[TIME.key], "a row comes from one run as a whole"
+    assert {RATE.key, "new"} <= first.cells.keys()
+    assert first.facts["duration"] == 180.0
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", '{"format": 99}'])
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.json").write_text(text)

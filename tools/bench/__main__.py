@@ -56,7 +56,9 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         if options.list:
             return _list()
-        results = Results.load(options.load) if options.load else _measure(options)
+        if options.report and find_spec("matplotlib") is None:
+            raise ValueError("a report draws plots: pip install matplotlib (extra 'bench')")
+        results = _loaded(options.load) if options.load else _measure(options)
         if options.report:
             _report(results)
         if options.compare:
@@ -65,7 +67,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        say("bench: interrupted; nothing was saved")
+        say("bench: interrupted; the scenarios that were done are in the results file")
         return 130
     return 0
 
@@ -78,7 +80,13 @@ def _parser() -> argparse.ArgumentParser:
     size = parser.add_mutually_exclusive_group()
     size.add_argument("--quick", action="store_true", help="small, under 3 minutes (default)")
     size.add_argument("--full", action="store_true", help="everything, as long as it takes")
-    size.add_argument("--load", type=Path, metavar="JSON", help="measure nothing, take results")
+    size.add_argument(
+        "--load",
+        type=Path,
+        nargs="+",
+        metavar="JSON",
+        help="measure nothing, take these results; of several, later rows replace earlier ones",
+    )
     parser.add_argument(
         "--images",
         nargs="+",
@@ -112,13 +120,19 @@ def _measure(options: argparse.Namespace) -> Results:
     plan = _plan(options)
     parent = options.work or Path("/var/tmp")
     work = Path(tempfile.mkdtemp(prefix="blockvault-bench-", dir=parent))
+    out = options.out or Path(f"bench-{plan.mode}.json")
     try:
-        results = _run(options, plan, work)
+        results = _run(options, plan, work, out)
     finally:
         shutil.rmtree(work)
-    out = options.out or Path(f"bench-{plan.mode}.json")
-    results.save(out)
     say(f"results: {out}")
+    return results
+
+
+def _loaded(paths: Sequence[Path]) -> Results:
+    results = Results.load(paths[0])
+    for path in paths[1:]:
+        results.merge(Results.load(path))
     return results
 
 
@@ -137,7 +151,8 @@ def _plan(options: argparse.Namespace) -> Plan:
     return plan
 
 
-def _run(options: argparse.Namespace, plan: Plan, work: Path) -> Results:
+def _run(options: argparse.Namespace, plan: Plan, work: Path, out: Path) -> Results:
+    """All scenarios; the file is written after each, so that an interrupted run is not lost."""
     began = time.monotonic()
     images = (
         inputs.given(options.images)
@@ -150,8 +165,9 @@ def _run(options: argparse.Namespace, plan: Plan, work: Path) -> Results:
         before = time.monotonic()
         _scenario(name, bench)
         say(f"{name}: {time.monotonic() - before:.0f} s")
-    results.facts["duration"] = time.monotonic() - began
-    results.facts["load_after"] = os.getloadavg()[0]
+        results.facts["duration"] = time.monotonic() - began
+        results.facts["load_after"] = os.getloadavg()[0]
+        results.save(out)
     return results
 
 

@@ -107,6 +107,13 @@ class Results:
             grouped.setdefault(row.group, []).append(row)
         return grouped
 
+    def merge(self, other: Results) -> None:
+        """Take the rows of another run of the same machine; its rows replace those of this one."""
+        self.rows |= other.rows
+        self.cells |= other.cells
+        self.commands |= other.commands
+        self.facts["duration"] += other.facts["duration"]
+
     def save(self, path: Path) -> None:
         """Write all of it as JSON."""
         document = {
