@@ -148,7 +148,7 @@ def test_only_whole_records_are_forgotten(store: Store) -> None:
 
 def test_a_moment_in_the_log_is_found_by_bisection(store: Store) -> None:
     append(store, 1, 2, 3, 3, 9)
-    times = {first: time for first, time in [(1, 1001), (2, 1002), (4, 1003), (10, 1009)]}
+    times = {1: 1001, 2: 1002, 4: 1003, 10: 1009}
     with store.write() as writer:
         writer.forget_records(2, 7, 10)
     with store.read() as reader:
@@ -157,4 +157,4 @@ def test_a_moment_in_the_log_is_found_by_bisection(store: Store) -> None:
         assert reader.record_at(times[10]) == 10
         assert reader.record_at(1003) == 2, "a gap has the time of its last record"
         assert reader.record_at(1010) == reader.last().seq + 1
-        assert reader.chain_before(10) == (reader.record(9) or pytest.fail()).chain
+        assert reader.chain_before(10) == (reader.record(9) or pytest.fail("no record")).chain

@@ -115,7 +115,9 @@ def test_a_rule_of_a_later_program_is_refused() -> None:
 
 
 @given(st.lists(st.integers(0, 1 << 51), max_size=60), policies, st.data())
-def test_keeping_again_keeps_the_same(times: list[int], policy: Policy, data: st.DataObject) -> None:
+def test_keeping_again_keeps_the_same(
+    times: list[int], policy: Policy, data: st.DataObject
+) -> None:
     """A prune of what a prune left takes nothing more, whatever the order of the snapshots."""
     every = candidates(*times)
     shuffled = data.draw(st.permutations(every))

@@ -44,7 +44,7 @@ BLOCKS = 40
 CONTENTS = 30
 
 MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
-"""Nothing here is about durability: a file system in memory makes the same steps ten times faster."""
+"""Nothing here is about durability: a file system in memory makes the same steps faster."""
 
 Content = tuple[int, ...]
 EMPTY: Content = (0,) * BLOCKS
