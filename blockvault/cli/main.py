@@ -62,6 +62,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "compact": "Write the data file anew without its free pages.",
         "stats": "Show how much space the vault takes, and for what.",
         "verify": "Check that everything stored is whole.",
+        "repair": "Bring back what is lost.",
         "rebuild": "Rebuild all tables from the event log.",
         "completion": "Print a script that completes commands in a shell.",
     },

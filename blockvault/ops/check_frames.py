@@ -13,6 +13,8 @@ from __future__ import annotations
 import os
 import random
 import time
+from array import array
+from bisect import bisect_left
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -52,6 +54,7 @@ class FrameCheck:
         self._first = self._noted() if scan.resume else 0
         self._last = 0
         self._chosen: set[int] | None = set() if scan.sample < 1 else None
+        self._seen = array("Q")
         self._matched = 0
         self._suspects: set[int] = set()
         self._broken: dict[int, str] = {}
@@ -63,6 +66,7 @@ class FrameCheck:
         with ThreadPoolExecutor(2, "decode") as pool:
             while batch := self._fetch(start):
                 start = batch[-1][0] + 1
+                self._seen.extend(number for number, _ in batch)
                 some = [pair for pair in batch if self._takes(pair[0])]
                 decoded = pool.map(_decoded, [data for _, data in some])
                 for (number, data), objects in zip(some, decoded, strict=True):
@@ -131,9 +135,12 @@ class FrameCheck:
             number, _ = tables.split_location(place)
             if not self._first <= number < self._last:
                 continue
-            if self._chosen is not None and number not in self._chosen:
+            if self._chosen is not None and number not in self._chosen and self._exists(number):
                 continue
-            if number in self._broken:
+            if not self._exists(number):
+                message = f"object {short(oid)} is missing: frame {number}, which held it, is gone"
+                self.report.problems.append(Problem("object-missing", message, oid))
+            elif number in self._broken:
                 self._blame(oid, f"in frame {number}: {self._broken[number]}")
             elif place in self._suspects:
                 self._blame(oid, f"in frame {number}: its bytes are not what was stored")
@@ -147,6 +154,10 @@ class FrameCheck:
                     "object; 'blockvault rebuild' mends that",
                 )
             )
+
+    def _exists(self, number: int) -> bool:
+        at = bisect_left(self._seen, number)
+        return at < len(self._seen) and self._seen[at] == number
 
     def _blame(self, oid: bytes, why: str) -> None:
         message = f"object {short(oid)} {why}"

@@ -19,6 +19,7 @@ from blockvault.model.projections import TABLES, TRAIL
 from blockvault.ops import Progress, base, silent
 from blockvault.ops.base import Base
 from blockvault.store import frames, tables
+from blockvault.store.frames import Objects
 
 if TYPE_CHECKING:
     from blockvault.store.types import Reader
@@ -176,7 +177,7 @@ def frame_ids(vault: Vault, progress: Progress = silent) -> Iterator[tuple[int, 
         with vault.read() as reader:
             batch = list(islice(reader.frames(start), _FRAMES_A_BATCH))
         for number, data in batch:
-            yield number, [object_id(data) for data in frames.decode(data)]
+            yield number, [object_id(data) for data in _readable(data)]
         if not batch:
             return
         start = batch[-1][0] + 1
@@ -191,8 +192,16 @@ def _holds(vault: Vault, place: int | None, oid: bytes) -> bool:
         data = reader.frame(number)
     if data is None:
         return False
-    objects = frames.decode(data)
+    objects = _readable(data)
     return slot < len(objects) and object_id(objects[slot]) == oid
+
+
+def _readable(data: bytes) -> Objects | Sequence[bytes]:
+    """The objects of a frame, none if it is damaged: verify tells that, and what it touches."""
+    try:
+        return frames.decode(data)
+    except Damaged:
+        return ()
 
 
 def _dangling(vault: Vault, changes: dict[bytes, Change]) -> Iterator[Change]:

@@ -39,7 +39,7 @@ def compact(path: Path) -> Compacted:
     """
     data = path / shared.DATA
     try:
-        with _alone(path) as head:
+        with alone(path) as head:
             before = _taken(data)
             building = Path(tempfile.mkdtemp(prefix=".compact-", dir=path))
             try:
@@ -56,7 +56,7 @@ def compact(path: Path) -> Compacted:
 
 
 @contextmanager
-def _alone(path: Path) -> Iterator[int]:
+def alone(path: Path) -> Iterator[int]:
     """Hold the vault as its only process; yields the descriptor of the head file."""
     shared.refuse_open(path / shared.DATA)
     lock = os.open(path / shared.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)

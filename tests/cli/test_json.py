@@ -40,6 +40,7 @@ CHANGING = {
     "prune": "prune --dry-run",
     "gc": "gc",
     "compact": "compact",
+    "repair": "repair --dry-run",
 }
 SERVING = {"serve", "status"}  # in test_serve, where a server runs
 # Fields that are lists whose members have documented fields, or objects that vary.

@@ -1,0 +1,201 @@
+"""repair: what it brings back and from where, and that what stays lost is never read as data."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blockvault.errors import BadRequest, Damaged
+from blockvault.ids import object_id
+from blockvault.ops import check, rebuild, repair
+from blockvault.store import pages, salvage, shared, tables
+from blockvault.vault import Vault
+
+BLOCK = 4096
+COUNT = 80
+
+
+def noise(seed: int) -> bytes:
+    return random.Random(seed).randbytes(BLOCK)
+
+
+CONTENT = b"".join(noise(number) for number in range(COUNT))
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Iterator[Vault]:
+    """A vault with one snapshot, and a copy of it beside."""
+    home = tmp_path / "one"
+    with Vault.create(home) as vault, vault.session("main") as session:
+        session.create_volume("vda", COUNT * BLOCK).write(0, CONTENT)
+        session.snapshot("all")
+    shutil.copytree(home, tmp_path / "copy")
+    with Vault.open(home) as vault:
+        yield vault
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    return tmp_path / "copy"
+
+
+def read(vault: Vault) -> bytes:
+    vault.objects.close()
+    return vault.device("main~0", "vda").read(0, COUNT * BLOCK)
+
+
+def spoil(vault: Vault, number: int, at: int) -> None:
+    """Flip a bit of a frame."""
+    with vault.store.write() as writer:
+        frame = bytearray(writer.frame(number) or b"")
+        frame[at] ^= 16
+        writer._txn.put(tables.integer_key(number), bytes(frame), db=writer._dbs["frames"])
+    vault.objects.close()
+
+
+def place(vault: Vault, oid: bytes) -> tuple[int, int]:
+    with vault.read() as reader:
+        found = reader.locate([oid])[0]
+    assert found is not None
+    return tables.split_location(found)
+
+
+def sound(vault: Vault) -> None:
+    assert check.verify(vault).problems == []
+    assert rebuild.rebuild(vault, dry_run=True).changed_rows == 0
+
+
+def test_a_sound_vault_needs_nothing(vault: Vault, copy: Path) -> None:
+    made = repair.plan(vault, [copy])
+    assert made.sound
+    assert (made.found, made.lost) == ({}, frozenset())
+
+
+def damage_block(vault: Vault) -> None:
+    number, slot = place(vault, object_id(noise(7)))
+    spoil(vault, number, 200 + slot * BLOCK)
+
+
+def damage_header(vault: Vault) -> None:
+    number, _ = place(vault, object_id(noise(7)))
+    spoil(vault, number, 0)
+
+
+def damage_root(vault: Vault) -> None:
+    number, _ = place(vault, vault.resolve("main").volumes[0].root)
+    spoil(vault, number, 0)
+
+
+def lose_block(vault: Vault) -> None:
+    with vault.store.write() as writer:
+        number, _ = place(vault, object_id(noise(7)))
+        writer.unindex([object_id(noise(n)) for n in (7, 8)])
+        writer.drop_frames([number])
+
+
+DAMAGES = [damage_block, damage_header, damage_root, lose_block]
+
+
+@pytest.mark.parametrize("harm", DAMAGES)
+def test_another_vault_brings_everything_back(vault: Vault, copy: Path, harm) -> None:
+    harm(vault)
+    assert not check.verify(vault).ok
+    made = repair.plan(vault, [copy])
+    assert made.lost == frozenset()
+    assert made.sources[str(copy)] == len(made.found) > 0
+    assert not check.verify(vault).ok, "a plan changes nothing"
+    done = repair.execute(vault, made)
+    assert done.restored == len(made.found)
+    assert read(vault) == CONTENT
+    sound(vault)
+
+
+@pytest.mark.parametrize("harm", [damage_block, damage_header])
+def test_an_image_brings_blocks_back_wherever_they_lie_in_it(
+    vault: Vault, tmp_path: Path, harm
+) -> None:
+    image = tmp_path / "disk.img"
+    blocks = [noise(number) for number in range(COUNT)]
+    image.write_bytes(bytes(BLOCK) * 3 + b"".join(reversed(blocks)))
+    harm(vault)
+    made = repair.plan(vault, [image])
+    assert made.lost == frozenset()
+    repair.execute(vault, made)
+    assert read(vault) == CONTENT
+    sound(vault)
+
+
+def test_what_cannot_be_found_is_told_and_never_read_wrong(vault: Vault) -> None:
+    damage_block(vault)
+    made = repair.plan(vault)
+    assert made.lost == {object_id(noise(7))}
+    assert {(t.offset, t.length) for t in made.touched} == {(7 * BLOCK, BLOCK)}
+    assert repair.execute(vault, made).quarantined == 1
+    with pytest.raises(Damaged):
+        read(vault)
+    device = vault.device("main~0", "vda")
+    assert device.read(0, 7 * BLOCK) == CONTENT[: 7 * BLOCK]
+    assert device.read(8 * BLOCK, BLOCK) == noise(8)
+    kinds = {problem.kind for problem in check.verify(vault).problems}
+    assert kinds == {"object-missing"}
+
+
+def test_content_that_is_written_again_heals_what_was_lost(vault: Vault) -> None:
+    damage_block(vault)
+    repair.execute(vault, repair.plan(vault))
+    with vault.session("main") as session:
+        session.device("vda").write(40 * BLOCK, noise(7))
+    assert read(vault) == CONTENT
+    sound(vault)
+
+
+def test_index_and_projections_are_mended(vault: Vault) -> None:
+    with vault.store.write() as writer:
+        writer.delete("refs", b"HEAD")
+        writer.unindex([object_id(noise(3))])
+    done = repair.execute(vault, repair.plan(vault))
+    assert (done.rows, done.index_entries, done.quarantined) == (1, 1, 1)
+    assert read(vault) == CONTENT
+    sound(vault)
+
+
+def test_a_source_with_other_content_helps_nothing(vault: Vault, tmp_path: Path) -> None:
+    image = tmp_path / "wrong.img"
+    image.write_bytes(noise(12345) * 4)
+    damage_block(vault)
+    assert repair.plan(vault, [image]).lost
+    with pytest.raises(BadRequest, match="neither"):
+        repair.plan(vault, [tmp_path])
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_destroyed_meta_page_is_written_anew(vault: Vault, number: int) -> None:
+    path = vault.path
+    vault.close()
+    with open(path / shared.DATA, "r+b") as file:
+        metas = [pages.read_meta(file.fileno(), each) for each in (0, 1)]
+        newest = max((0, 1), key=lambda each: metas[each].txn_id)
+        file.seek(number * 4096)
+        file.write(b"\xa5" * 512)
+    assert salvage.damaged_meta(path) == number
+    with pytest.raises(Damaged):
+        Vault.open(path)
+    assert salvage.rescue_meta(path)
+    assert not salvage.rescue_meta(path)
+    assert (path / f"meta-{number}.damaged").read_bytes()[:4] == b"\xa5" * 4
+    with open(path / shared.DATA, "rb") as file:
+        assert pages.read_meta(file.fileno(), number) is not None
+    if newest == number:
+        # The commit that is lost was acknowledged: the head file knows, and the vault says so.
+        with pytest.raises(Damaged, match="older state"):
+            Vault.open(path)
+        (path / shared.HEAD).unlink()
+    with Vault.open(path) as again:
+        assert again.store.structure() == []
+        if newest != number:
+            assert read(again) == CONTENT
+            sound(again)
