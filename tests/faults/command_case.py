@@ -19,7 +19,8 @@ import lmdb
 from blockvault import Vault
 from blockvault.cli import main as cli
 from blockvault.errors import VaultError
-from blockvault.ops import checkout
+from blockvault.model.retention import Policy
+from blockvault.ops import checkout, forget, policy, prune
 from tests.faults import crash_case, story
 
 SIZE = 30 * story.BLOCK
@@ -42,8 +43,16 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "checkout over": ("checkout", "main~1", "work", "--force"),
     "export": ("export", "main:vda", "out.raw"),
     "rebuild": ("rebuild", "-V", "broken"),
+    "policy set": ("policy", "set", "--keep-last", "3"),
+    "hold": ("hold", "main~1", "-m", "step"),
+    "unhold": ("unhold", "v1"),
+    "prune": ("prune", "--keep-last", "1", "--keep-events", "0"),
+    "gc": ("gc", "-V", "dusty"),
+    "gc --recompress": ("gc", "-V", "dusty", "--recompress", "5"),
+    "compact": ("compact", "-V", "dusty"),
     "a session": ("@write",),
 }
+"""``broken`` is a vault that lacks rows, ``dusty`` one with much to collect."""
 
 READING = [("log",), ("show", "main"), ("diff", "main~1", "main"), ("events",), ("refs",),
            ("reflog",), ("stats",), ("verify",), ("cat", "main:vda"), ("export", "main:vda", "-"),
@@ -52,10 +61,13 @@ READING = [("log",), ("show", "main"), ("diff", "main~1", "main"), ("events",), 
 
 
 class State(NamedTuple):
-    """All that a command may change: names and contents, histories, and files beside the vault."""
+    """All that a command may change: names and contents, histories, what the table of names has
+    besides (holds, policies, ...), and files and vaults beside the vault.
+    """
 
     names: story.Print
     logs: tuple[tuple[str, int], ...]
+    keys: tuple[bytes, ...]
     files: tuple[tuple[str, str], ...]
 
 
@@ -76,12 +88,26 @@ def build(folder: Path) -> None:
         vault.create_branch("gone", "main~1")
         vault.delete_branch("gone")
         vault.tag("v1", "main~1")
+        policy.hold(vault, "v1")
         checkout.execute(vault, checkout.plan(vault, "main~0", folder / "work"))
-    shutil.copytree(folder / ".blockvault", folder / "broken/.blockvault")
+    for name in ("broken", "dusty"):
+        shutil.copytree(folder / ".blockvault", folder / name / ".blockvault")
     damage_tables(folder / "broken/.blockvault")
+    gather_dust(folder / "dusty", rng)
     with (folder / "work/vda.raw").open("r+b") as file:
         file.seek(3 * story.BLOCK)
         file.write(b"edited outside" * 100)
+
+
+def gather_dust(path: Path, rng: random.Random) -> None:
+    """Write, snapshot and forget, so that some frames are dead, some partly, some whole."""
+    with Vault.open(path) as vault:
+        with vault.session() as session:
+            for number in range(4):
+                for at in range(0, SIZE, (2 + number) * story.BLOCK):
+                    session.device("vda").write(at, rng.randbytes(story.BLOCK))
+                session.snapshot(f"dust {number}")
+        forget.execute(vault, prune.plan(vault, Policy(last=1, events=0)))
 
 
 def damage_tables(home: Path) -> None:
@@ -119,8 +145,10 @@ def inspector() -> Callable[[Path], tuple[str, State]]:
         with Vault.open(folder) as vault:
             wrong = crash_case.problems(vault)
             logs = [(b.name, len(list(vault.log(b.name)))) for b in vault.branches() if b.tip]
+            with vault.read() as reader:
+                keys = [key for key, _ in reader.scan("refs")]
             names = story.look(vault)
-        return wrong, State(names, tuple(logs), tuple(files(folder)))
+        return wrong, State(names, tuple(logs), tuple(keys), tuple(files(folder)))
 
     return look
 
@@ -133,6 +161,8 @@ def files(folder: Path) -> list[tuple[str, str]]:
     if (folder / "new/.blockvault").exists():
         with Vault.open(folder / "new") as vault:
             found.append(("new", crash_case.problems(vault) or vault.head))
-    with Vault.open(folder / "broken") as vault:
-        found.append(("broken", crash_case.problems(vault)))
+    for name in ("broken", "dusty"):
+        with Vault.open(folder / name) as vault:
+            wrong = crash_case.problems(vault)
+            found.append((name, wrong or story.look(vault).of("main")))
     return sorted(found)
