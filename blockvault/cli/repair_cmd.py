@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     "sources",
     metavar="PATH",
     multiple=True,
-    type=click.Path(path_type=Path, exists=True),
+    type=click.Path(path_type=Path),
     help="A vault, or an image, that may have good copies; nothing in it is trusted.",
 )
 @click.option("--dry-run", is_flag=True, help="Look, change nothing.")

@@ -13,6 +13,7 @@ wrong, and the same content, written again by anybody, heals every state that ne
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -28,6 +29,9 @@ from blockvault.store.codec import Codec
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
+
+Look = Callable[[set[bytes]], dict[bytes, bytes]]
+"""Asks a source for objects; gives those that it has."""
 
 _BATCH = 4096
 _LOOK_BYTES = 4 << 20
@@ -127,16 +131,14 @@ def _quarantine(vault: Vault, lost: Iterable[bytes]) -> int:
 
 def _search(vault: Vault, made: Plan, missing: set[bytes], sources: Sequence[Path]) -> None:
     for source in sources:
-        look = _looker(vault, source)
         before = len(made.found)
-        while True:
-            wanted = missing - made.found.keys()
-            fresh = look(wanted)
-            made.found.update(fresh)
-            more = _below(vault, fresh.values()) - made.found.keys() - missing
-            missing |= more
-            if not fresh or not missing - made.found.keys():
-                break
+        with _looker(vault, source) as look:
+            while wanted := missing - made.found.keys():
+                fresh = look(wanted)
+                if not fresh:
+                    break
+                made.found.update(fresh)
+                missing |= _below(vault, fresh.values())
         made.sources[str(source)] = len(made.found) - before
 
 
@@ -158,19 +160,21 @@ def _below(vault: Vault, contents: Iterable[bytes]) -> set[bytes]:
     return missing
 
 
-def _looker(vault: Vault, source: Path) -> Callable[[set[bytes]], dict[bytes, bytes]]:
+@contextmanager
+def _looker(vault: Vault, source: Path) -> Iterator[Look]:
     """How to ask a source for objects: a vault by id, an image by hashing all of its blocks."""
     from blockvault.vault import DIRECTORY, Vault
 
-    if source.is_dir():
-        home = source if source.name == DIRECTORY else source / DIRECTORY
-        if not home.is_dir():
-            raise BadRequest(f"{source} is neither a vault nor an image")
-        other = Vault.open(home)
-        if other.options.vault_id == vault.options.vault_id and other.path == vault.path:
-            raise BadRequest(f"{source} is the vault that is to be repaired")
-        return lambda wanted: dict(_from_vault(other, wanted))
-    return lambda wanted: dict(_from_image(vault, source, wanted)) if wanted else {}
+    if not source.is_dir():
+        yield lambda wanted: dict(_from_image(vault, source, wanted))
+        return
+    home = source if source.name == DIRECTORY else source / DIRECTORY
+    if not home.is_dir():
+        raise BadRequest(f"{source} is neither a vault nor an image")
+    if home.resolve() == vault.path.resolve():
+        raise BadRequest(f"{source} is the vault that is to be repaired")
+    with Vault.open(home) as other:
+        yield lambda wanted: dict(_from_vault(other, wanted))
 
 
 def _from_vault(other: Vault, wanted: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:

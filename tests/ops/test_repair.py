@@ -170,6 +170,9 @@ def test_a_source_with_other_content_helps_nothing(vault: Vault, tmp_path: Path)
     assert repair.plan(vault, [image]).lost
     with pytest.raises(BadRequest, match="neither"):
         repair.plan(vault, [tmp_path])
+    with pytest.raises(BadRequest, match="to be repaired"):
+        repair.plan(vault, [vault.path])
+    assert len(shared._registry) == 1
 
 
 @pytest.mark.parametrize("number", [0, 1])
