@@ -61,6 +61,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "gc": "Give back the space of what nothing needs any more.",
         "compact": "Write the data file anew without its free pages.",
         "stats": "Show how much space the vault takes, and for what.",
+        "export-metrics": "Print the vault's figures for Prometheus.",
         "verify": "Check that everything stored is whole.",
         "repair": "Bring back what is lost.",
         "rebuild": "Rebuild all tables from the event log.",
@@ -80,7 +81,8 @@ class Program(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in SUMMARIES:
             return None
-        module = import_module(f"blockvault.cli.{ALIASES.get(cmd_name, cmd_name)}_cmd")
+        file = ALIASES.get(cmd_name, cmd_name).replace("-", "_")
+        module = import_module(f"blockvault.cli.{file}_cmd")
         command: click.Command = module.run
         return command
 

@@ -38,7 +38,7 @@ def bash(cwd: Path, line: str, breaks: str = BREAKS) -> list[str]:
     ("line", "candidates"),
     [
         ("blockvault comm", ["commit"]),
-        ("blockvault re", ["reflog", "refs", "rebuild"]),
+        ("blockvault re", ["reflog", "refs", "repair", "rebuild"]),
         ("blockvault switch ", ["main", "test"]),
         ("blockvault switch t", ["test"]),
         ("blockvault log ", ["HEAD", "main", "test", "v1"]),

@@ -1,0 +1,60 @@
+"""``blockvault export-metrics``: the vault's figures for Prometheus."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from blockvault.cli import output
+from blockvault.cli.common import command, with_vault
+from blockvault.errors import IOFailed, NotFound
+
+if TYPE_CHECKING:
+    from blockvault.vault import Vault
+
+
+@command(
+    "export-metrics",
+    examples={
+        "blockvault export-metrics": "Print them.",
+        "blockvault export-metrics -o /var/lib/node_exporter/blockvault.prom": (
+            "For the textfile collector of node_exporter; the file is replaced at once."
+        ),
+    },
+)
+@click.option(
+    "-o", "--output", "target", metavar="FILE", type=click.Path(path_type=Path),
+    help="Write them to this file instead.",
+)  # fmt: skip
+@with_vault
+def run(vault: Vault, target: Path | None) -> None:
+    """Print the vault's figures for Prometheus.
+
+    Sizes, numbers of names, times of the last event and of the last maintenance; and what running
+    servers of this vault have done.  Takes no longer for a larger vault.
+    """
+    from blockvault.ops import metrics
+
+    found = [*metrics.of_vault(vault), *metrics.of_servers(_servers(vault))]
+    text = metrics.render(found)
+    if target is None:
+        output.write(text.rstrip("\n"))
+        return
+    fresh = target.with_name(f"{target.name}.{os.getpid()}")
+    fresh.write_text(text)
+    fresh.replace(target)
+
+
+def _servers(vault: Vault) -> list[dict[str, Any]]:
+    from blockvault.nbd import control
+
+    answers = []
+    for remote in control.servers(vault.path):
+        try:
+            answers.append(remote.ask("status"))
+        except (NotFound, IOFailed):
+            continue  # it ended while we looked
+    return answers
