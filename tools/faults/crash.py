@@ -50,7 +50,7 @@ def enumerate_cuts(ops: Sequence[Op], wanted: int, seed: int, start: int = 0) ->
         done = place
         share = (wanted - len(cuts)) / (len(places) - number)
         goal = len(cuts) + int(share) + (rng.random() < share % 1)
-        for cut in islice(_cuts_at(ops, place, disk, rng), int(4 * share) + 4):
+        for cut in islice(_cuts_at(ops, place, disk, rng), int(30 * share) + 4):
             key = (disk.settled, cut.in_flight, cut.kept, promised[place])
             if len(cuts) < goal and key not in seen:
                 seen.add(key)
