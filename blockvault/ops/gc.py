@@ -43,6 +43,7 @@ _LEAVE_ANYWAY = 0.001
 _ROWS_A_COMMIT = 2000
 _RECORDS_A_COMMIT = 500
 _POLL = 0.02
+_PAUSE, _LONG_PAUSE = 0.002, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +139,10 @@ class Collection:
         if not self.drain(wait):
             return Collected(_Choice(self.marks).plan)
         self.settle()
+        began = time.monotonic()
         for _ in self.sweep():
-            self._rest()
+            self._rest(time.monotonic() - began)
+            began = time.monotonic()
         done = self.done
         done.records = self.forget_records()
         recompress.note_age(self.vault, events.now_us())
@@ -231,6 +234,6 @@ class Collection:
             start = end
         return count
 
-    def _rest(self) -> None:
+    def _rest(self, took: float = 0.0) -> None:
         """Let waiting writers in: they queue in the kernel, and a pause lets them be next."""
-        time.sleep(0.002)
+        time.sleep(max(_PAUSE, min(took, _LONG_PAUSE)))

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 FRAME_BYTES = 256 << 10
-_DROPS_A_STEP = 16
-_MOVES_A_STEP = 1 << 20
-_LOOKS_A_STEP = 32
+_DROPS_A_STEP = 6
+_MOVES_A_STEP = 512 << 10
+_LOOKS_A_STEP = 16
 
 
 class Tally(Protocol):
