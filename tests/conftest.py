@@ -28,6 +28,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(pytest.mark.skip(reason="long: taken with --nightly"))
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Repeat above the last line what tools/check found wrong before the tests."""
+    failed = os.environ.get("BLOCKVAULT_FAILED_CHECKS")
+    if failed:
+        terminalreporter.write_line(f"tools/check: FAILED before the tests: {failed}", red=True)
+
+
 @pytest.fixture(scope="session")
 def nightly(request: pytest.FixtureRequest) -> bool:
     """True when the run may take long: tests scale their figures with it."""
