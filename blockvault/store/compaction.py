@@ -24,6 +24,9 @@ from lmdb import verify as lmdb_verify
 from blockvault.errors import Busy, Damaged
 from blockvault.store import env, faults, filesystem, shared, tables
 
+_BUILDING = ".compact-"
+_COMMIT_BYTES = 16 << 20
+
 
 class Compacted(NamedTuple):
     """Bytes that the data file takes on the disk, before and after."""
@@ -41,7 +44,8 @@ def compact(path: Path) -> Compacted:
     try:
         with alone(path) as head:
             before = _taken(data)
-            building = Path(tempfile.mkdtemp(prefix=".compact-", dir=path))
+            _clean(path)
+            building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=path))
             try:
                 _copy(path, building)
                 _replace(building / shared.DATA, data, head)
@@ -53,6 +57,12 @@ def compact(path: Path) -> Compacted:
         raise faults.from_os(error, path) from error
     _note_head(path)
     return Compacted(before, _taken(data))
+
+
+def _clean(path: Path) -> None:
+    """Remove what a killed run left behind; there is no other, for this one is alone."""
+    for left in path.glob(_BUILDING + "*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager
@@ -79,17 +89,48 @@ def alone(path: Path) -> Iterator[int]:
 
 
 def _copy(path: Path, building: Path) -> None:
-    environment = shared.open_lmdb(path, readonly=True, lock=False)
+    """All tables, row by row in order: pages come out full, and one behind the other.
+
+    LMDB's own compacting copy is not used: it crashed on vaults whose index has many pages.
+    """
+    filesystem.prepare_lock_file(building / shared.LOCK)
+    old = shared.open_lmdb(path, readonly=True, lock=False)
     try:
-        environment.copy(os.fspath(building), compact=True)
+        new = shared.open_lmdb(building, readonly=False, lock=True)
+        try:
+            for name in (*tables.KEYED, *tables.NUMBERED):
+                _copy_table(old, new, name)
+        finally:
+            new.close()
     finally:
-        environment.close()
+        old.close()
     copied = building / shared.DATA
     problems = list(map(str, lmdb_verify.verify(copied)))  # type: ignore[no-untyped-call]
     if problems:
         raise Damaged(f"{path}: the copy is not whole, nothing was changed: {problems[0]}")
     os.chmod(copied, 0o600)
     filesystem.sync_path(copied)
+
+
+def _copy_table(old: lmdb.Environment, new: lmdb.Environment, name: str) -> None:
+    flags = tables.FLAGS.get(name, {})
+    source = old.open_db(name.encode(), txn=None, create=False, **flags)
+    target = new.open_db(name.encode(), txn=None, create=True, **flags)
+    with old.begin() as reading:
+        rows: Iterator[tuple[bytes, bytes]] = iter(reading.cursor(source))
+        while some := list(_up_to(rows, _COMMIT_BYTES)):
+            with new.begin(write=True) as txn:
+                txn.cursor(target).putmulti(some, dupdata=True, append=True)
+
+
+def _up_to(rows: Iterator[tuple[bytes, bytes]], limit: int) -> Iterator[tuple[bytes, bytes]]:
+    """The next rows, of about so many bytes."""
+    size = 0
+    for row in rows:
+        yield row
+        size += len(row[0]) + len(row[1])
+        if size >= limit:
+            return
 
 
 def _replace(copied: Path, data: Path, head: int) -> None:

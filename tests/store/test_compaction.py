@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from blockvault.errors import Busy
-from blockvault.store import compaction, shared
+from blockvault.store import compaction, shared, tables
 from blockvault.store.env import LmdbStore
 from blockvault.store.objects import ObjectReader
 from tests.store.material import OPTIONS, block, framed, noise
@@ -106,6 +107,33 @@ def test_who_waits_for_it_opens_the_new_file(tmp_path: Path, monkeypatch) -> Non
         assert store._env.lmdb is not moments[0]
         assert len(shared._registry) >= 1
     assert everything(path) == before
+
+
+def test_a_large_index_comes_out_dense(tmp_path: Path) -> None:
+    path = tmp_path / "vault"
+    count = 60_000
+    rng = random.Random(3)
+    with LmdbStore.create(path, OPTIONS) as store:
+        for _ in range(6):
+            with store.write() as writer:
+                for number in range(count // 6):
+                    writer.put("index", rng.randbytes(32), tables.pack_location(number + 1))
+        with store.read() as reader:
+            took = reader.table_bytes()["index"]
+    before = everything(path)
+    compaction.compact(path)
+    assert everything(path) == before
+    with LmdbStore.open(path) as store, store.read() as reader:
+        assert reader.table_bytes()["index"] < 0.9 * took, "pages come out full"
+
+
+def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
+    path = tmp_path / "vault"
+    fill(path)
+    (path / ".compact-left").mkdir()
+    (path / ".compact-left" / "data.mdb").write_bytes(b"half")
+    compaction.compact(path)
+    assert not list(path.glob(".compact-*"))
 
 
 def test_a_failed_copy_leaves_everything(tmp_path: Path, monkeypatch) -> None:
