@@ -123,7 +123,8 @@ def again(rig: Rig, name: str, after: State, state: State, what: str) -> str:
 def test_every_call_of_a_command_may_fail(rig: Rig, name: str, seed: int, nightly: bool) -> None:
     before, after, calls = wanted(rig, name)
     wrong, tried = [], 0
-    for nth in range(1, calls + 1):
+    stride = 1 if nightly else 1 + calls // 40  # a collection makes many calls that are alike
+    for nth in range(1 + seed % stride, calls + 1, stride):
         modes = MODES if nightly else [MODES[(seed + nth * 3) % len(MODES)]]
         for action, sticky in modes:
             fault = Fault(action=action, nth=nth, below=rig.here, sticky=sticky)

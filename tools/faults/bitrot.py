@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import NamedTuple
@@ -38,7 +38,7 @@ class Verdict(Enum):
     FOUND = "found"  # an error somewhere, and nothing wrong was returned
     FREE = "free"  # nothing changed, and the byte is proved unused
     EQUAL = "equal"  # nothing changed, for the engine neither: see Seen.same
-    STOPPED = "stopped"  # checking found it; reading without checking first died of it
+    STOPPED = "stopped"  # a look without the engine finds it; the engine died of it
     MISLED = "misled"  # checking found it; reading without checking first gave a wrong answer
     SILENT = "silent"  # wrong content, or a byte in use, that checking did not notice
     CRASHED = "crashed"  # checking died, or reading died of what checking had not found
@@ -111,19 +111,27 @@ def lost_sectors(sound: bytes, count: int, rng: random.Random) -> Iterator[Damag
             yield Damage(at, data, f"sector at {at} replaced")
 
 
-def judge(outcomes: Sequence[Outcome], sound: Seen, before: bytes, pages: PageMap) -> Verdict:
-    """How one damage ended, given what several checks saw of it; the first is the careful one."""
+def judge(
+    outcomes: Sequence[Outcome],
+    sound: Seen,
+    before: bytes,
+    pages: PageMap,
+    offline: Callable[[Damage], bool] = lambda damage: False,
+) -> Verdict:
+    """How one damage ended, given what several checks saw of it; the first is the careful one.
+
+    ``offline`` says whether a structural check without the engine finds it.
+    """
     seen = [outcome.value for outcome in outcomes if outcome.returned]
     digests = [item for one in seen for item in one.digests.items()]
     checked = outcomes[0].returned and bool(outcomes[0].value.errors)
     if any(sound.digests.get(part) != digest for part, digest in digests):
         return Verdict.MISLED if checked and len(outcomes) > 1 else Verdict.SILENT
-    found = any(one.errors for one in seen)
-    if not outcomes[0].returned:
+    if any(outcome.error and not outcome.died for outcome in outcomes):
         return Verdict.CRASHED
     if len(seen) < len(outcomes):
-        return Verdict.STOPPED if found else Verdict.CRASHED
-    if found:
+        return Verdict.STOPPED if checked or offline(outcomes[0].task) else Verdict.CRASHED
+    if any(one.errors for one in seen):
         return Verdict.FOUND
     if dict(digests) != sound.digests:
         return Verdict.SILENT
