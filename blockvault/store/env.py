@@ -180,7 +180,10 @@ class LmdbStore:
 
 def _walked(path: str) -> list[str]:
     """What py-lmdb's own walker, which has no types, says of a data file."""
-    return [str(problem) for problem in lmdb_verify.verify(path)]  # type: ignore[no-untyped-call]
+    try:
+        return [str(problem) for problem in lmdb_verify.verify(path)]  # type: ignore[no-untyped-call]
+    except lmdb_verify.VerifyError as error:  # it could not even begin
+        return [str(error)]
 
 
 def _create(path: Path, options: Options, populate: Populate | None) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import lmdb
 
-from blockvault.errors import BadRequest
+from blockvault.errors import BadRequest, Damaged
 from blockvault.ids import ID_SIZE
 from blockvault.store.tables import MAX_PLACE
 
@@ -40,7 +40,7 @@ class Index:
         if cursor.set_range_dup(oid[:1], rest):
             value = cursor.value()
             if value[:_REST] == rest:
-                return int.from_bytes(value[_REST:])
+                return _place(value)
         return None
 
     def get_many(self, ids: Iterable[bytes]) -> dict[bytes, int]:
@@ -52,7 +52,7 @@ class Index:
             if seek(oid[:1], rest):
                 row = bytes(value())
                 if row.startswith(rest):
-                    found[oid] = int.from_bytes(row[_REST:])
+                    found[oid] = _place(row)
         return found
 
     def scan(self, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[tuple[bytes, int]]:
@@ -67,7 +67,7 @@ class Index:
             oid = bytes(cursor.key()) + value[:_REST]
             if (oid < start) if reverse else (stop is not None and oid >= stop):
                 return
-            yield oid, int.from_bytes(value[_REST:])
+            yield oid, _place(value)
             more = cursor.prev() if reverse else cursor.next()
 
     def _at(self, oid: bytes) -> bool:
@@ -104,3 +104,10 @@ class Index:
     def delete(self, oid: bytes) -> bool:
         """Forget an object; True if it was there."""
         return self.get(oid) is not None and self._cursor.delete()
+
+
+def _place(row: bytes | memoryview) -> int:
+    """The place in a row.  A damaged page gives rows of any length."""
+    if len(row) != _REST + _PLACE:
+        raise Damaged("a row of the object index has the wrong length", kind="bad-encoding")
+    return int.from_bytes(row[_REST:])

@@ -45,6 +45,7 @@ class Meta(NamedTuple):
     page_size: int
     last_page: int
     roots: tuple[int, int]
+    depth: int
 
     @property
     def size(self) -> int:
@@ -71,11 +72,12 @@ def inspect(path: Path) -> None:
 
 
 def _inspect(file: int, path: Path) -> None:
-    metas = [read_meta(file, number) for number in (0, 1)]
-    whole = [meta for meta in metas if meta]
-    if len(whole) < 2:
-        raise _damaged_meta(path, metas)
-    newest = max(whole)
+    metas = [_meta(file, number) for number in (0, 1)]
+    newest = max(filter(None, metas), default=None)
+    # Only the one that counts must make sense: when a meta write fails, LMDB puts the old number
+    # back into the page, but leaves the new roots there.
+    if None in metas or newest is None or not _makes_sense(newest):
+        raise _damaged_meta(path, [read_meta(file, number) for number in (0, 1)])
     size = os.fstat(file).st_size
     for root in newest.roots:
         if root != NO_PAGE and not _is_tree_page(file, newest, root):
@@ -93,6 +95,12 @@ def _inspect(file: int, path: Path) -> None:
 
 def read_meta(file: int, number: int) -> Meta | None:
     """Meta page 0 or 1 of an open data file; None if it is not a sound one."""
+    meta = _meta(file, number)
+    return meta if meta and _makes_sense(meta) else None
+
+
+def _meta(file: int, number: int) -> Meta | None:
+    """A meta page as it stands; None if it is none of this database."""
     page_size = _page_size(file)
     page = os.pread(file, _PAGE.size + _META.size, number * page_size)
     if len(page) < _PAGE.size + _META.size or not _PAGE.unpack_from(page)[2] & META:
@@ -102,14 +110,16 @@ def read_meta(file: int, number: int) -> Meta | None:
     # The first tree's pad field is where LMDB keeps the page size.
     if (magic, version, trees[0][0]) != (MAGIC, VERSION, page_size):
         return None
-    roots = (trees[0][-1], trees[1][-1])
-    if any(depth > _MAX_DEPTH for _, _, depth, *_ in trees):
-        return None
-    if any(root != NO_PAGE and not 2 <= root <= last_page for root in roots):
-        return None
-    if (last_page + 1) * page_size > MAP_SIZE:
-        return None
-    return Meta(txn_id, page_size, last_page, roots)
+    depth = max(trees[0][2], trees[1][2])
+    return Meta(txn_id, page_size, last_page, (trees[0][-1], trees[1][-1]), depth)
+
+
+def _makes_sense(meta: Meta) -> bool:
+    return (
+        meta.depth <= _MAX_DEPTH
+        and all(root == NO_PAGE or 2 <= root <= meta.last_page for root in meta.roots)
+        and meta.size <= MAP_SIZE
+    )
 
 
 def _page_size(file: int) -> int:

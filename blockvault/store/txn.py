@@ -161,9 +161,11 @@ class LmdbReader(Reader):
         cursor = self._txn.cursor(self._dbs[tables.FRAMES])
         more = cursor.set_range(tables.integer_key(start))
         while more:
+            number = _ascending(cursor, start)
             data = bytes(cursor.value())
             self._env.residency.note(len(data))
-            yield tables.number_of_key(cursor.key()), data
+            yield number, data
+            start = number + 1
             more = cursor.next()
 
     def _last_frame(self) -> int | None:
@@ -175,8 +177,9 @@ class LmdbReader(Reader):
         heads: list[tuple[int, bytes, int]] = []
         more = cursor.set_range(tables.integer_key(start))
         while more and len(heads) < count:
-            view = cursor.value()
-            heads.append((tables.number_of_key(cursor.key()), bytes(view[:HEADER_SIZE]), len(view)))
+            number, view = _ascending(cursor, start), cursor.value()
+            heads.append((number, bytes(view[:HEADER_SIZE]), len(view)))
+            start = number + 1
             more = cursor.next()
         return heads
 
@@ -332,6 +335,14 @@ class LmdbWriter(LmdbReader, Writer):
 def _pages(stat: Mapping[str, Any]) -> int:
     pages = stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
     return int(pages * stat["psize"])
+
+
+def _ascending(cursor: lmdb.Cursor[memoryview], start: int) -> int:
+    """The number at the cursor.  One out of order would make a walk go round for ever."""
+    number = tables.number_of_key(cursor.key())
+    if number < start:
+        raise Damaged(f"frame {number} stands behind frame {start - 1}", kind="damaged")
+    return number
 
 
 def _forward(
