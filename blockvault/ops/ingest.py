@@ -168,7 +168,7 @@ class Intake:
         builder = Builder(
             self._scratch or self._objects,
             tree.blocks_in(image.size, size),
-            nodes=self._vault.objects,
+            nodes=self._scratch or self._vault.objects,
             parent=before.root if before else ZERO_ID,
             parent_blocks=tree.blocks_in(before.size, size) if before else 0,
         )

@@ -194,7 +194,8 @@ def _create(path: Path, options: Options, populate: Populate | None) -> None:
     _sweep(path)
     building = Path(tempfile.mkdtemp(prefix=path.name + _BUILDING, dir=path.parent))
     try:
-        with _locked(building):
+        # Whoever sweeps may be looking at the directory just now, and lets go of it.
+        with _locked(building, wait=True):
             _build(building, options, populate)
             _rename(building, path)
     except BaseException:
@@ -222,11 +223,11 @@ def _rename(building: Path, path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[bool]:
+def _locked(directory: Path, *, wait: bool = False) -> Iterator[bool]:
     """Hold a lock on a directory that is being built; False if somebody else holds it."""
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         yield True
     except BlockingIOError:
         yield False

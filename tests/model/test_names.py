@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import PurePosixPath, PureWindowsPath
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from blockvault.errors import BadRequest
@@ -68,6 +68,7 @@ def test_a_valid_name_is_a_revision_of_itself(name: str) -> None:
         assert refs.split_volume(f"{text}:vda") == (text, "vda")
 
 
+@settings(suppress_health_check=[HealthCheck.filter_too_much])
 @given(st.text(st.sampled_from("ab/\\.: ~\0\n-_conul1"), max_size=6))
 def test_a_valid_volume_name_is_one_file_name(name: str) -> None:
     try:
