@@ -36,6 +36,7 @@ from blockvault.store import (
     writelock,
 )
 from blockvault.store import format as fmt
+from blockvault.store.headfile import Slot
 from blockvault.store.txn import LmdbReader, LmdbWriter
 from blockvault.store.types import Options, Writer
 
@@ -173,9 +174,18 @@ class LmdbStore:
             if slot.seq == 0:
                 known = slot.chain == eventlog.genesis(self.options.vault_id)
             else:
-                known = found is not None and eventlog.peek(*found)[::2] == (slot.seq, slot.chain)
+                known = found is not None and _ends_there(found, slot)
             if not known or reader.txn_id < slot.txn_id:
                 raise _rolled_back(self.path, slot.seq, reader.last().seq)
+
+
+def _ends_there(found: tuple[int, bytes | memoryview], slot: Slot) -> bool:
+    """Whether a record ends where the head file says, or stands for pruned ones that did.
+
+    The head file is not synced: after a power cut it may name a record that a prune has replaced.
+    """
+    end = eventlog.peek(*found)
+    return end[::2] == (slot.seq, slot.chain) or (eventlog.is_gap(found) and slot.seq < end.seq)
 
 
 def _walked(path: str) -> list[str]:
