@@ -4,11 +4,12 @@
 venv=${BLOCKVAULT_VENV:-.venv}
 PATH=$PATH:/usr/sbin:/sbin
 
-# program=package, for what the tests and the demonstration run
+# program=package, for what the tests and the demonstration run.  Without file, nbdinfo 1.14 prints
+# uninitialised memory as the content of an export.
 programs=(
     mkfs.ext4=e2fsprogs debugfs=e2fsprogs e2fsck=e2fsprogs mkfs.xfs=xfsprogs mkfs.btrfs=btrfs-progs
     qemu-img=qemu-utils qemu-nbd=qemu-utils qemu-io=qemu-utils qemu-system-x86_64=qemu-system-x86
-    nbdinfo=libnbd-bin nbdcopy=libnbd-bin nbdsh=libnbd-bin nbdfuse=libnbd-bin
+    nbdinfo=libnbd-bin nbdcopy=libnbd-bin nbdsh=libnbd-bin nbdfuse=libnbd-bin file=file
     nbdkit=nbdkit fio=fio cc=gcc fusermount3=fuse3 git=git openssl=openssl
 )
 # packages that hold no program: a file of theirs=package
