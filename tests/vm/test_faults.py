@@ -41,6 +41,7 @@ def test_a_dead_supervisor_is_taken_over_and_the_guest_runs_on(lab: Any) -> None
     lab.create()
     console = lab.start()
     console.run("echo before >/disk/f; sync")
+    console.run("sleep 7; sync")  # the file system's own late writes
     counted = console.counter()
     pid = lab.status()["pid"]
     kill(pid)
