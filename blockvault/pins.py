@@ -19,7 +19,6 @@ import contextlib
 import errno
 import fcntl
 import os
-import secrets
 import threading
 import weakref
 from collections.abc import Iterable, Iterator, Sequence
@@ -207,7 +206,7 @@ def _locked_file(
 ) -> tuple[int, Path]:
     """Make a pin, which gets its name when it is complete and locked: nobody sees it half done."""
     directory = vault / _DIRECTORY
-    name = secrets.token_hex(8)
+    name = os.urandom(8).hex()
     new, path = directory / f"new.{name}", directory / f"pin.{name}"
     fd = -1
     try:

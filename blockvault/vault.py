@@ -12,10 +12,7 @@ The methods here are the public face; what they do lives in ``ops``, one module 
 
 from __future__ import annotations
 
-import getpass
 import os
-import secrets
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -25,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from blockvault.errors import BadRequest, Conflict, NotFound
 from blockvault.model import events, state
 from blockvault.model.snapshot import Snapshot
-from blockvault.ops import compare, reading, refs, resolve, snapshots
+from blockvault.ops import reading, refs, resolve, snapshots
 from blockvault.ops.resolve import Position
 from blockvault.pins import Guards, Pin
 from blockvault.store import tables
@@ -37,6 +34,7 @@ from blockvault.store.objects import ObjectReader
 from blockvault.store.types import Options, Reader, Store, Writer
 
 if TYPE_CHECKING:
+    from blockvault.ops import compare
     from blockvault.session import Session
 
 DIRECTORY = ".blockvault"
@@ -125,7 +123,7 @@ class Vault:
         home = Path(path) / DIRECTORY
         if home.exists():
             raise Conflict(f"{home} exists already; nothing was changed", kind="vault-exists")
-        options = check_options(Options(secrets.token_bytes(16), block_size, compression))
+        options = check_options(Options(os.urandom(16), block_size, compression))
         home.parent.mkdir(parents=True, exist_ok=True)
         return cls(LmdbStore.create(home, options, lambda writer: _begin(writer, options)), home)
 
@@ -225,6 +223,8 @@ class Vault:
 
     def diff(self, rev_a: str, rev_b: str) -> list[compare.VolumeDiff]:
         """What differs between two revisions, volume by volume; equal ones have no extents."""
+        from blockvault.ops import compare
+
         return compare.diff(self, self.resolve(rev_a), self.resolve(rev_b))
 
     # -- names ---------------------------------------------------------------------------------
@@ -331,8 +331,10 @@ def _begin(writer: Writer, options: Options) -> None:
 
 def default_author() -> str:
     """Who made a snapshot when nobody says: user@host, as the system knows them."""
+    import getpass
+
     try:
         user = getpass.getuser()
     except (KeyError, OSError):
         user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
+    return f"{user}@{os.uname().nodename}"

@@ -10,8 +10,10 @@ import click
 from blockvault.cli import changes, complete, history, output
 from blockvault.cli.common import command, with_vault
 from blockvault.cli.progress import progress
+from blockvault.errors import Busy
 
 if TYPE_CHECKING:
+    from blockvault.model.snapshot import Snapshot
     from blockvault.vault import Vault
 
 
@@ -50,11 +52,7 @@ def run(
     directory become the new state first.
     """
     if directory is None:
-        from blockvault.nbd import control
-
-        # A branch that is being served is written by the server: it takes the snapshot.
-        made = control.snapshot(vault, message, branch=branch, author=author)
-        snapshot = vault.get_snapshot(made)
+        snapshot = _recorded(vault, message, branch, author)
     else:
         from blockvault.ops.checkout import snapshot_from
 
@@ -69,3 +67,14 @@ def run(
     if directory is not None:
         for line in changes.since_parent(vault, snapshot, {v.name for v in snapshot.volumes}):
             output.write(f" {line}")
+
+
+def _recorded(vault: Vault, message: str, branch: str | None, author: str | None) -> Snapshot:
+    """A branch that is being served is written by the server: then that takes the snapshot."""
+    try:
+        return vault.snapshot(message, branch=branch, author=author)
+    except Busy:
+        from blockvault.nbd import control  # sockets and logging, for this case alone
+
+        made = control.snapshot(vault, message, branch=branch, author=author)
+        return vault.get_snapshot(made)

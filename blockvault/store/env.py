@@ -15,14 +15,11 @@ import errno
 import fcntl
 import glob
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self
 
 import lmdb
-from lmdb import verify as lmdb_verify
 
 from blockvault.errors import Conflict, Damaged, IOFailed, NotFound
 from blockvault.store import (
@@ -190,6 +187,8 @@ def _ends_there(found: tuple[int, bytes | memoryview], slot: Slot) -> bool:
 
 def _walked(path: str) -> list[str]:
     """What py-lmdb's own walker, which has no types, says of a data file."""
+    from lmdb import verify as lmdb_verify
+
     try:
         return [str(problem) for problem in lmdb_verify.verify(path)]  # type: ignore[no-untyped-call]
     except lmdb_verify.VerifyError as error:  # it could not even begin
@@ -197,6 +196,9 @@ def _walked(path: str) -> list[str]:
 
 
 def _create(path: Path, options: Options, populate: Populate | None) -> None:
+    import shutil
+    import tempfile
+
     if path.exists() and not (path.is_dir() and not any(path.iterdir())):
         raise Conflict(f"{path} already exists; nothing was changed")
     if not path.parent.is_dir():
@@ -250,6 +252,8 @@ def _sweep(path: Path) -> None:
 
     A directory that is still empty may have been made this moment and not be locked yet.
     """
+    import shutil
+
     for left in path.parent.glob(glob.escape(path.name + _BUILDING) + "*"):
         with contextlib.suppress(OSError), _locked(left) as ours:
             if ours and any(left.iterdir()):

@@ -10,13 +10,16 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future
+from typing import TYPE_CHECKING
 
 from blockvault.ids import ZERO_ID, object_id
 from blockvault.store import frames, workers
 from blockvault.store.codec import Codec
 from blockvault.store.frames import Frame
 from blockvault.store.types import Store
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 FRAME_BYTES = 256 << 10
 IN_FLIGHT = 2 * workers.WORKERS

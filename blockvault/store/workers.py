@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
 
 WORKERS = max(2, min(4, os.cpu_count() or 1))
 
@@ -14,6 +17,8 @@ _executor_guard = threading.Lock()
 
 def pool() -> ThreadPoolExecutor:
     """The process's threads for compressing and decoding, started when first needed."""
+    from concurrent.futures import ThreadPoolExecutor  # dear to import, and often not needed
+
     global _executor
     with _executor_guard:
         if _executor is None:
