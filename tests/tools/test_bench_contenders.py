@@ -48,7 +48,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> list[Image]:
 
 @pytest.fixture
 def bench(tmp_path: Path, images: list[Image]) -> Bench:
-    return Bench(TINY, Results(), tmp_path, images)
+    return Bench(TINY, Results(), tmp_path, images, tmp_path / "results.json")
 
 
 def present(kinds: tuple[type[K], ...]) -> list[type[K]]:

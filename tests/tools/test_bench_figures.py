@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tools.bench import compare, plots, report
+from tools.bench import compare, headlines, plots, report
 from tools.bench.commands import Cost
 from tools.bench.results import LIMIT, Results, Row
 from tools.bench.stats import differs, slope, summarize
@@ -35,6 +35,7 @@ def facts() -> dict[str, Any]:
         "commit": "0123456789",
         "mode": "quick",
         "runs": 5,
+        "plan": {"part": [1, 1]},
         "duration": 90.0,
         "processor": "a processor",
         "cores": 2,
@@ -137,6 +138,48 @@ def test_merged_results_take_rows_from_both_runs() -> None:
     assert first.facts["duration"] == 180.0
 
 
+def part(name: str, value: float, commit: str = "0123456789") -> Results:
+    """One part of a run with one row."""
+    made = Results(facts=facts() | {"commit": commit})
+    made.facts["plan"] = {"part": list(map(int, name.split("/")))}
+    made.add(TIME, "blockvault", value)
+    return made
+
+
+def values(results: Results) -> list[float]:
+    return [sample.value for sample in results.cells[TIME.key]["blockvault"].samples]
+
+
+def test_parts_of_one_run_are_put_together(tmp_path: Path) -> None:
+    first = part("1/3", 1.0)
+    first.merge(part("2/3", 2.0))
+    first.save(tmp_path / "r.json")
+    again = Results.load(tmp_path / "r.json")
+    again.merge(part("3/3", 3.0))
+    assert values(again) == [1.0, 2.0, 3.0]
+
+
+@pytest.mark.parametrize("other", [("2/3", 9.0, "other"), ("1/3", 9.0), ("2/4", 9.0)])
+def test_what_is_no_other_part_of_it_replaces_a_row(other: Any) -> None:
+    first = part("1/3", 1.0)
+    first.merge(part(*other))
+    assert values(first) == [9.0]
+
+
+def test_a_part_that_failed_outweighs_the_others() -> None:
+    first, second = part("1/2", 1.0), part("2/2", 2.0)
+    second.leave_out(TIME, "blockvault", "failed", "broke")
+    first.merge(second)
+    assert first.summary(TIME.key, "blockvault") is None
+
+
+def test_a_contender_that_took_part_in_one_run_is_not_missing() -> None:
+    first, second = results(), results()
+    second.facts["contenders"]["restic"] |= {"missing": None, "version": "0.14"}
+    first.merge(second)
+    assert first.facts["contenders"]["restic"]["missing"] is None
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", '{"format": 99}'])
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.json").write_text(text)
@@ -154,14 +197,15 @@ def test_a_failure_outweighs_samples_and_the_first_reason_stays() -> None:
 
 
 def test_page_states_ratios_limits_reasons_and_commands() -> None:
-    page = report.page(results(), plots=["benchmarks/a.svg"], raw="raw.json", progress="- **x**")
-    line = "| First imports together | 2.00 s | 4.00 s (borg-fixed) | 0.50 × | 1.00 s | 2.00 × |"
-    assert line in page
-    assert "| Random write | 50,000 | 40,000 (borg-fixed) | 1.25 × | – | – |" in page
+    plot = plots.Plot("a", "A plot", "import/all", TIME.group)
+    page = report.page(results(), plots=[plot], folder="benchmarks", raw="r", progress="- **x**")
+    line = "| 2.00 s | **2.00 × ahead** | 4.00 s (borg-fixed) | 1.00 s | 2.00 × |"
+    assert f"| First imports together {line}" in page
+    assert "| Random write | 50,000 | **1.25 × ahead** | 40,000 (borg-fixed) | – | – |" in page
     assert "* restic, not run: restic not installed (First imports together)" in page
     assert "* limit: the bare work" in page
     assert "blockvault       blockvault import disk.img" in page
-    assert "![a](benchmarks/a.svg)" in page
+    assert "![A plot](benchmarks/a.svg)" in page
     assert "- **x**" in page
     assert "1.50 s, 50.0 MB" in page, "processor time and peak memory"
 
@@ -171,12 +215,36 @@ def test_best_peer_is_the_least_or_the_most_by_unit() -> None:
     made.add(TIME, "slow", 9.0)
     made.add(RATE, "slow", 9.0)
     made.add(RATE, "memory", 1e6)
-    assert report.best_peer(made, TIME)[0] == "borg-fixed"
-    assert report.best_peer(made, RATE)[0] == "borg-fixed"
+    assert headlines.best_peer(made, TIME)[0] == "borg-fixed"
+    assert headlines.best_peer(made, RATE)[0] == "borg-fixed"
+
+
+@pytest.mark.parametrize(
+    ("ours", "words", "verdict"),
+    [
+        (2.0, "**2.00 × ahead**", "in 2 of 2 lines, even in 0, behind in none."),
+        (3.95, "even", "in 1 of 2 lines, even in 1, behind in none."),
+        (8.0, "2.00 × behind", "behind in: first imports together (2.00 ×, borg-fixed)."),
+    ],
+)
+def test_the_first_table_says_who_is_ahead(ours: float, words: str, verdict: str) -> None:
+    page = headlines.page(results(ours))
+    assert f"| {words} | 4.00 s (borg-fixed) |" in page
+    assert verdict in page
+
+
+def test_the_first_table_takes_the_biggest_that_blockvault_has() -> None:
+    made = results()
+    for size in (1, 64, 1024):
+        row = Row(f"latency/snapshot@{size}GiB", "l", f"{size} GiB", series="s", work=float(size))
+        made.add(row, "borg-fixed", 1.0)
+        if size < 1024:
+            made.add(row, "blockvault", 2.0)
+    assert "| 64 GiB | 2.00 s | 2.00 × behind |" in headlines.page(made)
 
 
 def test_every_table_of_a_page_is_whole() -> None:
-    lines = report.page(results(), plots=[], raw="raw.json", progress="").splitlines()
+    lines = report.page(results(), plots=[], folder="f", raw="r.json", progress="").splitlines()
     for above, below in itertools.pairwise(lines):
         if above.startswith("|") and below.startswith("|"):
             assert above.count("|") == below.count("|")
@@ -202,17 +270,19 @@ def test_table_columns() -> None:
 
 
 def test_plots_are_drawn_for_what_was_measured(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
     made = results()
     for number, image in enumerate(("base", "v2", "b")):
         row = Row(f"size/{image}", "series", f"Store after {image}", "B")
         for name in ("blockvault", "borg-fixed", LIMIT):
             made.add(row, name, 1e6 * (number + 1))
     drawn = plots.draw(made, tmp_path)
-    assert {path.stem for path in drawn} == {"time-of-imports", "NBD-random-write", "store-size"}
-    assert all("blockvault" in path.read_text() for path in drawn)
-    again = [path.read_bytes() for path in plots.draw(made, tmp_path)]
-    assert again == [path.read_bytes() for path in drawn], "the same figures, the same bytes"
+    assert [plot.name for plot in drawn] == ["time-of-imports", "nbd-random-write", "store-size"]
+    assert [plot.group for plot in drawn] == ["series", "NBD", "series"]
+    files = [tmp_path / f"{plot.name}.svg" for plot in drawn]
+    first = [file.read_bytes() for file in files]
+    assert all(b"blockvault" in drawing for drawing in first)
+    plots.draw(made, tmp_path)
+    assert first == [file.read_bytes() for file in files], "the same figures, the same bytes"
 
 
 def test_results_are_plain_json(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import shutil
 import sys
 import tempfile
@@ -48,6 +47,7 @@ SCENARIOS = (
     "vm",
 )
 DOCS = Path(__file__).parents[2] / "docs"
+PROGRESS = Path(__file__).with_name("progress.md")
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -85,7 +85,8 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         nargs="+",
         metavar="JSON",
-        help="measure nothing, take these results; of several, later rows replace earlier ones",
+        help="measure nothing, take these results; the parts of one row are put together, of "
+        "other runs later rows replace earlier ones",
     )
     parser.add_argument(
         "--images",
@@ -94,6 +95,9 @@ def _parser() -> argparse.ArgumentParser:
         help="a folder made by tools/images, or files [MACHINE:]FILE; made up if not given",
     )
     parser.add_argument("--runs", type=int, metavar="N", help="how often each row is measured")
+    parser.add_argument(
+        "--part", type=_part, metavar="K/N", help="every Nth run from the Kth on; --load joins them"
+    )
     parser.add_argument("--rows", nargs="+", choices=SCENARIOS, help="only these scenarios")
     parser.add_argument("--contenders", nargs="+", metavar="NAME", help="only these (see --list)")
     parser.add_argument("--work", type=Path, metavar="DIR", help="the disk to measure on")
@@ -102,6 +106,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compare", type=Path, metavar="OLD", help="what changed since OLD.json")
     parser.add_argument("--list", action="store_true", help="name the contenders, missing ones too")
     return parser
+
+
+def _part(text: str) -> tuple[int, int]:
+    part, _, parts = text.partition("/")
+    if not 1 <= int(part) <= int(parts):
+        raise ValueError(text)
+    return int(part), int(parts)
 
 
 def _list() -> int:
@@ -143,6 +154,8 @@ def _plan(options: argparse.Namespace) -> Plan:
     if options.runs:
         machine_runs = min(plan.machine_runs, options.runs)
         plan = dataclasses.replace(plan, runs=options.runs, machine_runs=machine_runs)
+    if options.part:
+        plan = dataclasses.replace(plan, part=options.part)
     if options.contenders:
         if unknown := set(options.contenders) - set(names):
             raise ValueError(f"no contender {', '.join(sorted(unknown))}; see --list")
@@ -153,21 +166,18 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 def _run(options: argparse.Namespace, plan: Plan, work: Path, out: Path) -> Results:
     """All scenarios; the file is written after each, so that an interrupted run is not lost."""
-    began = time.monotonic()
     images = (
         inputs.given(options.images)
         if options.images
         else inputs.made_up(work / "images", plan.made_up)
     )
     results = Results(facts=_facts(plan, work, images, given=bool(options.images)))
-    bench = Bench(plan, results, work, images)
+    bench = Bench(plan, results, work, images, out)
     for name in options.rows or SCENARIOS:
         before = time.monotonic()
         _scenario(name, bench)
         say(f"{name}: {time.monotonic() - before:.0f} s")
-        results.facts["duration"] = time.monotonic() - began
-        results.facts["load_after"] = os.getloadavg()[0]
-        results.save(out)
+        bench.save()
     return results
 
 
@@ -224,16 +234,15 @@ def _report(results: Results) -> None:
 
     folder = DOCS / "benchmarks"
     drawn = plots.draw(results, folder)
-    raw = folder / "results.json"
-    results.save(raw)
-    progress = folder / "progress.md"
-    page = report.page(
+    results.save(folder / "results.json")
+    text = report.page(
         results,
-        plots=[str(path.relative_to(DOCS)) for path in drawn],
-        raw=str(raw.relative_to(DOCS)),
-        progress=progress.read_text() if progress.exists() else "",
+        plots=drawn,
+        folder=folder.name,
+        raw=f"{folder.name}/results.json",
+        progress=PROGRESS.read_text(),
     )
-    (DOCS / "benchmarks.md").write_text(page)
+    (DOCS / "benchmarks.md").write_text(text)
     say(f"report: {DOCS / 'benchmarks.md'}")
 
 

@@ -8,8 +8,10 @@ them.  A contender that fails is named with its last words and sits out the rest
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, ParamSpec, TypeVar
@@ -64,7 +66,7 @@ class Lane(Generic[C]):
         results = self.bench.results
         if self.out is not None:
             if row is not None:
-                results.leave_out(row, self.name, "not run", f"after: {self.out}")
+                results.leave_out(row, self.name, "not run", self.out)
             return None
         try:
             commands = spell()
@@ -99,15 +101,37 @@ class Lane(Generic[C]):
 class Bench:
     """What scenarios share: the plan, the results, the disk that is measured."""
 
-    def __init__(self, plan: Plan, results: Results, work: Path, images: Sequence[Image]) -> None:
+    def __init__(
+        self, plan: Plan, results: Results, work: Path, images: Sequence[Image], out: Path
+    ) -> None:
         self.plan = plan
         self.results = results
         self.work = work
         self.images = images
+        self.out = out
+        self.began = time.monotonic()
         self.input = work / "input" / "disk.img"
         self.output = work / "output" / "disk.img"
         for folder in (self.input.parent, self.output.parent, work / "stores"):
             folder.mkdir(parents=True, exist_ok=True)
+
+    def numbers(self, runs: int | None = None) -> Sequence[int]:
+        """The runs of a scenario (the plan's unless told) that this part of a split run does.
+
+        A number is the same run in whichever part it is done: it decides whose turn is first.
+        """
+        part, parts = self.plan.part
+        return range(part - 1, runs or self.plan.runs, parts)
+
+    def too_slow(self, lane: Lane[C]) -> str | None:
+        """Why a contender sits out rows that are repeated for many sizes, if it does."""
+        return "would take too long in every size" if lane.name in self.plan.slow else None
+
+    def save(self) -> None:
+        """Write the results as they are, so that an interrupted run is not lost."""
+        self.results.facts["duration"] = time.monotonic() - self.began
+        self.results.facts["load_after"] = os.getloadavg()[0]
+        self.results.save(self.out)
 
     @contextlib.contextmanager
     def lanes(self, kinds: Iterable[type[C]]) -> Iterator[list[Lane[C]]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from tools.bench.report import OURS
+from tools.bench.headlines import OURS
 from tools.bench.results import Results, Row
 from tools.bench.stats import Summary, differs
 from tools.bench.text import ratio, spread, table

@@ -4,7 +4,8 @@
 the seconds that one core needs to read its data blocks (from the page cache), to hash each of
 them with BLAKE3, to compress those that no earlier image had (zstd level 3, 256 KiB at a time), to
 write and fsync the compressed bytes, to decompress them, and to write the image back.  ``fsync``
-prints the latency of a 4 KiB append made durable.  ``survey`` only counts.
+prints the latency of a 4 KiB append made durable, ``memory`` the seconds of copying ``--size``
+bytes from one place in memory to another.  ``survey`` only counts.
 
 Nothing is indexed, no metadata is written, nothing is checked: a store that came to these figures
 would be doing no work of its own.
@@ -156,14 +157,27 @@ def fsync_latency(scratch: Path, count: int = 60) -> dict[str, float]:
     return {"median": statistics.median(seconds), "p95": sorted(seconds)[int(count * 0.95)]}
 
 
+def memory_copy(size: int) -> dict[str, float]:
+    """Seconds of one copy, both sides touched before."""
+    source, target = memoryview(bytearray(size)), memoryview(bytearray(size))
+    target[:] = source
+    start = time.perf_counter()
+    target[:] = source
+    return {"seconds": time.perf_counter() - start}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="kernels", description="Physical limits of a machine.")
-    parser.add_argument("what", choices=("series", "survey", "fsync"))
+    parser.add_argument("what", choices=("series", "survey", "fsync", "memory"))
     parser.add_argument("images", nargs="*", type=Path)
     parser.add_argument("--scratch", type=Path, default=Path())
+    parser.add_argument("--size", type=int, default=0)
     options = parser.parse_intermixed_args()
     if options.what == "fsync":
         print(json.dumps(fsync_latency(options.scratch)))
+        return
+    if options.what == "memory":
+        print(json.dumps(memory_copy(options.size)))
         return
     limits = Limits(options.scratch if options.what == "series" else None)
     print(json.dumps([limits.measure(path) for path in options.images]))

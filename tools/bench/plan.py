@@ -27,6 +27,7 @@ class Plan:
     memory_limit: float  # time for one command there
     nbd_size: int
     nbd_seconds: float
+    nbd_sustained: float  # seconds of the job that writes on and on
     nbd_jobs: tuple[str, ...]  # empty: all of them
     nbd_snapshots: int
     nbd_branches: int
@@ -34,6 +35,8 @@ class Plan:
     machine_rounds: int
     time_limit: float  # for one command
     left_out: tuple[str, ...] = ()  # contenders that would take too long
+    slow: tuple[str, ...] = ()  # those that would in the rows by amount of data and of disk
+    part: tuple[int, int] = (1, 1)  # which of how many parts of the runs this is
     warm_up: int = 4 * MIB  # size of the images of the series' warm-up
     settle: bool = True  # sync the disk after each measured command
 
@@ -54,6 +57,7 @@ QUICK = Plan(
     memory_limit=20,
     nbd_size=64 * MIB,
     nbd_seconds=0.5,
+    nbd_sustained=5,
     nbd_jobs=("randwrite-16", "hotread-16"),
     nbd_snapshots=20,
     nbd_branches=3,
@@ -78,22 +82,24 @@ FULL = Plan(
     mode="full",
     runs=5,
     made_up=512 * MIB,
-    scale=(32 * MIB, 128 * MIB, 512 * MIB),
+    scale=(16 * MIB, 64 * MIB, 256 * MIB),
     virtual=(1 * GIB, 64 * GIB, 1024 * GIB),
     latency_data=64 * MIB,
     snapshots=(1, 10, 100, 1000, 10_000),
-    grow_limit=300,
+    grow_limit=60,
     changed=(16, 256, 4096, 65_536),
     memory=(1 * GIB, 64 * GIB, 1024 * GIB),
-    memory_data=256 * MIB,
-    memory_readable=64 * GIB,
-    memory_limit=180,
-    nbd_size=1 * GIB,
-    nbd_seconds=5,
+    memory_data=64 * MIB,
+    memory_readable=1 * GIB,
+    memory_limit=60,
+    nbd_size=512 * MIB,
+    nbd_seconds=1,
+    nbd_sustained=15,
     nbd_jobs=(),
     nbd_snapshots=1000,
-    nbd_branches=100,
+    nbd_branches=50,
     machine_runs=5,
-    machine_rounds=5,
+    machine_rounds=3,
     time_limit=900,
+    slow=("borg-default", "bup", "casync", "qcow2-chain"),
 )

@@ -4,44 +4,58 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from tools.bench.report import OURS
+from tools.bench.headlines import OURS
 from tools.bench.results import LIMIT, Results, Row
 
-BARS = {
-    "time-of-imports": ("Five first imports together, seconds", ("import/all",)),
-    "time-of-exports": ("Export, seconds", ("export/",)),
-    "NBD-random-write": ("4 KiB random write at depth 16 over NBD, IOPS", ("nbd/randwrite-16",)),
-    "NBD-random-read": ("4 KiB random read at depth 16 over NBD, IOPS", ("nbd/randread-16",)),
-}
-LINES = {
-    "store-size": ("Size of the store after each image, MB", "size/"),
-    "snapshot-by-size": ("Snapshot: work by virtual size of the disk, seconds", "work/snapshot@"),
-    "snapshot-by-number": ("Snapshot after many snapshots, seconds", "growth/snapshot@"),
-    "diff-by-changes": ("Diff by changed blocks, seconds", "changes/diff@"),
-    "import-by-data": ("Import by amount of data, seconds", "scale/import@"),
-}
+
+class Plot(NamedTuple):
+    """A drawing of the rows whose keys begin with ``prefix``; ``group`` is theirs."""
+
+    name: str
+    title: str
+    prefix: str
+    group: str = ""
+
+
+BARS = (
+    Plot("time-of-imports", "First imports together, seconds", "import/all"),
+    Plot("time-of-exports", "Export, seconds", "export/"),
+    Plot("nbd-random-write", "4 KiB random write at depth 16 over NBD, IOPS", "nbd/randwrite-16"),
+    Plot("nbd-random-read", "4 KiB random read at depth 16 over NBD, IOPS", "nbd/randread-16"),
+    Plot("nbd-fsync", "4 KiB random write over NBD, fsync after each, IOPS", "nbd/fsync-1"),
+    Plot("vm-pause", "Pause of a running machine for a full snapshot, seconds", "vm/pause"),
+)
+LINES = (
+    Plot("store-size", "Size of the store after each image, MB", "size/"),
+    Plot("snapshot-by-size", "Snapshot by virtual size of the disk, seconds", "latency/snapshot@"),
+    Plot("snapshot-by-number", "Snapshot after many snapshots, seconds", "growth/snapshot@"),
+    Plot("diff-by-changes", "Diff by changed blocks, seconds", "changes/diff@"),
+    Plot("import-by-data", "Import by amount of data, seconds", "scale/import@"),
+)
 STRONG, WEAK, FLOOR = "#1f6feb", "#9aa4b2", "#d1242f"
 SHADES = ("#57606a", "#8250df", "#bf8700", "#1a7f37", "#cf5f2e", "#0e7c86", "#a0522d", "#7d8590")
 
 
-def draw(results: Results, folder: Path) -> list[Path]:
-    """Write every plot that the results have figures for; returns their paths."""
+def draw(results: Results, folder: Path) -> list[Plot]:
+    """Write every plot that the results have figures for, as NAME.svg; returns which."""
     import matplotlib as mpl
 
     mpl.use("svg")
     mpl.rcParams.update({"svg.hashsalt": "blockvault", "font.size": 9, "svg.fonttype": "none"})
     folder.mkdir(parents=True, exist_ok=True)
     drawn = []
-    for name, (title, prefixes) in BARS.items():
-        rows = [row for row in results.rows.values() if row.key.startswith(prefixes)]
-        if rows and (values := _values(results, rows[0])):
-            drawn.append(_bars(folder / f"{name}.svg", title, values))
-    for name, (title, prefix) in LINES.items():
-        rows = [row for row in results.rows.values() if row.key.startswith(prefix)]
-        if len(rows) >= 2 and (lines := _lines(results, rows)):
-            drawn.append(_curves(folder / f"{name}.svg", title, rows, lines))
+    for plot in (*BARS, *LINES):
+        rows = [row for row in results.rows.values() if row.key.startswith(plot.prefix)]
+        path = folder / f"{plot.name}.svg"
+        if plot in BARS and rows and (values := _values(results, rows[0])):
+            _bars(path, plot.title, values)
+        elif plot in LINES and len(rows) >= 2 and (lines := _lines(results, rows)):
+            _curves(path, plot.title, rows, lines)
+        else:
+            continue
+        drawn.append(plot._replace(group=rows[0].group))
     return drawn
 
 
@@ -73,7 +87,7 @@ def _color(name: str, place: int) -> str:
     return STRONG if name == OURS else SHADES[place % len(SHADES)]
 
 
-def _bars(path: Path, title: str, values: dict[str, tuple[float, float, float]]) -> Path:
+def _bars(path: Path, title: str, values: dict[str, tuple[float, float, float]]) -> None:
     figure, axes = _figure(title, height=0.9 + 0.28 * len(values))
     names = list(values)
     middle = [values[name][0] for name in names]
@@ -86,12 +100,12 @@ def _bars(path: Path, title: str, values: dict[str, tuple[float, float, float]])
     ]
     axes.barh(names, middle, xerr=spread, color=colors, error_kw={"lw": 0.8})
     axes.invert_yaxis()
-    return _save(figure, path)
+    _save(figure, path)
 
 
 def _curves(
     path: Path, title: str, rows: Sequence[Row], lines: dict[str, list[tuple[int, float]]]
-) -> Path:
+) -> None:
     figure, axes = _figure(title, height=3.2)
     for place, (name, points) in enumerate(sorted(lines.items())):
         style = {"color": _color(name, place), "lw": 2.2 if name == OURS else 1.1}
@@ -101,7 +115,7 @@ def _curves(
     if not rows[0].key.startswith("size/"):
         axes.set_yscale("log")
     axes.legend(frameon=False, fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
-    return _save(figure, path)
+    _save(figure, path)
 
 
 def _figure(title: str, height: float) -> tuple[Any, Any]:
@@ -115,6 +129,5 @@ def _figure(title: str, height: float) -> tuple[Any, Any]:
     return figure, axes
 
 
-def _save(figure: Any, path: Path) -> Path:
+def _save(figure: Any, path: Path) -> None:
     figure.savefig(path, metadata={"Date": None})
-    return path

@@ -3,48 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
+from tools.bench import headlines
+from tools.bench.plots import Plot
 from tools.bench.results import LIMIT, Cell, Results, Row
-from tools.bench.stats import Summary, slope
-from tools.bench.text import amount, digits, ratio, spread, table
-
-OURS = "blockvault"
-# The rows of the first table, by the start of their keys; the biggest of a series stands for it.
-HEADLINES = (
-    "import/all",
-    "import/unchanged",
-    "export/",
-    "size/",
-    "memory/series",
-    "verify",
-    "gc/",
-    "sparse-memory/import@",
-    "work/snapshot@",
-    "work/branch@",
-    "work/rollback@",
-    "growth/snapshot@",
-    "changes/diff@",
-    "nbd/",
-    "vm/",
-    "start/help",
-)
+from tools.bench.stats import slope
+from tools.bench.text import amount, digits, spread, table
 
 OPENING = """# Benchmarks
 
 blockvault beside its peers: the same work on the same machine, every contender in turn in each
-run, medians of the runs. Made by `tools/bench/run`; do not edit, run it again.
-
-* {day}, commit {commit}, mode {mode}, {runs} runs, {minutes} minutes; raw figures: [{raw}]({raw})
-* {processor}, {cores} cores, {size} of memory, {system}, Linux {kernel}, {file_system},
-  Python {python}; other load before and after the run: {load}
-* Images ({images}): {inputs}
-* Not here: {absent}"""
-
-NOTE = """Less is better, but for the rows of IOPS: a ratio below 1 is ahead where less is better,
-above 1 where more is. The limit is what this machine needs for the bare work on the same bytes;
-each table below says which."""
+run; figures are medians. Measured {days} on {processor} ({cores} cores, {memory} of memory,
+{file_system}) with blockvault {commits}. Made by `tools/bench/run`, from [all samples]({raw})."""
 
 SLOPES = """## How cost grows with work
 
@@ -55,9 +26,10 @@ how much of the variation it explains.
 
 METHOD = """## Method
 
-* One warm-up that is thrown away (in the series it checks each round trip byte for byte), then the
-  runs. In each run the contenders take turns at every step, in an order that starts one further
-  each time. Figures are medians; ± is half the distance of the quartiles, shown from 5 % on.
+* One warm-up that is thrown away (in the series it checks each round trip byte for byte, and so
+  does the first run), then {runs} runs. In each run the contenders take turns at every step, in an
+  order that starts one further each time. Figures are medians; ± is half the distance of the
+  quartiles, shown from 5 % on.
 * Each command runs under a launcher of its own. Wall time is the launcher's clock; CPU and peak
   memory are the kernel's (`wait4`), children included. The peak is that of the biggest process;
   mapped pages of a file count, so a store that maps its file shows them.
@@ -67,21 +39,31 @@ METHOD = """## Method
   raw figures (`settle`): what a program left unwritten does not burden the next.
 * Sizes of stores are allocated bytes (`du`); for btrfs what the file system says is used.
 * NBD: fio and the server share the machine. Each job has a server of its own.
-* Libraries of blockvault: {libraries}
+* Images ({images}): {inputs}.
+* {system}, Linux {kernel}, Python {python}; libraries of blockvault: {libraries}. Load of the
+  machine before and after: {load}. All parts together took {minutes} minutes.
+* To measure again: `tools/images/build DIR`, then `tools/bench/run --full --images DIR --report`;
+  in parts: `--rows series --part 1/5 --out 1.json` and so on, then `--load *.json --report`.
+  `--quick` takes three minutes and needs no images, `--compare OLD.json` says what changed since.
 
 """
 
 
-def page(results: Results, *, plots: Sequence[str], raw: str, progress: str) -> str:
-    """``docs/benchmarks.md``.  ``plots`` and ``raw`` are paths relative to it; ``progress`` is the
-    hand-written account of what was made faster."""
+def page(results: Results, *, plots: Sequence[Plot], folder: str, raw: str, progress: str) -> str:
+    """``docs/benchmarks.md``.  ``folder`` holds the plots, and is, as ``raw``, relative to it;
+    ``progress`` is the hand-written account of what was made faster."""
+    drawn: dict[str, list[str]] = {}
+    for plot in plots:
+        drawn.setdefault(plot.group, []).append(f"![{plot.title}]({folder}/{plot.name}.svg)")
     parts = [
         _opening(results, raw),
-        "## In a minute\n\n" + _headline(results),
-        *(f"![{Path(plot).stem.replace('-', ' ')}]({plot})" for plot in plots),
-        *(_group(results, group, rows) for group, rows in results.groups().items()),
-        _slopes(results),
+        "## In a minute\n\n" + headlines.page(results),
         _progress(progress),
+        *(
+            _group(results, group, rows, drawn.get(group, []))
+            for group, rows in results.groups().items()
+        ),
+        _slopes(results),
         _method(results),
         _commands(results),
     ]
@@ -90,77 +72,20 @@ def page(results: Results, *, plots: Sequence[str], raw: str, progress: str) -> 
 
 def _opening(results: Results, raw: str) -> str:
     facts = results.facts
-    missing = {n: c["missing"] for n, c in facts["contenders"].items() if c["missing"]}
-    absent = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
-    inputs = ", ".join(
-        f"{each['name']} ({amount(each['data'], 'B')} of data, {amount(each['new'], 'B')} new)"
-        for each in facts["inputs"]
-    )
+    origins = {origin for key in results.rows for origin in results.origin(key)}
+    days = sorted({origin.when[:10] for origin in origins})
     return OPENING.format(
-        day=facts["when"][:10],
-        minutes=f"{facts['duration'] / 60:.0f}",
-        size=amount(facts["memory"], "B"),
-        inputs=inputs,
-        absent=absent or "nothing, every contender ran",
+        days=days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
+        processor=facts["processor"],
+        cores=facts["cores"],
+        memory=amount(facts["memory"], "B"),
+        file_system=facts["file_system"],
+        commits=", ".join(sorted({origin.commit for origin in origins})),
         raw=raw,
-        load=f"{facts['load_before']:.1f} and {facts['load_after']:.1f}",
-        **facts_needed(facts),
     )
 
 
-def facts_needed(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts that the opening names as they are."""
-    names = ("commit", "mode", "runs", "processor", "cores", "system", "kernel", "python")
-    return {name: facts[name] for name in (*names, "file_system", "images")}
-
-
-def _headline(results: Results) -> str:
-    lines = []
-    for row in _headline_rows(results):
-        ours = results.summary(row.key, OURS)
-        name, best = best_peer(results, row)
-        limit = results.summary(row.key, LIMIT)
-        lines.append(
-            (
-                row.title,
-                spread(ours, row.unit) if ours else _why(results, row, OURS),
-                f"{spread(best, row.unit)} ({name})" if best else "–",
-                ratio(ours.median / best.median) if ours and best and best.median else "–",
-                amount(limit.median, row.unit) if limit else "–",
-                ratio(ours.median / limit.median) if ours and limit and limit.median else "–",
-            )
-        )
-    head = ("", "blockvault", "best peer", "of the peer's", "limit", "of the limit")
-    return table(head, lines) + "\n\n" + NOTE
-
-
-def _headline_rows(results: Results) -> Iterator[Row]:
-    for prefix in HEADLINES:
-        found = [row for row in results.rows.values() if row.key.startswith(prefix)]
-        if found and found[-1].series:  # one series: its biggest member
-            yield max(found, key=lambda row: row.work)
-        elif prefix == "size/" and found:
-            yield found[-1]
-        else:
-            yield from found
-
-
-def best_peer(results: Results, row: Row) -> tuple[str, Summary | None]:
-    """The peer that is ahead of all others in a row."""
-    yardsticks = {LIMIT, *(n for n, c in results.facts["contenders"].items() if c["yardstick"])}
-    found = [
-        (name, summary)
-        for name in results.cells[row.key]
-        if name not in yardsticks and not name.startswith(OURS)
-        if (summary := results.summary(row.key, name)) is not None
-    ]
-    if not found:
-        return "", None
-    pick = max if row.more_is_better else min
-    return pick(found, key=lambda pair: pair[1].median)
-
-
-def _group(results: Results, group: str, rows: Sequence[Row]) -> str:
+def _group(results: Results, group: str, rows: Sequence[Row], plots: Sequence[str]) -> str:
     names = _columns(results, rows)
     lines = [[row.title, *(_cell(results, row, name) for name in names)] for row in rows]
     parts = [f"## {group[0].upper()}{group[1:]}", table(["", *names], lines)]
@@ -168,7 +93,7 @@ def _group(results: Results, group: str, rows: Sequence[Row]) -> str:
         parts += ["Processor seconds and peak memory of the same runs:", _costs(results, rows)]
     if limits := dict.fromkeys(row.limit for row in rows if row.limit):
         parts.append("\n".join(f"* limit: {text}" for text in limits))
-    parts.append(_reasons(results, rows))
+    parts += [_reasons(results, rows), *plots]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -185,12 +110,7 @@ def _cells(results: Results, rows: Sequence[Row]) -> Iterator[Cell]:
 
 def _cell(results: Results, row: Row, name: str) -> str:
     summary = results.summary(row.key, name)
-    return spread(summary, row.unit) if summary else _why(results, row, name)
-
-
-def _why(results: Results, row: Row, name: str) -> str:
-    cell = results.cells[row.key].get(name)
-    return cell.state if cell and cell.state != "measured" else "–"
+    return spread(summary, row.unit) if summary else headlines.why(results, row, name)
 
 
 def _costs(results: Results, rows: Sequence[Row]) -> str:
@@ -267,9 +187,20 @@ def _method(results: Results) -> str:
         (name, facts["title"], facts["version"] or "–", facts["missing"] or "")
         for name, facts in results.facts["contenders"].items()
     ]
-    libraries = ", ".join(f"{n} {v}" for n, v in results.facts["libraries"].items())
+    facts = results.facts
+    inputs = ", ".join(
+        f"{each['name']} ({amount(each['data'], 'B')} of data, {amount(each['new'], 'B')} new)"
+        for each in facts["inputs"]
+    )
+    text = METHOD.format(
+        libraries=", ".join(f"{n} {v}" for n, v in facts["libraries"].items()),
+        inputs=inputs,
+        load=f"{facts['load_before']:.1f} and {facts['load_after']:.1f}",
+        minutes=f"{facts['duration'] / 60:.0f}",
+        **{name: facts[name] for name in ("runs", "images", "system", "kernel", "python")},
+    )
     head = ("", "what", "version", "missing because")
-    return METHOD.format(libraries=libraries) + table(head, versions)
+    return text + table(head, versions)
 
 
 def _commands(results: Results) -> str:

@@ -8,15 +8,15 @@ from this file alone, so that numbers can be looked at again long after the run.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from tools.bench.commands import Cost
 from tools.bench.stats import Summary, summarize
 
-FORMAT = 1
+FORMAT = 2
 LIMIT = "limit"  # the contender under which the physical floor of a row is recorded
 
 Unit = Literal["s", "B", "IOPS", "MB/s"]
@@ -51,6 +51,14 @@ class Sample:
     settle: float | None = None
 
 
+class Origin(NamedTuple):
+    """The run that a row was measured in: what, when, and which part of it (``1/1``: all)."""
+
+    commit: str
+    when: str
+    part: str
+
+
 @dataclass(slots=True)
 class Cell:
     """One contender's samples in a row, or why it has none."""
@@ -58,6 +66,12 @@ class Cell:
     state: State = "measured"
     reason: str = ""
     samples: list[Sample] = field(default_factory=list)
+
+    def join(self, other: Cell) -> None:
+        """Add the samples of another part; a reason why there are none outweighs them."""
+        self.samples += other.samples
+        if self.state == "measured":
+            self.state, self.reason = other.state, other.reason
 
     def summary(self) -> Summary | None:
         """Of the values; None unless something was measured."""
@@ -68,12 +82,17 @@ class Cell:
 
 @dataclass(slots=True)
 class Results:
-    """All rows of one run in the order they were asked, and the facts around them."""
+    """All rows of one run in the order they were asked, and the facts around them.
+
+    ``origins`` says of each row of results that were put together where it comes from; a row of a
+    single run comes from that run (``origin``).
+    """
 
     facts: dict[str, Any] = field(default_factory=dict)
     rows: dict[str, Row] = field(default_factory=dict)
     cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
     commands: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    origins: dict[str, list[Origin]] = field(default_factory=dict)
 
     def cell(self, row: Row, contender: str) -> Cell:
         """The cell of a row, which is added where it is new."""
@@ -107,17 +126,39 @@ class Results:
             grouped.setdefault(row.group, []).append(row)
         return grouped
 
+    def origin(self, key: str) -> list[Origin]:
+        """The runs that a row comes from."""
+        facts = self.facts
+        here = Origin(facts["commit"], facts["when"], "/".join(map(str, facts["plan"]["part"])))
+        return self.origins.get(key, [here])
+
     def merge(self, other: Results) -> None:
-        """Take the rows of another run of the same machine; its rows replace those of this one."""
-        self.rows |= other.rows
-        self.cells |= other.cells
-        self.commands |= other.commands
+        """Take the rows of another run of the same machine.
+
+        Where both hold different parts of one run at one commit, the samples are put together;
+        else the other's row replaces this one's, so that a row is always of one program.
+        """
+        for key, row in other.rows.items():
+            mine, theirs = self.origin(key) if key in self.rows else [], other.origin(key)
+            if mine and _parts_of_one(mine, theirs):
+                for name, cell in other.cells[key].items():
+                    self.cell(row, name).join(cell)
+                theirs = [*mine, *theirs]
+            else:
+                self.cells[key] = other.cells[key]
+            self.rows[key], self.origins[key] = row, theirs
+            self.commands[key] = other.commands.get(key, {}) | self.commands.get(key, {})
         self.facts["duration"] += other.facts["duration"]
+        mine = self.facts["contenders"]
+        for name, each in other.facts["contenders"].items():
+            if mine[name]["missing"] and not each["missing"]:
+                mine[name] = each
 
     def save(self, path: Path) -> None:
         """Write all of it as JSON."""
         document = {
             "format": FORMAT,
+            "origins": self.origins,
             "facts": self.facts,
             "rows": [asdict(row) for row in self.rows.values()],
             "cells": {
@@ -143,7 +184,17 @@ class Results:
                 for key, cells in document["cells"].items()
             },
             commands=document["commands"],
+            origins={
+                key: [Origin(*each) for each in origins]
+                for key, origins in document["origins"].items()
+            },
         )
+
+
+def _parts_of_one(some: Sequence[Origin], others: Sequence[Origin]) -> bool:
+    """Whether these are different parts of the same runs of one program."""
+    cut = {(each.commit, each.part.partition("/")[2]) for each in (*some, *others)}
+    return len(cut) == 1 and not {o.part for o in some} & {o.part for o in others}
 
 
 def _cell(value: Mapping[str, Any]) -> Cell:

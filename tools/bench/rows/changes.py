@@ -8,6 +8,7 @@ from tools.bench.bench import Bench, say, turns
 from tools.bench.peers.base import Machine
 from tools.bench.plan import GIB
 from tools.bench.results import Row
+from tools.bench.rows import limits
 from tools.bench.rows.latency import sparse_image
 
 GROUP = "diff by changed blocks"
@@ -28,9 +29,10 @@ def run(bench: Bench, kinds: Sequence[type[Machine]]) -> None:
                 stride = SIZE // blocks // 4096 * 4096
                 lane.do(None, lane.contender.change, 0, blocks, blocks, stride)
                 lane.do(None, lane.contender.snapshot, names[1])
-            for number in range(bench.plan.runs):
+            for number in bench.numbers():
                 for lane in turns(lanes, number):
                     lane.attempt(_row(blocks), lane.contender.compare, *names)
+    limits.commands(bench, "changes/")
 
 
 def _row(blocks: int) -> Row:
@@ -38,6 +40,7 @@ def _row(blocks: int) -> Row:
         f"changes/diff@{blocks}",
         GROUP,
         f"Diff, {blocks:,} scattered blocks changed on 16 GiB",
+        limit=limits.TEXT["command"],
         series="changes/diff",
         work=float(blocks),
     )

@@ -12,6 +12,7 @@ from tools.bench.bench import Bench, Lane, say, turns
 from tools.bench.peers.base import Machine
 from tools.bench.plan import GIB
 from tools.bench.results import Row
+from tools.bench.rows import limits
 from tools.bench.rows.latency import sparse_image
 
 GROUP = "many snapshots"
@@ -29,9 +30,10 @@ def run(bench: Bench, kinds: Sequence[type[Machine]]) -> None:
             say(f"many snapshots: {count}")
             for history in histories:
                 history.grow_to(count)
-            for number in range(bench.plan.runs):
+            for number in bench.numbers():
                 for lane in turns(lanes, number):
                     histories[lanes.index(lane)].measure(count, number)
+    limits.commands(bench, "growth/")
 
 
 class _History:
@@ -77,6 +79,7 @@ def _row(what: str, count: int) -> Row:
         f"growth/{what}@{count}",
         GROUP,
         f"{what.capitalize()}, after {count:,} snapshots",
+        limit=limits.TEXT["commit" if what == "snapshot" else "command"],
         series=f"growth/{what}",
         work=float(count),
     )

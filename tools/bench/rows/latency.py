@@ -15,7 +15,7 @@ from tools.bench.bench import Bench, Lane, say, turns
 from tools.bench.commands import Command
 from tools.bench.peers.base import Machine
 from tools.bench.plan import GIB
-from tools.bench.results import LIMIT, Row
+from tools.bench.results import Row
 from tools.bench.rows import limits
 
 GROUP = "latency"
@@ -31,10 +31,11 @@ def run(bench: Bench, kinds: Sequence[type[Machine]]) -> None:
             for lane in lanes:
                 lane.do(None, lane.contender.create_disk, size, image)
             image.unlink()
-            for number in range(bench.plan.runs + 1):
+            for number in (0, *(number + 1 for number in bench.numbers())):
                 for lane in turns(lanes, number):
                     _operations(lane, size, number)
-    _floor(bench)
+    limits.commands(bench, "latency/")
+    limits.commands(bench, "work/")
 
 
 def sparse_image(bench: Bench, size: int, data: int) -> Path:
@@ -72,15 +73,14 @@ def _row(what: str, size: int, group: str) -> Row:
         f"{prefix}/{what}@{size // GIB}GiB",
         group,
         f"{what.capitalize()}, {size // GIB} GiB disk",
-        limit=limits.TEXT["fsync"] if group == WORK_GROUP and what != "diff" else "",
+        limit=_limit(what, group),
         series=f"{prefix}/{what}",
         work=float(size),
     )
 
 
-def _floor(bench: Bench) -> None:
-    for _ in range(bench.plan.runs):
-        latency = limits.fsync_latency(bench)
-        for row in list(bench.results.rows.values()):
-            if row.group == WORK_GROUP and row.limit:
-                bench.results.add(row, LIMIT, latency)
+def _limit(what: str, group: str) -> str:
+    """A diff only reads; the others must be durable when they return."""
+    if group == GROUP:
+        return limits.TEXT["command" if what == "diff" else "commit"]
+    return "" if what == "diff" else limits.TEXT["fsync"]

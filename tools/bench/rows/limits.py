@@ -32,20 +32,29 @@ TEXT = {
     "unchanged": "read and hash, on all cores",
     "export": "decompress on all cores; or write the data",
     "size": "the new blocks, compressed 256 KiB at a time, without any index",
+    "verify": "decompress and hash everything stored, on all cores",
     "fsync": "one 4 KiB append made durable",
+    "command": "starting and ending an empty Python program",
+    "commit": "starting and ending an empty Python program, and one 4 KiB append made durable",
+    "restore": "copying the memory that the guest uses, once, on one core",
 }
 
 Measured = Mapping[str, float]
 
 
-def measure_series(bench: Bench, images: Sequence[Image]) -> dict[str, Measured]:
-    """Bytes and single-core seconds by image name, and a row for each bare operation."""
+def measure(bench: Bench, images: Sequence[Image]) -> dict[str, Measured]:
+    """Bytes and single-core seconds by image name, counted over the series."""
     report = bench.work / "limits.json"
     words = ("-m", "tools.bench.kernels", "series", "--scratch", bench.work)
     paths = [image.path for image in images]
     run([command(sys.executable, *words, *paths, cwd=ROOT, stdout=report)], settle=True)
     names = (image.name for image in images)
-    measured = dict(zip(names, json.loads(report.read_text()), strict=True))
+    return dict(zip(names, json.loads(report.read_text()), strict=True))
+
+
+def measure_series(bench: Bench, images: Sequence[Image]) -> dict[str, Measured]:
+    """The same, and a row for each bare operation."""
+    measured = measure(bench, images)
     for name, title in OPERATIONS.items():
         row = Row(f"limit/{name}", "limits", f"{title}, all images, one core")
         bench.results.add(row, LIMIT, sum(each[name] for each in measured.values()))
@@ -67,6 +76,32 @@ def export_floor(image: Measured, series: Mapping[str, Measured]) -> float:
     new = sum(each["new"] for each in series.values())
     rate = new / sum(each["unzstd"] for each in series.values())
     return max(image["data"] / rate / cores(), image["copy"])
+
+
+def verify_floor(series: Mapping[str, Measured]) -> float:
+    """Seconds for decompressing and hashing each block that was stored."""
+    hashing = sum(each["hash"] * each["new"] / each["data"] for each in series.values())
+    return (hashing + sum(each["unzstd"] for each in series.values())) / cores()
+
+
+def copy_seconds(bench: Bench, size: int) -> float:
+    """Seconds for copying ``size`` bytes from one place in memory to another."""
+    report = bench.work / "limits.json"
+    words = ("-m", "tools.bench.kernels", "memory", "--size", str(size))
+    run([command(sys.executable, *words, cwd=ROOT, stdout=report)])
+    return float(json.loads(report.read_text())["seconds"])
+
+
+def commands(bench: Bench, prefix: str) -> None:
+    """The floor of rows that are one short command, by the words of their limit, once a run."""
+    rows = [row for key, row in bench.results.rows.items() if key.startswith(prefix)]
+    for _ in bench.numbers():
+        durable = fsync_latency(bench)
+        empty = run([command(sys.executable, "-I", "-c", "pass")]).wall
+        floors = {TEXT["fsync"]: durable, TEXT["command"]: empty, TEXT["commit"]: empty + durable}
+        for row in rows:
+            if row.limit in floors:
+                bench.results.add(row, LIMIT, floors[row.limit])
 
 
 def fsync_latency(bench: Bench) -> float:

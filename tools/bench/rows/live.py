@@ -49,7 +49,7 @@ def run(bench: Bench) -> None:
     synthetic.write(bench.input, synthetic.scattered(size, size))
     with bench.lanes([VaultServer]) as (lane,):
         lane.do(None, lane.contender.prepare, bench.input, 0, 0)
-        for number in range(bench.plan.runs):
+        for number in bench.numbers():
             say(f"snapshots under load: run {number + 1} of {bench.plan.runs}")
             for snapshots in (False, True):
                 _one(bench, lane, number, snapshots=snapshots)

@@ -25,12 +25,12 @@ def run(bench: Bench, kinds: Sequence[type[Archive]]) -> None:
     for size in bench.plan.memory:
         out: dict[str, str | None] = {}
         sparse_image(bench, size, bench.plan.memory_data)
-        for number in range(bench.plan.runs):
+        for number in bench.numbers():
             say(f"big sparse disks: {size // GIB} GiB, run {number + 1}")
             with bench.lanes(kinds) as lanes:
                 for lane in turns(lanes, number):
                     lane.limit = bench.plan.memory_limit
-                    lane.out = out.get(lane.name)
+                    lane.out = out.get(lane.name) or bench.too_slow(lane)
                     if size > bench.plan.memory_readable and not lane.contender.skips_holes:
                         lane.out = "reads every hole"
                     _one(lane, bench, size)

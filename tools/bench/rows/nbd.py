@@ -19,7 +19,7 @@ from tools.bench.bench import Bench, Lane, say, turns
 from tools.bench.commands import Command, CommandFailed, command, shown
 from tools.bench.commands import run as run_commands
 from tools.bench.peers.base import find_program
-from tools.bench.peers.nbd import NbdkitMemory, NbdServer, VaultServer
+from tools.bench.peers.nbd import NbdkitMemory, NbdServer, QemuNbd, VaultServer
 from tools.bench.results import LIMIT, Row, Sample, State
 from tools.bench.servers import serving
 
@@ -27,16 +27,18 @@ GROUP = "NBD"
 HOT = 16 << 20  # of a disk's blocks are read again and again
 PROTOCOL = "client and protocol alone: nbdkit answering from memory"
 WARM = "--ramp_time=500ms"
+LONG = (VaultServer.name, QemuNbd.name)  # the servers of the job that goes on and on
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One fio job on ``span`` bytes (0: the whole disk) for ``seconds`` (0: the plan's)."""
+    """One fio job on ``span`` bytes (0: the whole disk); ``long`` ones go on for some time, and
+    are asked of a few servers only."""
 
     key: str
     title: str
     words: tuple[str, ...]
-    seconds: float = 0.0
+    long: bool = False
     span: int = 0
 
     @property
@@ -71,9 +73,9 @@ JOBS = (
     _job("seqread", "256 KiB sequential read, depth 4", "read", "256k", 4),
     Job(
         "sustained",
-        "4 KiB random write, depth 16, 60 s, flushed at the end",
+        "4 KiB random write, depth 16, on and on, flushed at the end",
         ("--rw=randwrite", "--bs=4k", "--iodepth=16", "--end_fsync=1"),
-        seconds=60,
+        long=True,
     ),
 )
 
@@ -99,11 +101,13 @@ def run(bench: Bench, kinds: Sequence[type[NbdServer]]) -> None:
             spell = lane.contender.prepare
             if lane.do(None, spell, bench.input, plan.nbd_snapshots, plan.nbd_branches) is None:
                 lane.out = lane.out or "no disk in this state"
-        for number in range(bench.plan.runs):
+        for number in bench.numbers():
             say(f"NBD: run {number + 1} of {bench.plan.runs}")
             for job in _chosen(bench):
                 for lane in turns(lanes, number):
-                    _measure(bench, lane, job)
+                    if not job.long or lane.name in LONG:
+                        _measure(bench, lane, job)
+            bench.save()
 
 
 def _row(job: Job) -> Row:
@@ -150,7 +154,7 @@ def _measure(bench: Bench, lane: Lane[NbdServer], job: Job) -> None:
 
 def fio(bench: Bench, job: Job, uri: str, report: Path) -> Command:
     """The client's command; its JSON goes to ``report``, since it prints other lines before."""
-    seconds = job.seconds or bench.plan.nbd_seconds
+    seconds = bench.plan.nbd_sustained if job.long else bench.plan.nbd_seconds
     return command(
         "fio",
         f"--name={job.key}",

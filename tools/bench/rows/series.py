@@ -24,8 +24,8 @@ TOTAL = Row("import/all", GROUP, "First imports together", limit=limits.TEXT["im
 UNCHANGED = Row(
     "import/unchanged", GROUP, "Import again, same bytes, newer file", "s", limits.TEXT["unchanged"]
 )
-VERIFY = Row("verify", GROUP, "Verify everything stored")
-DIFF = Row("diff", GROUP, "Diff of the first and the last state")
+VERIFY = Row("verify", GROUP, "Verify everything stored", limit=limits.TEXT["verify"])
+DIFF = Row("diff", GROUP, "Diff of the first and the last state", limit=limits.TEXT["command"])
 FORGET = Row("gc/forget", GROUP, "Forget all but the newest state and collect")
 KEPT = Row("gc/size", GROUP, "Store after that", "B")
 PEAK = Row("memory/series", GROUP, "Peak memory of all imports and exports", "B")
@@ -34,17 +34,18 @@ PEAK = Row("memory/series", GROUP, "Peak memory of all imports and exports", "B"
 def run(bench: Bench, kinds: Sequence[type[Archive]]) -> None:
     """Warm up on tiny images (which also checks each round trip), then measure."""
     tiny = inputs.made_up(bench.work / "tiny", bench.plan.warm_up)
-    kept = bench.plan.runs
     say("series: warm-up")
     with bench.lanes(kinds) as lanes:
         _Round(bench, lanes, tiny, 0, record=False).go()
         broken = {lane.name: lane.out for lane in lanes if lane.out}
-    for number in range(kept):
-        say(f"series: run {number + 1} of {kept}")
+    for number in bench.numbers():
+        say(f"series: run {number + 1} of {bench.plan.runs}")
         with bench.lanes(kinds) as lanes:
             for lane in lanes:
                 lane.out = broken.get(lane.name)
             _Round(bench, lanes, bench.images, number, record=True).go()
+        bench.save()
+    limits.commands(bench, DIFF.key)
 
 
 class _Round:
@@ -173,6 +174,7 @@ class _Round:
             stored += series[image.name]["stored"]
             results.add(_size_row(image), LIMIT, stored)
         results.add(TOTAL, LIMIT, sum(map(limits.import_floor, series.values())))
+        results.add(VERIFY, LIMIT, limits.verify_floor(series))
         results.add(UNCHANGED, LIMIT, limits.unchanged_floor(series[self.last.name]))
         for image in dict.fromkeys((self.last, self.first)):
             row = _export_row(image, old=image == self.first)

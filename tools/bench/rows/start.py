@@ -8,10 +8,12 @@ from tools.bench.bench import Bench, say, turns
 from tools.bench.peers import vault
 from tools.bench.peers.base import Contender
 from tools.bench.results import Row
+from tools.bench.rows import limits
 
 GROUP = "start"
-VERSION = Row("start/version", GROUP, "Start, say the version, end")
-HELP = Row("start/help", GROUP, "Start, show the help, end")
+LIMIT = limits.TEXT["command"]
+VERSION = Row("start/version", GROUP, "Start, say the version, end", limit=LIMIT)
+HELP = Row("start/help", GROUP, "Start, show the help, end", limit=LIMIT)
 
 
 def run(bench: Bench, kinds: Sequence[type[Contender]]) -> None:
@@ -20,8 +22,9 @@ def run(bench: Bench, kinds: Sequence[type[Contender]]) -> None:
     with bench.lanes(kinds) as lanes:
         for lane in lanes:
             lane.do(None, lane.contender.start)
-        for number in range(2 * bench.plan.runs):
+        for number in bench.numbers(2 * bench.plan.runs):
             for lane in turns(lanes, number):
                 lane.do(VERSION, lane.contender.start)
                 if isinstance(lane.contender, vault.Blockvault):
                     lane.do(HELP, lane.contender.help)
+    limits.commands(bench, "start/")

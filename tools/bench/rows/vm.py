@@ -15,14 +15,18 @@ from tools.bench.commands import CommandFailed, command, shown
 from tools.bench.commands import run as run_commands
 from tools.bench.peers import vault
 from tools.bench.peers.qemu import QemuMigrate, QemuSavevm
-from tools.bench.results import Row, State
+from tools.bench.results import LIMIT, Row, State
+from tools.bench.rows import limits
 
 GROUP = "running machines"
 ROOT = Path(__file__).parents[3]
 OURS = vault.Blockvault.name
 PAUSE = Row("vm/pause", GROUP, "Pause of a running machine for a full snapshot")
-RESTORE = Row("vm/restore", GROUP, "A full snapshot running again, until the guest answers")
-CLONE = Row("vm/clone", GROUP, "A clone of a full snapshot, ready to run")
+LIMIT_TEXT = limits.TEXT["restore"]
+RESTORE = Row(
+    "vm/restore", GROUP, "A full snapshot running again, until the guest answers", limit=LIMIT_TEXT
+)
+CLONE = Row("vm/clone", GROUP, "A clone of a full snapshot, ready to run", limit=LIMIT_TEXT)
 USED = Row("vm/used", GROUP, "Memory that the guest uses", "B")
 FIRST = Row("vm/first", GROUP, "Stored by the first full snapshot", "B")
 LATER = Row("vm/later", GROUP, "Stored by each later full snapshot", "B")
@@ -41,7 +45,7 @@ def run(bench: Bench) -> None:
     words = (sys.executable, "-m", "tools.bench.machines", *rounds, "--json", report)
     # its status says whether targets were met, which is not the question here
     each = command(*words, cwd=ROOT, fine=(0, 1))
-    for number in range(bench.plan.machine_runs):
+    for number in bench.numbers(bench.plan.machine_runs):
         say(f"running machines: run {number + 1} of {bench.plan.machine_runs}")
         try:
             run_commands([each], limit=bench.plan.time_limit)
@@ -70,6 +74,9 @@ def _record(bench: Bench, found: dict[str, dict[str, float]]) -> None:
     add(RESTORE, OURS, ours["restore_s"])
     add(RESTORE, QemuSavevm.name, theirs["loadvm_s"])
     add(CLONE, OURS, ours["clone_s"])
+    copied = limits.copy_seconds(bench, int(ours["used_bytes"]))
+    for row in (RESTORE, CLONE):
+        add(row, LIMIT, copied)
     add(USED, OURS, ours["used_bytes"])
     add(FIRST, OURS, ours["first_stored_of_used"] * ours["used_bytes"])
     add(LATER, OURS, ours["later_stored_of_used"] * ours["used_bytes"])
