@@ -114,10 +114,22 @@ class FormatReader:
             found = [(bytes(k), bytes(v)) for k, v in txn.cursor(self.tables[table])]
         if table in ("log", "frames", "index"):
             return found
-        for key, row in found:
-            check = blake3(table.encode() + b"\0" + key + row[:-8]).digest()[:8]
-            need(row[-8:] == check, f"a row of {table} is not what was written")
-        return [(key, row[:-8]) for key, row in found]
+        opened = [self._opened(table, key, row) for key, row in found]
+        if table == "runs":
+            return [(key, value) for key, value, _ in opened]
+        need(opened and opened[0][:2] == (b"\0", b""), f"{table} has no beginning")
+        links = [following for _, _, following in opened]
+        need(links == [*(key for key, _, _ in opened[1:]), b""], f"{table} lacks a row")
+        return [(key, value) for key, value, _ in opened[1:]]
+
+    def _opened(self, table: str, key: bytes, row: bytes) -> tuple[bytes, bytes, bytes]:
+        """Key, value and the key of the next row."""
+        body, check = row[:-8], row[-8:]
+        place = table.encode() + b"\0" + len(key).to_bytes(2, "little")
+        need(check == blake3(place + key + body).digest()[:8], f"a row of {table} is damaged")
+        size = int.from_bytes(body[-2:], "little")
+        at = len(body) - 2 - size
+        return key, body[:at], body[at:-2]
 
     # -- 4, 18 -----------------------------------------------------------------------------------
 
@@ -220,20 +232,21 @@ class FormatReader:
         chains, gaps, pruned = {}, [], None
         for key, data in self.rows("log"):
             first = int.from_bytes(key, "little")
-            version, codec, reserved, count, raw_size, time, stored = struct.unpack_from(
-                "<BBHIIq32s", data
+            version, codec, reserved, count, raw_size, time, stored, check = struct.unpack_from(
+                "<BBHIIq32s8s", data
             )
+            need(blake3(b"log\0" + key + data[:52]).digest()[:8] == check, "a header's check")
             need(version == 1 and reserved == 0 and count, "record header")
             need(first == due, f"event {due} is missing")
             need(time >= before, "times of records decrease")
             chains[first] = chain
             due, before = first + count, time
             if codec == 2:
-                need(raw_size == 0 and len(data) == 52, "a gap has no payload")
+                need(raw_size == 0 and len(data) == 60, "a gap has no payload")
                 gaps.append((first, due))
                 chain = stored
                 continue
-            payload = decoded(codec, data[52:], raw_size, 64 << 20)
+            payload = decoded(codec, data[60:], raw_size, 64 << 20)
             hashed = chain + first.to_bytes(8, "little") + time.to_bytes(8, "little", signed=True)
             chain = blake3(hashed + count.to_bytes(4, "little") + payload).digest()
             need(chain == stored, f"the chain breaks at event {first}")

@@ -124,12 +124,14 @@ def test_the_same_story_makes_the_same_history_today(
 
 def alter(home: Path, key: bytes, value: object) -> None:
     """Change a row of ``meta``, as a later program would write it."""
-    row = pack(value)
-    check = blake3(b"meta\0" + key + row).digest()[:8]
     with lmdb.open(str(home), max_dbs=32, lock=False) as env:
         database = env.open_db(b"meta", create=False)
         with env.begin(write=True, db=database) as txn:
-            txn.put(key, row + check)
+            old = txn.get(key) or b""
+            size = int.from_bytes(old[-10:-8], "little")
+            body = pack(value) + old[-10 - size : -8]  # and the link to the next row
+            sealed = b"meta\0" + len(key).to_bytes(2, "little") + key + body
+            txn.put(key, body + blake3(sealed).digest()[:8])
 
 
 LATER = [
@@ -195,6 +197,8 @@ def test_a_record_of_another_version_is_not_guessed_at(
         database = env.open_db(b"log", integerkey=True, create=False)
         with env.begin(write=True, db=database) as txn:
             key = record.first_seq.to_bytes(8, "little")
-            txn.put(key, version + (txn.get(key) or b"")[1:])
+            data = version + (txn.get(key) or b"")[1:]
+            check = blake3(b"log\0" + key + data[:52]).digest()[:8]
+            txn.put(key, data[:52] + check + data[60:])
     with pytest.raises(error), read_only(golden) as vault:
         list(vault.events())

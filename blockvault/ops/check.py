@@ -24,6 +24,7 @@ from blockvault.ops import Progress, base, damage, mark, reading, rebuild, silen
 from blockvault.ops.check_frames import FrameCheck, Scan
 from blockvault.ops.reading import StateDevice
 from blockvault.ops.report import Problem, Report
+from blockvault.store import tables
 
 if TYPE_CHECKING:
     from blockvault.ops.resolve import Position
@@ -71,11 +72,11 @@ def _verify_all(vault: Vault, report: Report, fast: bool, scan: Scan, progress: 
         report.problems += [Problem("structure-damaged", message) for message in structure]
         return
     roots = _Roots(vault, report)
-    try:
-        roots.collect()
-        _verify_projections(vault, report)
-    except Damaged as error:
-        report.found(error)
+    for look in (_verify_rows, _verify_projections, lambda *_: roots.collect()):
+        try:
+            look(vault, report)
+        except Damaged as error:
+            report.found(error)
     trees = _Trees(vault, report)
     for volume in roots.volumes:
         trees.check(volume)
@@ -225,6 +226,14 @@ def _check_stored(vault: Vault, ids: set[bytes], report: Report, where: str) -> 
         report.problems.append(
             Problem("object-missing", f"block {short(oid)} of {where} is missing", oid)
         )
+
+
+def _verify_rows(vault: Vault, report: Report) -> None:
+    """The tables that do not follow from the log."""
+    for table in (tables.META, *rebuild.HELPERS):
+        for key in rebuild.spoilt_rows(vault, table):
+            message = f"row {key.hex()} of table '{table}' is not what was written"
+            report.problems.append(Problem("row-damaged", message))
 
 
 def _verify_projections(vault: Vault, report: Report) -> None:

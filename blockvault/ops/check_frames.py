@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.errors import Damaged
 from blockvault.ids import object_id, short
-from blockvault.ops import Progress
+from blockvault.ops import Progress, rebuild
 from blockvault.ops.report import Problem, Report
 from blockvault.store import frames, tables
 
@@ -121,7 +121,7 @@ class FrameCheck:
         self.report.bytes += sum(map(len, objects))
         with self.vault.read() as reader:
             places = reader.locate(ids)
-            dead = reader.dead_slots(number)
+            dead = rebuild.dead_slots(reader, number)
         for slot, place in enumerate(places):
             if place == tables.location(number, slot):
                 self._matched += 1

@@ -1,8 +1,10 @@
 """rebuild: the projections, dropped and replayed from the log.
 
 The log is the truth and the projections follow from it byte for byte, so a rebuild is also the
-check: replay into memory, compare, and only then replace the rows that differ, in one transaction.
-The index of objects is compared with the frames in the same way by ``reindex``.
+check: replay into memory, compare, and only then write the tables that differ anew, whole, since
+the rows of a table name each other; in one transaction.  The index of objects is compared with the
+frames in the same way.  Of the helper tables ``runs`` and ``dead``, one that is damaged is emptied:
+what they say is found out again.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 
 Change = tuple[str, bytes, bytes | None]
 """A table, a key, and the value that belongs there; None for a row that must go."""
+
+HELPERS = (tables.RUNS, tables.DEAD)
+"""Tables that may be emptied at any time."""
 
 _FRAMES_A_BATCH = 64
 
@@ -103,29 +108,73 @@ class ReplayedTables:
 
 
 def rebuild(vault: Vault, *, dry_run: bool = False, progress: Progress | None = None) -> Rebuilt:
-    """Make the projections and the object index what the log and the frames say."""
+    """Make the projections and the object index what the log and the frames say.
+
+    ``Damaged`` if the structure of the database is; then nothing is changed.
+    """
+    if not dry_run:
+        _empty_spoilt_helpers(vault)
     index, objects = index_differences(vault, progress or silent)
     while True:
         changes, replayed = differences(vault, progress or silent)
-        if dry_run or _replace(vault, [*changes, *index], replayed.seq):
+        if dry_run or _replace(vault, changes, index, replayed):
             break
     rows = sum(map(len, replayed.rows.values()))
     return Rebuilt(replayed.seq, rows, len(changes), objects, len(index))
 
 
-def _replace(vault: Vault, changes: Sequence[Change], seq: int) -> bool:
-    """Make the changes unless the log has grown beyond ``seq``: then the rows may be newer."""
-    if not changes:
+def spoilt_rows(vault: Vault, table: str) -> list[bytes]:
+    """The keys of damaged rows of a table."""
+    with vault.read() as reader:
+        return [key for key, value in reader.suspicious(table) if value is None]
+
+
+def dead_slots(reader: Reader, number: int) -> int:
+    """Places of a frame that are not in the index on purpose; 0 if what says so is damaged."""
+    try:
+        return reader.dead_slots(number)
+    except Damaged:
+        return 0
+
+
+def _empty_spoilt_helpers(vault: Vault) -> None:
+    for table in HELPERS:
+        if spoilt_rows(vault, table):
+            _check_structure(vault)
+            with vault.store.write() as writer:
+                writer.clear(table)
+
+
+def _replace(
+    vault: Vault, changes: Sequence[Change], index: Sequence[Change], replayed: ReplayedTables
+) -> bool:
+    """Make the changes unless the log has grown meanwhile: then the rows may be newer."""
+    if not changes and not index:
         return True
+    _check_structure(vault)
     with vault.store.write() as writer:
-        if writer.last().seq != seq:
+        if writer.last().seq != replayed.seq:
             return False
-        for table, key, value in changes:
-            if value is None:
+        for table in {table for table, _, _ in changes}:
+            writer.clear(table)
+            for key, value in sorted(replayed.rows[table].items()):
+                writer.put(table, key, value)
+        for table, key, place in index:
+            if place is None:
                 writer.delete(table, key)
             else:
-                writer.put(table, key, value)
+                writer.put(table, key, place)
     return True
+
+
+def _check_structure(vault: Vault) -> None:
+    """Writing to a database whose pages are damaged could make it worse."""
+    if vault.store.structure():
+        raise Damaged(
+            "the pages of the database are damaged; nothing was changed. Copy the vault directory "
+            "before anything else.",
+            kind="structure-damaged",
+        )
 
 
 def differences(vault: Vault, progress: Progress = silent) -> tuple[list[Change], ReplayedTables]:
@@ -158,7 +207,7 @@ def index_differences(vault: Vault, progress: Progress = silent) -> tuple[list[C
         objects += len(ids)
         with vault.read() as reader:
             places = reader.locate(ids)
-            dead = reader.dead_slots(number)
+            dead = dead_slots(reader, number)
         for slot, (oid, place) in enumerate(zip(ids, places, strict=True)):
             if place == tables.location(number, slot):
                 changes.pop(oid, None)

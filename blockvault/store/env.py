@@ -17,7 +17,7 @@ import glob
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import lmdb
 
@@ -268,9 +268,12 @@ def _make_tables(path: Path, options: Options) -> None:
             for name in (*tables.KEYED, *tables.NUMBERED):
                 flags = tables.FLAGS.get(name, {})
                 database = environment.open_db(name.encode(), txn=txn, **flags)
-                if name == tables.META:
-                    for key, value in fmt.to_meta(options).items():
-                        txn.put(key, rows.seal(name, key, value), db=database)
+                if name not in tables.CHECKED:
+                    continue
+                table = rows.rows_of(cast("lmdb.Cursor[memoryview]", txn.cursor(database)), name)
+                table.begin()
+                for key, value in fmt.to_meta(options).items() if name == tables.META else ():
+                    table.put(key, value)
     finally:
         environment.close()
 

@@ -10,10 +10,12 @@
     8       4     raw_size: bytes of the payload when decoded, at most 64 MiB
     12      8     time_us: microseconds since 1970, of the record's first event (signed)
     20      32    chain
-    52      …     payload: the packed list of event rows
+    52      8     check: first bytes of BLAKE3("log" ‖ 0x00 ‖ first_seq u64 ‖ the 52 bytes before)
+    60      …     payload: the packed list of event rows
 
-All numbers are little-endian.  The key is the seq of the first event; its events have consecutive
-seqs, and the next record's key is ``first_seq + count``.  ::
+All numbers are little-endian.  The check lets a header be believed without its payload, and keeps a
+damaged record from passing for one that was pruned.  The key is the seq of the first event; its
+events have consecutive seqs, and the next record's key is ``first_seq + count``.  ::
 
     chain_0 = BLAKE3("blockvault log 1" ‖ vault_id)
     chain_i = BLAKE3(chain_{i-1} ‖ first_seq u64 ‖ time_us i64 ‖ count u32 ‖ decoded payload)
@@ -45,8 +47,9 @@ COMPRESS_FROM = 256
 """Shorter payloads are mostly ids and names, which do not compress: they are not tried."""
 
 _HEADER = struct.Struct("<BBHIIq32s")
+_CHECK_SIZE = 8
 _CHAINED = struct.Struct("<QqI")
-HEADER_SIZE = _HEADER.size
+HEADER_SIZE = _HEADER.size + _CHECK_SIZE
 _RAW = Codec("none")
 
 
@@ -93,17 +96,21 @@ def next_chain(chain: bytes, first_seq: int, time_us: int, count: int, payload: 
 def encode(record: Record, codec: Codec) -> bytes:
     """Encode a record whose chain is already computed."""
     if record.pruned:
-        return _HEADER.pack(VERSION, GAP, 0, record.count, 0, record.time_us, record.chain)
+        return _headed(record, GAP, 0)
     if len(record.payload) > MAX_RAW:
         raise BadRequest(f"{len(record.payload):,} bytes of events do not fit in one commit")
     chosen = codec if len(record.payload) >= COMPRESS_FROM else _RAW
     number, payload = chosen.compress(record.payload)
-    return (
-        _HEADER.pack(
-            VERSION, number, 0, record.count, len(record.payload), record.time_us, record.chain
-        )
-        + payload
-    )
+    return _headed(record, number, len(record.payload)) + payload
+
+
+def _headed(record: Record, codec: int, raw_size: int) -> bytes:
+    header = _HEADER.pack(VERSION, codec, 0, record.count, raw_size, record.time_us, record.chain)
+    return header + _check(record.first_seq, header)
+
+
+def _check(first_seq: int, header: bytes) -> bytes:
+    return blake3(b"log\0" + first_seq.to_bytes(8, "little") + header).digest(_CHECK_SIZE)
 
 
 def peek(first_seq: int, data: bytes | memoryview) -> Last:
@@ -133,7 +140,9 @@ def decode(first_seq: int, data: bytes | memoryview, before: bytes) -> Record:
 def _header(first_seq: int, data: bytes | memoryview) -> tuple[int, int, int, int, bytes]:
     if len(data) < HEADER_SIZE:
         raise Damaged(f"the log record at event {first_seq} is cut short", kind="bad-encoding")
-    version, codec, reserved, count, raw_size, time_us, chain = _HEADER.unpack_from(data)
-    if version != VERSION or reserved or not count:
+    header = bytes(data[: _HEADER.size])
+    version, codec, reserved, count, raw_size, time_us, chain = _HEADER.unpack(header)
+    sound = data[_HEADER.size : HEADER_SIZE] == _check(first_seq, header)
+    if not sound or version != VERSION or reserved or not count:
         raise Damaged(f"the log record at event {first_seq} has a bad header", kind="bad-encoding")
     return codec, count, raw_size, time_us, chain

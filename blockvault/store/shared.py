@@ -17,6 +17,7 @@ import contextlib
 import os
 import threading
 from pathlib import Path
+from typing import cast
 
 import lmdb
 
@@ -92,8 +93,9 @@ class Environment:
         # The format first: a newer one may have other tables.
         meta = self._open_table(tables.META, txn)
         with contextlib.nullcontext(txn) if txn else self.lmdb.begin() as reading:
-            found = {key: rows.unseal(tables.META, key, row) for key, row in reading.cursor(meta)}
-            self.options: Options = fmt.from_meta(found)
+            cursor = cast("lmdb.Cursor[memoryview]", reading.cursor(meta))
+            found = rows.rows_of(cursor, tables.META).scan(b"", None, reverse=False)
+            self.options: Options = fmt.from_meta({row.key: row.value for row in found})
         for name in (*tables.KEYED, *tables.NUMBERED):
             self.databases[name] = self._open_table(name, txn)
 

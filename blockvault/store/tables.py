@@ -19,6 +19,9 @@ PROJECTIONS = ("refs", "branches", "waypoints", "trail", "snapshots")
 KEYED = (META, INDEX, RUNS, DEAD, *PROJECTIONS)
 """Tables with byte keys, for ``get``, ``put``, ``delete``, ``scan`` and ``clear``."""
 
+CHECKED = (META, RUNS, DEAD, *PROJECTIONS)
+"""Those of them whose rows have a check; see ``rows``."""
+
 FRAMES = "frames"
 LOG = "log"
 NUMBERED = (FRAMES, LOG)
@@ -33,6 +36,9 @@ FLAGS = {
 
 MAX_KEY = 511
 """LMDB's limit on the length of a key, in bytes."""
+
+FIRST = b"\0"
+"""The key of the row that stands before all others of a table; see ``rows``."""
 
 MAX_NUMBER = (1 << 63) - 1
 MAX_FRAME_NUMBER = (1 << 40) - 1
@@ -81,6 +87,8 @@ def split_location(where: int) -> tuple[int, int]:
 
 def check_key(key: bytes) -> bytes:
     """Return ``key`` if every store can hold it; ``BadRequest`` otherwise."""
-    if not 0 < len(key) <= MAX_KEY:
-        raise BadRequest(f"a key has 1 to {MAX_KEY} bytes, this one has {len(key)}")
+    if not 0 < len(key) <= MAX_KEY or key == FIRST:
+        raise BadRequest(
+            f"a key has 1 to {MAX_KEY} bytes and is not the byte 0 alone; this one has {len(key)}"
+        )
     return key

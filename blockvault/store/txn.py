@@ -95,8 +95,7 @@ class LmdbReader(Reader):
         if table == tables.INDEX:
             place = self._index().get(tables.check_key(key))
             return None if place is None else tables.pack_location(place)
-        row = self._txn.get(tables.check_key(key), None, self._keyed(table))
-        return None if row is None else rows.unseal(table, key, row)
+        return self._checked(table).get(tables.check_key(key))
 
     def scan(
         self, table: str, start: bytes = b"", stop: bytes | None = None, reverse: bool = False
@@ -109,21 +108,14 @@ class LmdbReader(Reader):
         if table == tables.INDEX:
             places = self._index().scan(start, stop, reverse)
             return ((oid, tables.pack_location(place)) for oid, place in places)
-        found = self._stored(table, start, stop, reverse)
-        return ((key, rows.unseal(table, key, row)) for key, row in found)
-
-    def _stored(
-        self, table: str, start: bytes, stop: bytes | None, reverse: bool
-    ) -> Iterator[tuple[bytes, bytes]]:
-        cursor = self._txn.cursor(self._keyed(table))
-        return _backward(cursor, start, stop) if reverse else _forward(cursor, start, stop)
+        found = self._checked(table).scan(start, stop, reverse)
+        return ((row.key, row.value) for row in found)
 
     def suspicious(self, table: str) -> Iterator[tuple[bytes, bytes | None]]:
-        for key, row in self._stored(table, b"", None, False):
-            try:
-                yield key, rows.unseal(table, key, row)
-            except Damaged:
-                yield key, None
+        return self._checked(table).suspicious()
+
+    def _checked(self, table: str) -> rows.Rows:
+        return rows.rows_of(self._txn.cursor(self._keyed(table)), table)
 
     def _index(self) -> Index:
         return Index(self._txn.cursor(self._dbs[tables.INDEX]))
@@ -210,6 +202,7 @@ class LmdbWriter(LmdbReader, Writer):
         self._timeout = timeout
 
     def _begin(self) -> lmdb.Transaction[memoryview]:
+        self._tables: dict[str, rows.Rows] = {}
         self._queue = self._env.write_queue()
         self._queue.acquire(self._timeout)
         try:
@@ -235,6 +228,7 @@ class LmdbWriter(LmdbReader, Writer):
         except lmdb.Error as failure:
             raise faults.from_lmdb(failure, self._env.path) from failure
         finally:
+            self._tables.clear()
             del self._txn
             self._queue.release()
             self._env.release()
@@ -264,20 +258,33 @@ class LmdbWriter(LmdbReader, Writer):
             else:
                 start = page[-1][0] + b"\0"
 
+    def get(self, table: str, key: bytes) -> bytes | None:
+        if table == tables.INDEX:
+            return super().get(table, key)
+        return self._table(table).get(tables.check_key(key))
+
+    def _table(self, table: str) -> rows.Rows:
+        """The same rows through one cursor for as long as this lives; not for scans."""
+        found = self._tables.get(table)
+        if found is None:
+            found = self._tables[table] = self._checked(table)
+        return found
+
     def put(self, table: str, key: bytes, value: bytes) -> None:
         if table == tables.INDEX:
             self._index().put(tables.check_key(key), int.from_bytes(value))
             return
-        row = rows.seal(table, tables.check_key(key), value)
-        self._txn.put(key, row, db=self._keyed(table))
+        self._table(table).put(tables.check_key(key), value)
 
     def delete(self, table: str, key: bytes) -> bool:
         if table == tables.INDEX:
             return self._index().delete(tables.check_key(key))
-        return self._txn.delete(tables.check_key(key), db=self._keyed(table))
+        return self._table(table).delete(tables.check_key(key))
 
     def clear(self, table: str) -> None:
         self._txn.drop(self._keyed(table), delete=False)
+        if table in tables.CHECKED:
+            self._table(table).begin()
 
     def add_frames(self, frames: Sequence[Frame]) -> None:
         index: dict[bytes, int] = {}
@@ -308,10 +315,10 @@ class LmdbWriter(LmdbReader, Writer):
                 index.put(oid, tables.location(number, slot))
 
     def unindex(self, ids: Sequence[bytes]) -> None:
-        index, runs = self._index(), self._dbs[tables.RUNS]
+        index, runs = self._index(), self._table(tables.RUNS)
         for oid in sorted(ids):
             index.delete(oid)
-            self._txn.delete(oid, db=runs)
+            runs.delete(oid)
 
     def _delete_frames(self, numbers: Sequence[int]) -> None:
         for number in numbers:
@@ -343,31 +350,6 @@ def _ascending(cursor: lmdb.Cursor[memoryview], start: int) -> int:
     if number < start:
         raise Damaged(f"frame {number} stands behind frame {start - 1}", kind="damaged")
     return number
-
-
-def _forward(
-    cursor: lmdb.Cursor[memoryview], start: bytes, stop: bytes | None
-) -> Iterator[tuple[bytes, bytes]]:
-    more = cursor.set_range(start) if start else cursor.first()
-    while more:
-        key = bytes(cursor.key())
-        if stop is not None and key >= stop:
-            return
-        yield key, bytes(cursor.value())
-        more = cursor.next()
-
-
-def _backward(
-    cursor: lmdb.Cursor[memoryview], start: bytes, stop: bytes | None
-) -> Iterator[tuple[bytes, bytes]]:
-    beyond = stop is not None and cursor.set_range(stop)
-    more = cursor.prev() if beyond else cursor.last()
-    while more:
-        key = bytes(cursor.key())
-        if key < start:
-            return
-        yield key, bytes(cursor.value())
-        more = cursor.prev()
 
 
 def _numbered(cursor: lmdb.Cursor[memoryview]) -> tuple[int, memoryview]:

@@ -263,6 +263,14 @@ class Reader(ABC):
 class Writer(Reader):
     """The one write transaction: a Reader that sees its own changes."""
 
+    _end: Last | None = None
+
+    def last(self) -> Last:
+        # Nobody else appends meanwhile, and a commit asks several times.
+        if self._end is None:
+            self._end = super().last()
+        return self._end
+
     @abstractmethod
     def put(self, table: str, key: bytes, value: bytes) -> None: ...
 
@@ -362,6 +370,7 @@ class Writer(Reader):
         chain = eventlog.next_chain(last.chain, first, time_us, count, payload)
         record = Record(first, count, time_us, payload, chain)
         self._log_put(first, eventlog.encode(record, self._log_codec()))
+        self._end = Last(record.last_seq, time_us, chain)
         return first
 
     def _log_codec(self) -> Codec:

@@ -14,7 +14,7 @@ from blockvault.store.types import Store
 from tests.contract.conftest import Make
 from tests.store.material import OPTIONS
 
-KEYS = [b"\0", b"a", b"a\0", b"ab", b"b", b"b" * 511, b"\xff", b"\xff\xff"]
+KEYS = [b"\0\0", b"a", b"a\0", b"ab", b"b", b"b" * 511, b"\xff", b"\xff\xff"]
 
 
 def fill(store: Store, table: str = "refs") -> list[tuple[bytes, bytes]]:
@@ -95,7 +95,7 @@ def test_large_values_are_kept_whole(store: Store) -> None:
         assert reader.get("waypoints", b"big") == value
 
 
-@pytest.mark.parametrize("key", [b"", b"x" * 512], ids=["empty", "512 bytes"])
+@pytest.mark.parametrize("key", [b"", b"x" * 512, b"\0"], ids=["empty", "512 bytes", "first"])
 def test_keys_that_no_table_holds_are_refused(store: Store, key: bytes) -> None:
     with store.write() as writer:
         for attempt in (

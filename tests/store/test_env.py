@@ -23,11 +23,12 @@ def raw_put(home: Path, name: bytes, value: bytes | None) -> None:
     """Change a meta row behind the store's back, with plain LMDB."""
     with lmdb.open(str(home), map_size=1 << 40, max_dbs=32) as env:
         meta = env.open_db(b"meta", create=False)
-        with env.begin(write=True) as txn:
+        with env.begin(write=True, buffers=True) as txn:
+            table = rows.rows_of(txn.cursor(meta), "meta")
             if value is None:
-                txn.delete(name, db=meta)
+                table.delete(name)
             else:
-                txn.put(name, rows.seal("meta", name, value), db=meta)
+                table.put(name, value)
 
 
 # -- creating ----------------------------------------------------------------------------------

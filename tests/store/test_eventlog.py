@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -51,9 +52,9 @@ def test_the_bytes_and_the_chain_are_these() -> None:
     assert blake3(b"blockvault log 1" + bytes(range(16))).digest() == START
     chained = START + (7).to_bytes(8, "little") + struct.pack("<q", -5) + b"\2\0\0\0" + b"rows"
     assert SAMPLES["short"].chain == blake3(chained).digest()
-    assert eventlog.encode(SAMPLES["short"], CODEC) == (
-        b"\1\0\0\0\2\0\0\0\4\0\0\0" + struct.pack("<q", -5) + SAMPLES["short"].chain + b"rows"
-    )
+    header = b"\1\0\0\0\2\0\0\0\4\0\0\0" + struct.pack("<q", -5) + SAMPLES["short"].chain
+    check = blake3(b"log\0" + (7).to_bytes(8, "little") + header).digest(8)
+    assert eventlog.encode(SAMPLES["short"], CODEC) == header + check + b"rows"
     assert eventlog.encode(SAMPLES["long"], CODEC)[:2] == b"\1\1"
 
 
@@ -84,11 +85,23 @@ def test_trailing_bytes_and_flipped_bits_are_damage(name: str) -> None:
 
 def test_a_record_proves_its_place_in_the_log() -> None:
     data = eventlog.encode(SAMPLES["short"], CODEC)
-    with pytest.raises(Damaged, match="does not continue") as caught:
+    with pytest.raises(Damaged, match="bad header"):
         eventlog.decode(8, data, START)
-    assert caught.value.reason == "broken-chain"
-    with pytest.raises(Damaged, match="does not continue"):
+    with pytest.raises(Damaged, match="does not continue") as caught:
         eventlog.decode(7, data, bytes(32))
+    assert caught.value.reason == "broken-chain"
+
+
+@pytest.mark.parametrize("read", [eventlog.peek, lambda *what: eventlog.decode(*what, START)])
+def test_no_flipped_bit_makes_a_gap_or_moves_one(read: Callable[[int, bytes], object]) -> None:
+    """Gaps have no payload that the chain could prove."""
+    gap = eventlog.encode(replace(SAMPLES["short"], payload=b"", pruned=True), CODEC)
+    for data in (gap, eventlog.encode(record(b""), CODEC)):
+        for bit in range(len(data) * 8):
+            flipped = bytearray(data)
+            flipped[bit // 8] ^= 1 << bit % 8
+            with pytest.raises(Damaged, match="header"):
+                read(7, bytes(flipped))
 
 
 @pytest.mark.parametrize(
@@ -99,6 +112,7 @@ def test_a_record_proves_its_place_in_the_log() -> None:
 def test_hostile_headers_are_damage(at: int, value: bytes) -> None:
     data = bytearray(eventlog.encode(SAMPLES["short"], CODEC))
     data[at : at + len(value)] = value
+    data[52:60] = blake3(b"log\0" + (7).to_bytes(8, "little") + data[:52]).digest(8)
     with pytest.raises(Damaged):
         eventlog.decode(7, bytes(data), START)
 
