@@ -22,6 +22,7 @@ from blockvault.model import events, projections, tree
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import Progress, base, damage, mark, reading, rebuild, silent
 from blockvault.ops.check_frames import FrameCheck, Scan
+from blockvault.ops.needed import Needed
 from blockvault.ops.reading import StateDevice
 from blockvault.ops.report import Problem, Report
 from blockvault.store import tables
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 WHOLE = Scan()
-_BLOCKS_A_LOOKUP = 4096
 _OF_OBJECTS = frozenset({"object-missing", "object-damaged", "bad-encoding"})
 
 
@@ -77,16 +77,17 @@ def _verify_all(vault: Vault, report: Report, fast: bool, scan: Scan, progress: 
             look(vault, report)
         except Damaged as error:
             report.found(error)
-    trees = _Trees(vault, report)
+    trees = _Trees(vault, report, roots.needed)
     for volume in roots.volumes:
         trees.check(volume)
+    _report_missing(roots.needed, report)
     if not fast:
         FrameCheck(vault, report, scan).check(progress)
 
 
 def _verify_since(vault: Vault, seq: int, report: Report) -> None:
     """Every object that waypoints, snapshots and writes after an event added, read and hashed."""
-    trees = _Trees(vault, report)
+    trees = _Trees(vault, report, Needed(vault))
     with vault.read() as reader:
         branches = [number for number, _ in projections.branches(reader)]
     later: list[Volume] = []
@@ -116,6 +117,7 @@ class _Roots:
         self.vault = vault
         self.report = report
         self.volumes: set[Volume] = set()
+        self.needed = Needed(vault)
 
     def collect(self) -> None:
         """Read the whole log and all that the tables name; ``Damaged`` where the log ends early."""
@@ -139,11 +141,9 @@ class _Roots:
                     f"the log has a gap at event {record.first_seq} that no prune accounts for",
                     kind="broken-chain",
                 )
-            written: set[bytes] = set()
             for seq, row in enumerate(base.rows_of(record), record.first_seq):
                 if row[0] == events.WROTE and seq >= cuts.get(row[2], record.last_seq + 1):
-                    written.update(tree.split_ids(row[6]))
-            _check_stored(self.vault, written, self.report, "a write in the log")
+                    self.needed.add(tree.split_ids(row[6]))
 
     def _snapshot(self, oid: bytes) -> None:
         try:
@@ -157,25 +157,22 @@ class _Roots:
 class _Trees:
     """Walks trees, every node once however many states share it."""
 
-    def __init__(self, vault: Vault, report: Report) -> None:
+    def __init__(self, vault: Vault, report: Report, needed: Needed) -> None:
         self.vault = vault
         self.report = report
+        self.needed = needed
         self._seen: set[bytes] = set()
 
     def check(self, volume: Volume) -> None:
-        """Every node is there and is what its id says; every block is indexed."""
+        """Every node is there and is what its id says; its blocks are needed."""
         height = tree.depth(tree.blocks_in(volume.size, self.vault.options.block_size))
-        ids: set[bytes] = set()
         try:
             walk = tree.reachable(self.vault.objects, [(volume.root, height)], self._seen)
             for level, _, node in walk:
                 if level == 1:
-                    ids.update(tree.children(node))
-                if len(ids) >= _BLOCKS_A_LOOKUP:
-                    self._blocks(ids, volume)
+                    self.needed.add(tree.children(node))
         except Damaged as error:
             self.report.found(error)
-        self._blocks(ids, volume)
 
     def know(self, volumes: Iterable[Volume]) -> None:
         """Pass these trees over from now on: they are not new."""
@@ -211,21 +208,10 @@ class _Trees:
         self.report.objects += len(wanted)
         self.report.bytes += len(wanted) * self.vault.options.block_size
 
-    def _blocks(self, ids: set[bytes], volume: Volume) -> None:
-        _check_stored(self.vault, ids, self.report, f"volume '{volume.name}'")
-        ids.clear()
 
-
-def _check_stored(vault: Vault, ids: set[bytes], report: Report, where: str) -> None:
-    wanted = ids - {ZERO_ID}
-    if not wanted:
-        return
-    with vault.read() as reader:
-        missing = wanted - reader.indexed(list(wanted))
-    for oid in sorted(missing):
-        report.problems.append(
-            Problem("object-missing", f"block {short(oid)} of {where} is missing", oid)
-        )
+def _report_missing(needed: Needed, report: Report) -> None:
+    for oid in needed.missing():
+        report.problems.append(Problem("object-missing", f"block {short(oid)} is missing", oid))
 
 
 def _verify_rows(vault: Vault, report: Report) -> None:
@@ -249,11 +235,12 @@ def _verify_projections(vault: Vault, report: Report) -> None:
 
 def _verify_state(vault: Vault, position: Position, report: Report, fast: bool) -> None:
     """The trees of one state, and unless ``fast`` the bytes of all its blocks."""
-    trees = _Trees(vault, report)
+    needed = Needed(vault)
+    trees = _Trees(vault, report, needed)
     for volume in position.volumes:
         trees.check(volume)
-        if fast:
-            continue
+    _report_missing(needed, report)
+    for volume in () if fast else position.volumes:
         device = reading.open_device(vault, position, volume.name)
         for extent in device.extents(0, device.size):
             if not extent.zero:

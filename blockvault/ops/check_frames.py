@@ -1,8 +1,10 @@
-"""The long part of verify: every frame decoded, every object hashed and held against the index.
+"""The long part of verify: every entry of the index, held against the object that it points at.
 
-A frame does not name its objects, so one that fails is a *suspect* by place; a last scan of the
-index tells whose place that was.  Objects that the index has elsewhere, and those that a collection
-took out of it, are no suspects.  Frames that are stored meanwhile are left to the next time.
+The index is sorted out by frame; then one frame after another is decoded, and each object that the
+index has there is hashed.  Both are read a part at a time, in short transactions, so memory
+does not grow with the vault and nobody waits.  A collection may move objects meanwhile: an entry
+that does not fit is looked up again before it is called wrong.  Frames that are stored meanwhile
+are left to the next time.  Objects that the index does not have, copies and dead ones, are nobody's.
 
 The scan may be limited to a random part of the frames and to a number of bytes a second, and it may
 go on where an earlier one was interrupted: a file in the vault says how far that one came.
@@ -12,27 +14,42 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 import time
-from array import array
-from bisect import bisect_left
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from blake3 import blake3
+
 from blockvault.errors import Damaged
-from blockvault.ids import object_id, short
-from blockvault.ops import Progress, rebuild
+from blockvault.ids import ID_SIZE, object_id, short
+from blockvault.ops import Progress
 from blockvault.ops.report import Problem, Report
-from blockvault.store import frames, tables
+from blockvault.store import frames
+from blockvault.store.frames import Objects
+from blockvault.store.index import ENTRY_SIZE
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 STATE = "verify.at"
-_FRAMES_A_BATCH = 64
-_ENTRIES_A_PAGE = 10_000
-_NOTE_EVERY = 16
+_FRAMES_A_BATCH = 16
+_BATCHES_AHEAD = 4
+_ENTRIES_A_PART = 1 << 20
+"""About 80 bytes of memory each."""
+_NOTE_EVERY = 64
+
+_NUMBER = 5
+_PLACE = ENTRY_SIZE - ID_SIZE
+_ENTRIES = struct.Struct(f"{ID_SIZE}s{_PLACE}s")
+_END = b"\xff" * _PLACE
+"""Greater than every place."""
+
+Entries = dict[bytes, list[bytes]]
+"""By frame number, 5 bytes: the entries that point there, as place ‖ id."""
 
 
 class Scan(NamedTuple):
@@ -43,55 +60,157 @@ class Scan(NamedTuple):
     resume: bool = False
 
 
+class _Batch(NamedTuple):
+    """Some frames that are being decoded, up to number ``stop``; ``size`` is their bytes, and
+    ``entries`` are those that point at each, as place ‖ id.
+    """
+
+    stop: int
+    size: int
+    entries: list[list[bytes]]
+    decoded: Future[list[Objects | str]]
+
+
 class FrameCheck:
-    """One pass over the frames."""
+    """One pass over the index and the frames."""
 
     def __init__(self, vault: Vault, report: Report, scan: Scan) -> None:
         self.vault = vault
         self.report = report
         self.scan = scan
         self._choice = random.Random()
-        self._first = self._noted() if scan.resume else 0
-        self._last = 0
-        self._chosen: set[int] | None = set() if scan.sample < 1 else None
-        self._seen = array("Q")
-        self._matched = 0
-        self._suspects: set[int] = set()
-        self._broken: dict[int, str] = {}
+        self._lying = 0
+        self._done = self._batches = 0
 
     def check(self, progress: Progress) -> None:
-        start, done, batches = self._first, 0, 0
-        total = (self.vault.path / "data.mdb").stat().st_size
-        began = time.monotonic()
-        with ThreadPoolExecutor(2, "decode") as pool:
-            while batch := self._fetch(start):
-                start = batch[-1][0] + 1
-                self._seen.extend(number for number, _ in batch)
-                some = [pair for pair in batch if self._takes(pair[0])]
-                decoded = pool.map(_decoded, [data for _, data in some])
-                for (number, data), objects in zip(some, decoded, strict=True):
-                    self._frame(number, objects)
-                    done += len(data)
-                    progress(min(done, total), total)
-                self._pace(began, done)
-                batches += 1
-                if batches % _NOTE_EVERY == 0 and self.scan.sample >= 1:
-                    self._note(start)
-        self._last = start
-        self._name_suspects()
+        self._progress, self._began = progress, time.monotonic()
+        self._total = (self.vault.path / "data.mdb").stat().st_size
+        first = self._noted() if self.scan.resume else 0
+        with self.vault.read() as reader:
+            stop, size = reader.newest_frame() + 1, reader.index_size()
+        step = max(1, (stop - first) * _ENTRIES_A_PART // max(size, 1))
+        with ThreadPoolExecutor(2, "verify") as pool:
+            for start in range(first, max(stop, first + 1), step):
+                end = start + step
+                upto = end.to_bytes(_NUMBER) if end < stop else _END
+                entries = self._entries(start.to_bytes(_NUMBER), upto)
+                self._part(pool, start, min(end, stop), entries)
+                self._gone(entries)
+        if self._lying:
+            self._found(
+                "index-differs",
+                f"{self._lying} entries of the object index point at no such object; "
+                "'blockvault rebuild' mends that",
+            )
         (self.vault.path / STATE).unlink(missing_ok=True)
 
-    def _takes(self, number: int) -> bool:
-        if self._chosen is None:
-            return True
-        if self._choice.random() >= self.scan.sample:
-            return False
-        self._chosen.add(number)
-        return True
+    def _entries(self, low: bytes, high: bytes) -> Entries:
+        """The entries that point at frames with ``low`` <= number < ``high``."""
+        found: Entries = {}
+        for first in range(256):
+            with self.vault.read() as reader:
+                rows = reader.index_entries(first)
+            for oid, place in _ENTRIES.iter_unpack(rows):
+                if low <= place < high:
+                    found.setdefault(place[:_NUMBER], []).append(place + oid)
+        return found
 
-    def _pace(self, began: float, done: int) -> None:
+    def _part(self, pool: Executor, start: int, stop: int, entries: Entries) -> None:
+        """Frames are decoded by threads, a few batches ahead of their objects being hashed here;
+        their entries are taken out of ``entries``.
+        """
+        waiting: deque[_Batch] = deque()
+        for numbered in self._fetched(start, stop):
+            chosen: list[bytes] = []
+            theirs: list[list[bytes]] = []
+            for number, data in numbered:
+                pointing = entries.pop(number.to_bytes(_NUMBER), [])
+                if self._takes():
+                    chosen.append(data)
+                    theirs.append(pointing)
+            size, decoded = sum(map(len, chosen)), pool.submit(_decoded, chosen)
+            waiting.append(_Batch(numbered[-1][0] + 1, size, theirs, decoded))
+            if len(waiting) > _BATCHES_AHEAD:
+                self._take(waiting.popleft())
+        for batch in waiting:
+            self._take(batch)
+
+    def _fetched(self, start: int, stop: int) -> Iterator[list[tuple[int, bytes]]]:
+        while start < stop:
+            with self.vault.read() as reader:
+                numbered = reader.frames(start)
+                batch = [pair for pair in islice(numbered, _FRAMES_A_BATCH) if pair[0] < stop]
+            if not batch:
+                return
+            yield batch
+            start = batch[-1][0] + 1
+
+    def _takes(self) -> bool:
+        return self.scan.sample >= 1 or self._choice.random() < self.scan.sample
+
+    def _take(self, batch: _Batch) -> None:
+        """Check a batch, and say how far the scan came."""
+        for objects, entries in zip(batch.decoded.result(), batch.entries, strict=True):
+            self._frame(objects, entries)
+        self._done += batch.size
+        self._progress(min(self._done, self._total), self._total)
         if self.scan.rate:
-            time.sleep(max(0.0, done / self.scan.rate - (time.monotonic() - began)))
+            time.sleep(max(0.0, self._done / self.scan.rate - (time.monotonic() - self._began)))
+        self._batches += 1
+        if self._batches % _NOTE_EVERY == 0 and self.scan.sample >= 1:
+            self._note(batch.stop)
+
+    def _frame(self, objects: Objects | str, entries: Sequence[bytes]) -> None:
+        """Hash what the index has in one frame; a text says why the frame cannot be decoded."""
+        if isinstance(objects, str):
+            for entry in entries:
+                self._blame(entry, objects)
+            return
+        size, count = 0, objects.count
+        for entry in entries:
+            slot = entry[5] << 8 | entry[6]
+            content = objects[slot] if slot < count else b""
+            size += len(content)
+            if blake3(content).digest() != entry[_PLACE:]:
+                self._blame(entry, content)
+        self.report.objects += len(entries)
+        self.report.bytes += size
+
+    # -- what does not fit -------------------------------------------------------------------------
+
+    def _gone(self, entries: Entries) -> None:
+        """Entries of frames that were not met."""
+        for entry in chain.from_iterable(entries.values()):
+            number, oid = int.from_bytes(entry[:_NUMBER]), entry[_PLACE:]
+            with self.vault.read() as reader:
+                there = reader.frame_view(number) is not None
+            if not there and self._stands(entry):
+                message = f"object {short(oid)} is missing: frame {number}, which held it, is gone"
+                self._found("object-missing", message, oid)
+
+    def _blame(self, entry: bytes, why: str | bytes) -> None:
+        """An entry does not fit: the reason, or the object that is there instead (empty: none)."""
+        if not self._stands(entry):
+            return
+        number, oid = int.from_bytes(entry[:_NUMBER]), entry[_PLACE:]
+        if isinstance(why, bytes):
+            with self.vault.read() as reader:
+                known = not why or bool(reader.indexed([object_id(why)]))
+            if known:  # a whole object, but another one: the entry is wrong
+                self._lying += 1
+                return
+            why = "its bytes are not what was stored"
+        self._found("object-damaged", f"object {short(oid)} in frame {number}: {why}", oid)
+
+    def _stands(self, entry: bytes) -> bool:
+        """Whether the index still says so."""
+        with self.vault.read() as reader:
+            return reader.locate([entry[_PLACE:]]) == [int.from_bytes(entry[:_PLACE])]
+
+    def _found(self, kind: str, message: str, oid: bytes | None = None) -> None:
+        self.report.problems.append(Problem(kind, message, oid))
+
+    # -- resuming ----------------------------------------------------------------------------------
 
     def _noted(self) -> int:
         try:
@@ -101,84 +220,20 @@ class FrameCheck:
 
     def _note(self, start: int) -> None:
         """Say how far this came; problems found so far stop that, for they must be told again."""
-        if self._suspects or self._broken:
+        if self.report.problems or self._lying:
             return
         path = self.vault.path / STATE
         fresh = path.with_suffix(f".{os.getpid()}")
         fresh.write_text(str(start))
         fresh.replace(path)
 
-    def _fetch(self, start: int) -> list[tuple[int, bytes]]:
-        with self.vault.read() as reader:
-            return list(islice(reader.frames(start), _FRAMES_A_BATCH))
 
-    def _frame(self, number: int, objects: list[bytes] | str) -> None:
-        if isinstance(objects, str):
-            self._broken[number] = objects
-            return
-        ids = [object_id(data) for data in objects]
-        self.report.objects += len(ids)
-        self.report.bytes += sum(map(len, objects))
-        with self.vault.read() as reader:
-            places = reader.locate(ids)
-            dead = rebuild.dead_slots(reader, number)
-        for slot, place in enumerate(places):
-            if place == tables.location(number, slot):
-                self._matched += 1
-            elif place is None and not dead >> slot & 1:
-                self._suspects.add(tables.location(number, slot))
-
-    def _name_suspects(self) -> None:
-        """Blame the index entries that point at something that is not what they say."""
-        named = 0
-        for oid, place in self._entries():
-            number, _ = tables.split_location(place)
-            if not self._first <= number < self._last:
-                continue
-            if self._chosen is not None and number not in self._chosen and self._exists(number):
-                continue
-            if not self._exists(number):
-                message = f"object {short(oid)} is missing: frame {number}, which held it, is gone"
-                self.report.problems.append(Problem("object-missing", message, oid))
-            elif number in self._broken:
-                self._blame(oid, f"in frame {number}: {self._broken[number]}")
-            elif place in self._suspects:
-                self._blame(oid, f"in frame {number}: its bytes are not what was stored")
-            else:
-                named += 1
-        if named != self._matched:
-            self.report.problems.append(
-                Problem(
-                    "index-differs",
-                    f"{abs(named - self._matched)} entries of the object index point at no such "
-                    "object; 'blockvault rebuild' mends that",
-                )
-            )
-
-    def _exists(self, number: int) -> bool:
-        at = bisect_left(self._seen, number)
-        return at < len(self._seen) and self._seen[at] == number
-
-    def _blame(self, oid: bytes, why: str) -> None:
-        message = f"object {short(oid)} {why}"
-        self.report.problems.append(Problem("object-damaged", message, oid))
-
-    def _entries(self) -> Iterator[tuple[bytes, int]]:
-        """All of the index, read a page at a time."""
-        start = b""
-        while True:
-            with self.vault.read() as reader:
-                page = list(islice(reader.scan(tables.INDEX, start), _ENTRIES_A_PAGE))
-            for oid, value in page:
-                yield oid, int.from_bytes(value)
-            if not page:
-                return
-            start = page[-1][0] + b"\0"
-
-
-def _decoded(data: bytes) -> list[bytes] | str:
-    """The objects of a frame, or what is wrong with it."""
-    try:
-        return list(frames.decode(data))
-    except Damaged as error:
-        return error.message
+def _decoded(datas: Sequence[bytes]) -> list[Objects | str]:
+    """Decode frames, or say why not; runs in a thread."""
+    found: list[Objects | str] = []
+    for data in datas:
+        try:
+            found.append(frames.decode(data))
+        except Damaged as error:
+            found.append(error.message)
+    return found

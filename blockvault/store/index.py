@@ -22,6 +22,9 @@ from blockvault.store.tables import MAX_PLACE
 
 _REST = ID_SIZE - 1
 _PLACE = 7
+ENTRY_SIZE = ID_SIZE + _PLACE
+"""Bytes of an entry of the index, as id ‖ place."""
+
 _FIRST = [bytes([first]) for first in range(256)]
 
 
@@ -69,6 +72,13 @@ class Index:
                 return
             yield oid, _place(value)
             more = cursor.prev() if reverse else cursor.next()
+
+    def entries(self, first: int) -> bytes:
+        """All rows of ids that begin with this byte, as id ‖ place one after another."""
+        found = self._cursor.getmulti(
+            [_FIRST[first]], dupdata=True, dupfixed_bytes=ENTRY_SIZE - 1, keyfixed=True
+        )
+        return bytes(found)
 
     def _at(self, oid: bytes) -> bool:
         """Go to the first row at or after ``oid``."""

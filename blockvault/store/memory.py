@@ -106,6 +106,13 @@ class MemoryReader(Reader):
         index = self._tables[tables.INDEX]
         return [int.from_bytes(index[i]) if i in index else None for i in ids]
 
+    def index_entries(self, first: int) -> bytes:
+        index = self._tables[tables.INDEX]
+        return b"".join(oid + index[oid][1:] for oid in sorted(index) if oid[0] == first)
+
+    def index_size(self) -> int:
+        return len(self._tables[tables.INDEX])
+
     def indexed(self, ids: Sequence[bytes]) -> set[bytes]:
         return {i for i in ids if i in self._tables[tables.INDEX]}
 

@@ -127,6 +127,12 @@ class LmdbReader(Reader):
         found = self._index().get_many(set(ids))
         return [found.get(oid) for oid in ids]
 
+    def index_entries(self, first: int) -> bytes:
+        return self._index().entries(first)
+
+    def index_size(self) -> int:
+        return int(self._txn.stat(self._dbs[tables.INDEX])["entries"])
+
     def indexed(self, ids: Sequence[bytes]) -> set[bytes]:
         return set(self._index().get_many(ids))
 
