@@ -1,10 +1,10 @@
 """The long part of verify: every entry of the index, held against the object that it points at.
 
 The index is sorted out by frame; then one frame after another is decoded, and each object that the
-index has there is hashed.  Both are read a part at a time, in short transactions, so memory
-does not grow with the vault and nobody waits.  A collection may move objects meanwhile: an entry
-that does not fit is looked up again before it is called wrong.  Frames that are stored meanwhile
-are left to the next time.  Objects that the index does not have, copies and dead ones, are nobody's.
+index has there is hashed.  Both are read a part at a time, in short transactions, so memory does
+not grow with the vault and nobody waits.  A collection may move objects meanwhile: an entry that
+does not fit is looked up again before it is called wrong.  Frames that are stored meanwhile are
+left to the next time.  Objects that the index does not have, copies and dead ones, are nobody's.
 
 The scan may be limited to a random part of the frames and to a number of bytes a second, and it may
 go on where an earlier one was interrupted: a file in the vault says how far that one came.
@@ -97,11 +97,11 @@ class FrameCheck:
                 self._part(pool, start, min(end, stop), entries)
                 self._gone(entries)
         if self._lying:
-            self._found(
-                "index-differs",
+            message = (
                 f"{self._lying} entries of the object index point at no such object; "
-                "'blockvault rebuild' mends that",
+                "'blockvault rebuild' mends that"
             )
+            self.report.problems.append(Problem("index-differs", message))
         (self.vault.path / STATE).unlink(missing_ok=True)
 
     def _entries(self, low: bytes, high: bytes) -> Entries:
@@ -186,7 +186,7 @@ class FrameCheck:
                 there = reader.frame_view(number) is not None
             if not there and self._stands(entry):
                 message = f"object {short(oid)} is missing: frame {number}, which held it, is gone"
-                self._found("object-missing", message, oid)
+                self.report.problems.append(Problem("object-missing", message, oid))
 
     def _blame(self, entry: bytes, why: str | bytes) -> None:
         """An entry does not fit: the reason, or the object that is there instead (empty: none)."""
@@ -200,15 +200,13 @@ class FrameCheck:
                 self._lying += 1
                 return
             why = "its bytes are not what was stored"
-        self._found("object-damaged", f"object {short(oid)} in frame {number}: {why}", oid)
+        message = f"object {short(oid)} in frame {number}: {why}"
+        self.report.problems.append(Problem("object-damaged", message, oid))
 
     def _stands(self, entry: bytes) -> bool:
         """Whether the index still says so."""
         with self.vault.read() as reader:
             return reader.locate([entry[_PLACE:]]) == [int.from_bytes(entry[:_PLACE])]
-
-    def _found(self, kind: str, message: str, oid: bytes | None = None) -> None:
-        self.report.problems.append(Problem(kind, message, oid))
 
     # -- resuming ----------------------------------------------------------------------------------
 

@@ -53,7 +53,7 @@ def fixed_world() -> Iterator[None]:
 
     with (
         mock.patch.object(events, "now_us", tick),
-        mock.patch("secrets.token_bytes", return_value=bytes(range(16))),
+        mock.patch("os.urandom", lambda count: bytes(range(count))),
         mock.patch("blockvault.vault.default_author", return_value=AUTHOR),
     ):
         yield
