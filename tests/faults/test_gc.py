@@ -207,10 +207,12 @@ def test_a_collector_killed_beside_two_writers_and_a_reader(
     try:
         for _ in range(cycles):
             collector = Victim([sys.executable, "-c", COLLECT, str(scratch)])
+            others.append(collector)
             collector.wait_for(rng.choice((0, 1, 1, 2)))
             time.sleep(rng.random() / 10)
             collected += collector.kill().count("1")
             assert not collector.errors, collector.errors
+            others.remove(collector)
     finally:
         made = ledger.promised(line for other in others for line in other.kill())
     assert not any(other.errors for other in others), [other.errors for other in others]

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple, Self
 from tools.faults.channel import inherited, spawn
 
 WORKERS = 2
-_STARTUP = 30.0
+_STARTUP = 120.0
 
 
 class Outcome(NamedTuple):
@@ -42,7 +42,7 @@ class Outcome(NamedTuple):
 
 class Children:
     def __init__(
-        self, target: str, *arguments: Any, workers: int = WORKERS, timeout: float = 20.0
+        self, target: str, *arguments: Any, workers: int = WORKERS, timeout: float = 60.0
     ) -> None:
         self._target, self._arguments = target, arguments
         self._workers, self._timeout = workers, timeout
@@ -69,7 +69,7 @@ class Children:
 class Child:
     """One worker at a time; a context manager.  The next ``ask`` replaces a dead one."""
 
-    def __init__(self, target: str, *arguments: Any, timeout: float = 20.0) -> None:
+    def __init__(self, target: str, *arguments: Any, timeout: float = 60.0) -> None:
         self._target, self._arguments, self._timeout = target, arguments, timeout
         self._worker: _Worker | None = None
 

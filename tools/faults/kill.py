@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tools.faults.channel import REPOSITORY
 
-_DEADLINE = 30.0
+_DEADLINE = 120.0
 
 
 class Victim:
