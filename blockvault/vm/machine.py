@@ -16,6 +16,8 @@ from typing import Any
 from blockvault.errors import BadRequest, Damaged, Unsupported
 
 CONFIG, MEMORY, DEVICES, HOST = "machine.json", "memory", "device-state", "state.json"
+LAYOUT, COMMAND = "memory.json", "qemu-command.json"
+"""Kept with the state of a QEMU that somebody else started, and so configured."""
 KERNEL, INITRD = "kernel", "initrd"
 BOOT_FILES = (KERNEL, INITRD)
 NVRAM = "nvram"

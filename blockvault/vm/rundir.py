@@ -5,6 +5,8 @@
     initrd                                                  serial    its console
     state.json  processes, by number and start time         agent     its guest agent
     qemu.log    what QEMU said                              migration device state on its way
+    standing    the guest stands still for a moment         saved     device state of a snapshot
+    rewinding   its memory and disks may be of two moments  unflushed whether writes would be lost
 
 A directory belongs to one branch of one vault, so names are short: the path of a unix socket is
 limited to 107 bytes.  What outlives a machine, the log of its console, is kept in the vault.
@@ -17,9 +19,14 @@ import os
 import shutil
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from blockvault.errors import BadRequest, IOFailed
-from blockvault.vm.machine import BOOT_FILES, MEMORY
+from blockvault.ops import attachments
+from blockvault.vm.machine import BOOT_FILES, CONFIG, MEMORY
+
+if TYPE_CHECKING:
+    from blockvault.vault import Vault
 
 CONSOLE_LOG = "console.log"
 LOGS = "machines"
@@ -79,6 +86,9 @@ class RunDir:
         self.migration = self.path / "migration"
         self.qemu_log = self.path / "qemu.log"
         self.unflushed = self.path / "unflushed"
+        self.standing = self.path / "standing"
+        self.rewinding = self.path / "rewinding"
+        self.saved = self.path / "saved"
         self._state = self.path / "state.json"
         if len(os.fsencode(self.migration)) >= _SOCKET_PATH:
             raise BadRequest(f"{base} is too long a path for sockets; choose a shorter one")
@@ -100,9 +110,11 @@ class RunDir:
 
     def clear(self) -> None:
         """Remove what a machine that ended has left, but for the state and QEMU's last words."""
-        for name in (MEMORY, *BOOT_FILES, "qmp", "nbd", "serial", "agent", "migration"):
-            (self.path / name).unlink(missing_ok=True)
-        self.unflushed.unlink(missing_ok=True)
+        sockets = (self.qmp, self.nbd, self.serial, self.agent, self.migration)
+        marks = (self.unflushed, self.standing, self.rewinding)
+        boot_files = map(self.boot_file, BOOT_FILES)
+        for path in (self.memory, self.saved, *sockets, *marks, *boot_files):
+            path.unlink(missing_ok=True)
 
     def remove(self) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
@@ -135,3 +147,14 @@ def status(state: State | None) -> str:
     if state.qemu is not None and state.qemu.alive:
         return "orphaned"
     return "stopped" if state.ended else "died"
+
+
+def machines(base: Path, vault: Vault) -> list[tuple[str, State | None, str]]:
+    """(branch, state, status) of every branch that has a machine."""
+    found = []
+    for branch in vault.branches():
+        if attachments.inherited(vault, vault.resolve(branch.name), CONFIG) is None:
+            continue
+        known = RunDir(base, vault.options.vault_id, branch.id, vault.path).load()
+        found.append((branch.name, known, status(known)))
+    return found

@@ -4,6 +4,8 @@
     restore  a new QEMU, memory and devices of a full snapshot
     adopt    a QEMU whose supervisor died
 
+and ``rewind`` goes back to a full snapshot inside of the QEMU that runs.
+
 Memory is written into its file while QEMU starts: both take a while, and QEMU does not look at it
 before it is given the state of its devices.
 """
@@ -21,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from blockvault.errors import IOFailed, ToolFailed, VaultError
 from blockvault.ops import attachments
 from blockvault.vm import command, state
-from blockvault.vm.machine import BOOT_FILES, CONFIG, MEMORY, Machine
+from blockvault.vm.machine import BOOT_FILES, MEMORY, Machine
 from blockvault.vm.process import Qemu
 from blockvault.vm.qmp import Monitor
 from blockvault.vm.rundir import RunDir
@@ -42,7 +44,13 @@ class Running:
     """A machine that runs; ``files`` are the attachments that every snapshot of it keeps."""
 
     def __init__(
-        self, vault: Vault, session: Session, run: RunDir, machine: Machine, accelerator: str
+        self,
+        vault: Vault,
+        session: Session,
+        run: RunDir,
+        machine: Machine,
+        accelerator: str,
+        files: Sequence[Any] = (),
     ) -> None:
         self.vault = vault
         self.session = session
@@ -50,7 +58,7 @@ class Running:
         self.machine = machine
         self.accelerator = accelerator
         self.version = ""
-        self.files: Sequence[Any] = ()
+        self.files = files
         self.problem = ""
         self._qemu: Qemu | None = None
         self._monitor: Monitor | None = None
@@ -115,6 +123,13 @@ class Running:
         self.session.unstored = shared
         return shared
 
+    def use(self, session: Session) -> None:
+        """Go on with another session; the one before is closed."""
+        self.session.unstored = bytearray(1)
+        self._marker[0] = 0
+        session.unstored = self._marker
+        self.session = session
+
     # -- while it runs ---------------------------------------------------------------------------
 
     @property
@@ -147,7 +162,7 @@ class Running:
         that the guest is to go on.
         """
         before = self.monitor.status()
-        mark = self.run.path / "standing"
+        mark = self.run.standing
         if before == state.RUNNING:
             mark.touch()
         try:
@@ -167,7 +182,7 @@ class Running:
 
     def after_a_death(self) -> str:
         """Bring an adopted guest to a sound state; say what was done."""
-        mark = self.run.path / "standing"
+        mark = self.run.standing
         if self.lost:
             # Writes that the guest believes to be on its disk were in the dead process only.
             # To go on would be a disk that forgets; a reset is a power cut, which systems survive.
@@ -242,7 +257,3 @@ def write_boot_files(vault: Vault, files: Sequence[Any], run: RunDir) -> None:
     for each in files:
         if each.name in BOOT_FILES:
             run.boot_file(each.name).write_bytes(attachments.content(vault, files, each.name))
-
-
-def machine_of(vault: Vault, files: Sequence[Any]) -> Machine:
-    return Machine.decode(attachments.content(vault, files, CONFIG))

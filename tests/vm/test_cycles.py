@@ -17,7 +17,7 @@ def test_cycles_under_a_disk_writing_load(lab: Any, nightly: bool) -> None:
     console = lab.start()
     console.run(f"({LOAD})")
     made: list[tuple[str, int]] = []
-    for cycle in range(20 if nightly else 3):
+    for cycle in range(60 if nightly else 20):
         console.run(f"echo {cycle} >/disk/cycle; sync; echo {cycle} >/run/cycle")
         snapshot = lab.snapshot(message=f"cycle {cycle}")
         made.append((snapshot["id"], cycle))

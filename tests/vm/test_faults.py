@@ -122,6 +122,37 @@ def test_a_death_in_the_middle_of_a_snapshot_leaves_none_of_it(
         assert lab.console("again").run("cat /disk/f") == "safe"
 
 
+@pytest.mark.parametrize(
+    "delay", [0.1, *(pytest.param(d / 40, marks=pytest.mark.nightly) for d in range(20))]
+)
+def test_a_supervisor_that_dies_while_it_goes_back(lab: Any, delay: float) -> None:
+    """The guest must not go on with the memory of one moment and the disks of another."""
+    lab.create()
+    console = lab.start()
+    console.run("echo then >/disk/f; sync; echo then >/run/f")
+    made = lab.snapshot()
+    console.run("echo now >/disk/f; sync; echo now >/run/f")
+    row = lab.status()
+    asking = threading.Thread(
+        target=lambda: lab.run("vm", "rollback", "main", made["id"], code=None)
+    )
+    asking.start()
+    rewinding = lab.runtime.glob("*/").__next__() / "rewinding"
+    lab.wait_until(lambda: rewinding.exists() or not asking.is_alive())
+    time.sleep(delay)
+    kill(row["pid"])
+    asking.join()
+    lab.wait_until(lambda: gone(row["pid"]))
+    told = lab.run("vm", "start", "main")
+    console = lab.console()
+    console.wait_for_shell()
+    disk, memory = console.run("cat /disk/f; cat /run/f || echo none").split()
+    assert memory in (("none",) if "booted" in told else (disk,)), told
+    lab.run("vm", "stop", "main", "--force")
+    lab.check_disk("main")
+    lab.run("verify")
+
+
 @pytest.mark.nightly
 def test_a_monitor_that_stalls_is_no_half_snapshot(lab: Any) -> None:
     """QEMU stopped by a signal answers nothing: the snapshot fails, and the guest goes on later."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from typing import Any
 
 import pytest
@@ -25,7 +26,9 @@ def test_a_wrecked_machine_is_brought_back_and_cloned(lab: Any) -> None:
     assert 0 < different["memory"]["changed"] < made["used"]
     assert different["memory"]["attachment"]
     assert "machine.json" not in different
+    qemu = lab.status()["qemu"]
     lab.run("vm", "rollback", "main", made["id"])
+    assert lab.status()["qemu"] == qemu, "it goes back inside of the QEMU that runs"
     console = lab.console()
     at = console.counter()
     assert counted <= at < counted + 200
@@ -51,6 +54,46 @@ def test_a_wrecked_machine_is_brought_back_and_cloned(lab: Any) -> None:
         lab.check_disk(branch)
     lab.check_disk(later["id"])
     lab.run("verify")
+
+
+def test_memory_is_the_snapshots_but_for_the_generation_id(lab: Any) -> None:
+    lab.create()
+    console = lab.start()
+    lab.run("vm", "pause", "main")
+    made = lab.snapshot()
+    (memory,) = lab.runtime.glob("*/memory")
+    before = memory.read_bytes()
+    lab.run("vm", "resume", "main")
+    console.run("dd if=/dev/urandom of=/run/noise bs=1M count=8; rm -r /modules")
+    assert memory.read_bytes() != before
+    guid = uuid.UUID(
+        lab.run("vm", "qmp", "main", "query-vm-generation-id", "--json")["return"]["guid"]
+    )
+    place = before.index(guid.bytes_le)
+    lab.run("vm", "rollback", "main", made["id"])
+    after = memory.read_bytes()
+    assert lab.status()["status"] == "paused"
+    assert after[place : place + 16] != guid.bytes_le, "the guest has been here before"
+    assert after[:place] + guid.bytes_le + after[place + 16 :] == before
+
+
+def test_another_machine_takes_another_qemu(lab: Any) -> None:
+    """A snapshot of a machine with other hardware, or without memory, cannot be gone back to
+    inside of the QEMU that runs."""
+    lab.create()
+    console = lab.start()
+    console.run("echo kept >/disk/file; sync")
+    full = lab.snapshot()
+    lab.run("vm", "stop", "main", "--force")
+    lab.create(memory="160M")
+    lab.start()
+    qemu = lab.status()["qemu"]
+    assert "resumed" in lab.run("vm", "rollback", "main", full["id"])
+    assert lab.status()["qemu"] != qemu
+    assert lab.machine()["memory"] == 128 << 20
+    assert lab.console().run("cat /disk/file") == "kept"
+    assert "booted" in lab.run("vm", "rollback", "main", "main~1")
+    lab.console().wait_for_shell()
 
 
 def test_a_full_snapshot_survives_the_machine(lab: Any) -> None:

@@ -50,7 +50,8 @@ class Console:
         # The quotes keep the echo of the line from looking like its result.
         self._socket.sendall(f"echo be''gin{number}; {command}; echo e''nd{number}=$?\n".encode())
         text = self._until(f"end{number}=", seconds or self.seconds)
-        text += "" if text.endswith("\n") else self._until("\n", 5.0)
+        if not re.search(rf"end{number}=\d+\s", text):
+            text += self._until("\n", 5.0)
         text = _STEERING.sub("", text).replace("\r", "")
         found = re.search(rf"begin{number}\n(.*)end{number}=(\d+)", text, re.DOTALL)
         if found is None:

@@ -35,7 +35,7 @@ def run(vault: Vault, source: str, new: str, paused: bool, as_json: bool) -> Non
     there.  It copies nothing.  The clone gets a new VM generation id, so that a kernel that knows
     of those reseeds its random numbers; what else the two share is said.
     """
-    from blockvault.vm.supervisor import plan
+    from blockvault.vm.planning import plan
 
     if any(each.name == new for each in vault.branches()):
         raise Conflict(f"branch '{new}' exists already", kind="branch-exists")

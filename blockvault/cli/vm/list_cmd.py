@@ -33,9 +33,9 @@ _COLOURS = {"running": "green", "died": "red", "orphaned": "red"}
 @with_vault
 def run(vault: Vault, as_json: bool) -> None:
     """List machines and whether they run."""
-    from blockvault.vm.supervisor import find_states
+    from blockvault.vm import rundir
 
-    found = [_row(vault, *each) for each in find_states(common.runtime(), vault)]
+    found = [_row(vault, *each) for each in rundir.machines(common.runtime(), vault)]
     if as_json:
         for row in found:
             output.write_json(row)

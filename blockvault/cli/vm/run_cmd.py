@@ -46,13 +46,14 @@ def run(
     """
     from blockvault.cli.vm import common
     from blockvault.nbd.control import ControlServer
+    from blockvault.vm.orders import Orders
     from blockvault.vm.supervisor import Supervisor
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
     try:
         serve = common.server(vault)
         supervisor = Supervisor(vault, branch, common.runtime(), serve, throw_away=throw_away)
-        control = ControlServer(vault.path, supervisor.handlers())
+        control = ControlServer(vault.path, Orders(supervisor).handlers())
         supervisor.control = str(control.path)
     except BaseException as error:
         common.notify(notify, common.failure(error))

@@ -49,7 +49,7 @@ def run(
     A machine whose supervisor died is taken over.  REV is a branch; any other revision needs --as
     or --throw-away, since only a branch can be written.
     """
-    from blockvault.vm.supervisor import plan
+    from blockvault.vm.planning import plan
 
     common.runtime()  # where what QEMU told before is kept
     branch = _branch(vault, revision, new, throw_away)

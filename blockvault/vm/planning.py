@@ -1,0 +1,79 @@
+"""How a revision starts: from the memory that a full snapshot has, else from its disks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from blockvault.errors import Conflict, NotFound
+from blockvault.ops import attachments
+from blockvault.vm import host
+from blockvault.vm.machine import BOOT_FILES, CONFIG, DEVICES, HOST, LAYOUT, MEMORY, Machine, Made
+
+if TYPE_CHECKING:
+    from blockvault.ops.resolve import Position
+    from blockvault.vault import Vault
+
+KEPT = (CONFIG, *BOOT_FILES)
+"""The attachments that every snapshot of a machine has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a machine would be started from."""
+
+    position: Position
+    machine: Machine
+    files: tuple[Any, ...]
+    memory: Any
+    made: Made | None
+
+    def devices(self, vault: Vault) -> bytes:
+        """The state of the devices that belongs to ``memory``."""
+        return attachments.content(vault, self.position.attachments, DEVICES)
+
+
+def plan(vault: Vault, rev: str, *, boot: bool = False, force: bool = False) -> Plan:
+    """How a revision starts: from saved memory where it has it, else from its disks.
+
+    ``NotFound`` where no machine was ever configured; ``Conflict`` where the saved state was made
+    by a QEMU or an accelerator that this host does not have, unless ``force``.
+    """
+    position = vault.resolve(rev)
+    if not boot and attachments.find(position.attachments, LAYOUT):
+        raise Conflict(
+            f"the memory of '{rev}' is that of a QEMU that was started elsewhere: start one in the "
+            "same way with -incoming defer, and 'blockvault vm load' it; --boot starts from the "
+            "disks",
+            kind="foreign-state",
+        )
+    known = attachments.inherited(vault, position, CONFIG)
+    if known is None:
+        raise NotFound(
+            f"'{rev}' has no machine: 'blockvault vm create' configures one", kind="no-machine"
+        )
+    machine = Machine.decode(attachments.content(vault, known.attachments, CONFIG))
+    files = tuple(each for each in known.attachments if each.name in KEPT)
+    memory = None if boot else attachments.find(position.attachments, MEMORY)
+    if memory is None:
+        return Plan(position, machine, files, None, None)
+    made = Made.decode(attachments.content(vault, position.attachments, HOST))
+    if not force:
+        _check_fits(rev, made)
+    return Plan(position, machine, files, memory, made)
+
+
+def _check_fits(rev: str, made: Made) -> None:
+    here, accelerator = host.version(), host.accelerator()
+    if host.series(made.qemu) != host.series(here):
+        raise Conflict(
+            f"the state of '{rev}' was saved by QEMU {made.qemu}, and this is {here}; --force "
+            "tries it, --boot starts from the disks",
+            kind="other-qemu",
+        )
+    if made.accelerator != accelerator:
+        raise Conflict(
+            f"the state of '{rev}' was saved under {made.accelerator}, and this host runs "
+            f"{accelerator}; --force tries it, --boot starts from the disks",
+            kind="other-qemu",
+        )
