@@ -21,6 +21,8 @@ SUMMARIES = {
     "resume": "Let a paused machine go on.",
     "console": "Connect to a machine's serial console.",
     "log": "Print what a machine wrote to its serial console.",
+    "attach": "Record a QEMU that somebody else started.",
+    "load": "Give a QEMU that somebody else started a recorded state.",
     "qmp": "Send one command to a machine's QEMU.",
 }
 

@@ -26,6 +26,7 @@ from blockvault.nbd.control import ControlServer
 from blockvault.nbd.exports import Exports
 from blockvault.nbd.server import MAX_CONNECTIONS, Server
 from blockvault.nbd.volumes import VaultCatalogue
+from blockvault.ops import attachments
 from blockvault.session import Session
 from blockvault.vault import Vault
 
@@ -153,9 +154,12 @@ class Serving:
         return {}
 
     def _snapshot(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """``attachments`` are stored already, under a guard of whoever asks."""
         author = request.get("author")
         made = self._session(request).snapshot(
-            str(request.get("message", "")), author=None if author is None else str(author)
+            str(request.get("message", "")),
+            author=None if author is None else str(author),
+            attachments=attachments.from_rows(request.get("attachments", ())),
         )
         return {"id": made.id.hex()}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import BadRequest, NotFound
 from blockvault.model.snapshot import Snapshot, Volume
@@ -25,8 +25,14 @@ SMALL = 256 << 20
 """What ``content`` reads at most: more than that does not belong into memory."""
 
 
-def keep(vault: Vault, files: Mapping[str, bytes | Path]) -> list[Volume]:
-    """Store contents under these names; a snapshot recorded later makes them part of history."""
+def keep(
+    vault: Vault, files: Mapping[str, bytes | Path], before: Iterable[Volume] = ()
+) -> list[Volume]:
+    """Store contents under these names; a snapshot recorded later makes them part of history.
+
+    ``before`` are earlier states of some of them: what those hold is known to be stored.
+    """
+    earlier = {each.name: each for each in before}
     intake = ingest.Intake(vault, silent, 0)
     kept = []
     for name, source in sorted(files.items()):
@@ -34,10 +40,23 @@ def keep(vault: Vault, files: Mapping[str, bytes | Path]) -> list[Volume]:
             kept.append(intake.volume(name, _Bytes(name, source), None))
             continue
         with images.opened(source, "raw", vault.path, False) as file:
-            kept.append(intake.volume(name, file, None))
+            kept.append(intake.volume(name, file, earlier.get(name)))
             file.check_unchanged()
     intake.finish()
     return kept
+
+
+def to_rows(kept: Iterable[Volume]) -> list[list[Any]]:
+    """Attachments as JSON has them, for the process that records the snapshot."""
+    return [[name, size, root.hex()] for name, size, root in kept]
+
+
+def from_rows(rows: Iterable[Any]) -> list[Volume]:
+    """The inverse of ``to_rows``."""
+    try:
+        return [Volume.checked(name, size, bytes.fromhex(root)) for name, size, root in rows]
+    except (ValueError, TypeError) as error:
+        raise BadRequest(f"attachments that cannot be read: {error}") from None
 
 
 class _Bytes(RawImage):

@@ -7,9 +7,16 @@ rundir      the files of a running machine: sockets, memory, who runs it
 qmp         QEMU's monitor
 process     the QEMU process: started, found again, waited for
 agent       the guest's agent: file systems frozen for a quiet snapshot
+planning    how a revision starts: from saved memory, or from its disks
 state       memory and devices, into the vault and back, while the guest hardly notices
+statefile   a saved state of devices as a file that a running QEMU takes back
 running     one machine while it runs
+rewind      back to a full snapshot inside of the QEMU that runs
 supervisor  the process that holds the branch, serves its disks and watches QEMU
+orders      what it is asked through its control socket
+foreign     a QEMU that somebody else started: its state taken and given back
+stream      QEMU's migration stream taken apart, so that pages are stored as pages
+mirror      disks of such a QEMU copied while its guest runs
 folders     machines of VirtualBox, VMware, Hyper-V and Xen as folders of files
 
     guest ── virtio-blk ── QEMU ── NBD, unix socket ── session (branch) ── vault

@@ -94,6 +94,15 @@ class Monitor:
                 f"QEMU went away during {command}: {error}", kind="qemu-gone"
             ) from None
 
+    def hand_over(self, fd: int, name: str) -> None:
+        """Give QEMU an open file under a name; this process may close its own afterwards."""
+
+        async def send() -> None:
+            self._client.send_fd_scm(fd)
+
+        self._call(send(), SECONDS)
+        self.execute("getfd", fdname=name)
+
     def status(self) -> str:
         """``running``, ``paused``, ``io-error``, ``postmigrate``, ..."""
         return str(self.execute("query-status")["status"])

@@ -63,7 +63,7 @@ class Lab:
         settings = {"BLOCKVAULT_RUNTIME": str(self.runtime), "PYTHONPATH": str(ROOT)} | env
         done = subprocess.run(
             [*COMMAND, *map(str, words)], cwd=self.path, env={**os.environ, **settings},
-            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
+            stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=600, check=False,
         )  # fmt: skip
         shown = f"{' '.join(map(str, words))}: {done.returncode}\n{done.stdout}{done.stderr}"
         assert code is None or done.returncode == code, shown
@@ -112,8 +112,11 @@ class Lab:
 
     def check_disk(self, rev: str) -> None:
         """The file system at a revision is clean after its journal was replayed."""
+        self.check_disk_of(rev, "vda")
+
+    def check_disk_of(self, rev: str, volume: str) -> None:
         image = self.path / "check.img"
-        self.run("export", f"{rev}:vda", image, "--force")
+        self.run("export", f"{rev}:{volume}", image, "--force")
         fsck = shutil.which("e2fsck", path="/usr/sbin:/sbin") or "e2fsck"
         replayed = subprocess.run([fsck, "-fy", image], capture_output=True, text=True, check=False)
         assert replayed.returncode in (0, 1), replayed.stdout

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from blockvault.errors import BadRequest, IOFailed, NotFound, VaultError
 
 if TYPE_CHECKING:
@@ -26,6 +28,17 @@ STARTED_SHAPE = {
     "told": "what was done: booted, resumed from a snapshot, or taken over",
     "pid": "number of the process that runs it",
 }
+
+
+def qmp_option() -> Callable[[Any], Any]:
+    """Where the monitor of somebody else's QEMU listens."""
+    return click.option(
+        "--qmp",
+        metavar="SOCKET",
+        required=True,
+        type=click.Path(path_type=Path),
+        help="Unix socket of its QMP monitor.",
+    )
 
 
 def runtime() -> Path:

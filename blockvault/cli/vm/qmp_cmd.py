@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     "qmp",
     examples={
         "blockvault vm qmp web query-status": "Whether it runs.",
-        "blockvault vm qmp web device_del '{\"id\": \"net0\"}'": "Arguments are a JSON object.",
+        'blockvault vm qmp web device_del \'{"id": "net0"}\'': "Arguments are a JSON object.",
     },
     shape={"return": "what QEMU answered"},
 )
