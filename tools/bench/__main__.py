@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -247,4 +248,7 @@ def _report(results: Results) -> None:
 
 
 if __name__ == "__main__":
+    # Whoever ends it, and however: mounts are given back, and what was measured is kept.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
     sys.exit(main())
