@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,7 +10,7 @@ from blockvault.model import diff as model_diff
 from blockvault.model.diff import Side
 from blockvault.model.snapshot import Volume
 from blockvault.model.tree import NodeSource, Scratch
-from blockvault.ops import images, ingest, reading, silent, states
+from blockvault.ops import reading, silent, states
 
 if TYPE_CHECKING:
     from blockvault.ops.resolve import Position
@@ -77,13 +76,15 @@ def diff_attachments(vault: Vault, a: Position, b: Position) -> list[AttachmentD
 
 
 def _lines(vault: Vault, before: Volume | None, after: Volume | None) -> tuple[str, ...]:
+    from difflib import unified_diff
+
     texts = []
     for each in (before, after):
         if each is not None and (not each.name.endswith(_TEXT) or each.size > _LONGEST_TEXT):
             return ()
         data = reading.of_volume(vault, each).read(0, each.size) if each is not None else b""
         texts.append(data.decode(errors="replace").splitlines())
-    changed = difflib.unified_diff(texts[0], texts[1], n=0, lineterm="")
+    changed = unified_diff(texts[0], texts[1], n=0, lineterm="")
     return tuple(line for line in changed if not line.startswith(("---", "+++", "@@")))
 
 
@@ -96,6 +97,8 @@ def diff_file(
     format: str | None = None,  # noqa: A002 - the word every image tool uses
 ) -> VolumeDiff:
     """One volume of a revision against an image file; nothing is stored."""
+    from blockvault.ops import images, ingest  # much to import, and two revisions need none of it
+
     opened = images.opened(path, images.format_of(path, format), vault.path, False)
     with vault.guard(), opened as source:
         position = vault.resolve(rev)

@@ -166,6 +166,14 @@ def test_what_is_no_other_part_of_it_replaces_a_row(other: Any) -> None:
     assert values(first) == [9.0]
 
 
+def test_other_contenders_of_one_part_are_put_together() -> None:
+    first, second = part("1/3", 1.0), Results(facts=facts())
+    second.facts["plan"] = {"part": [1, 3]}
+    second.add(TIME, "borg-fixed", 2.0)
+    first.merge(second)
+    assert first.cells[TIME.key].keys() == {"blockvault", "borg-fixed"}
+
+
 def test_a_part_that_failed_outweighs_the_others() -> None:
     first, second = part("1/2", 1.0), part("2/2", 2.0)
     second.leave_out(TIME, "blockvault", "failed", "broke")

@@ -36,6 +36,7 @@ class Plan:
     time_limit: float  # for one command
     left_out: tuple[str, ...] = ()  # contenders that would take too long
     slow: tuple[str, ...] = ()  # those that would in the rows by amount of data and of disk
+    once: tuple[str, ...] = ()  # those that take part in the first run of the series only
     part: tuple[int, int] = (1, 1)  # which of how many parts of the runs this is
     warm_up: int = 4 * MIB  # size of the images of the series' warm-up
     settle: bool = True  # sync the disk after each measured command
@@ -93,13 +94,15 @@ FULL = Plan(
     memory_readable=1 * GIB,
     memory_limit=60,
     nbd_size=512 * MIB,
-    nbd_seconds=1,
-    nbd_sustained=15,
+    nbd_seconds=0.7,
+    nbd_sustained=10,
     nbd_jobs=(),
     nbd_snapshots=1000,
     nbd_branches=50,
     machine_runs=5,
     machine_rounds=3,
     time_limit=900,
-    slow=("borg-default", "bup", "casync", "qcow2-chain"),
+    slow=("borg-default", "restic", "bup", "casync", "qcow2-chain"),
+    once=("bup", "casync", "qcow2-chain"),
+    left_out=("nbdkit-file",),
 )

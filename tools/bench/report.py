@@ -110,7 +110,10 @@ def _cells(results: Results, rows: Sequence[Row]) -> Iterator[Cell]:
 
 def _cell(results: Results, row: Row, name: str) -> str:
     summary = results.summary(row.key, name)
-    return spread(summary, row.unit) if summary else headlines.why(results, row, name)
+    if summary is None:
+        return headlines.why(results, row, name)
+    text = spread(summary, row.unit)
+    return text if summary.runs > 1 or results.facts["runs"] == 1 else f"{text} (one run)"
 
 
 def _costs(results: Results, rows: Sequence[Row]) -> str:

@@ -135,12 +135,13 @@ class Results:
     def merge(self, other: Results) -> None:
         """Take the rows of another run of the same machine.
 
-        Where both hold different parts of one run at one commit, the samples are put together;
-        else the other's row replaces this one's, so that a row is always of one program.
+        Where both hold different parts of one run at one commit, or other contenders of one part,
+        the samples are put together; else the other's row replaces this one's, so that a row is
+        always of one program.
         """
         for key, row in other.rows.items():
             mine, theirs = self.origin(key) if key in self.rows else [], other.origin(key)
-            if mine and _parts_of_one(mine, theirs):
+            if mine and self._joins(key, mine, other, theirs):
                 for name, cell in other.cells[key].items():
                     self.cell(row, name).join(cell)
                 theirs = [*mine, *theirs]
@@ -153,6 +154,15 @@ class Results:
         for name, each in other.facts["contenders"].items():
             if mine[name]["missing"] and not each["missing"]:
                 mine[name] = each
+
+    def _joins(
+        self, key: str, mine: Sequence[Origin], other: Results, theirs: Sequence[Origin]
+    ) -> bool:
+        cut = {(each.commit, each.part.partition("/")[2]) for each in (*mine, *theirs)}
+        if len(cut) > 1:
+            return False
+        again = {each.part for each in mine} & {each.part for each in theirs}
+        return not again or not (self.cells[key].keys() & other.cells[key].keys()) - {LIMIT}
 
     def save(self, path: Path) -> None:
         """Write all of it as JSON."""
@@ -189,12 +199,6 @@ class Results:
                 for key, origins in document["origins"].items()
             },
         )
-
-
-def _parts_of_one(some: Sequence[Origin], others: Sequence[Origin]) -> bool:
-    """Whether these are different parts of the same runs of one program."""
-    cut = {(each.commit, each.part.partition("/")[2]) for each in (*some, *others)}
-    return len(cut) == 1 and not {o.part for o in some} & {o.part for o in others}
 
 
 def _cell(value: Mapping[str, Any]) -> Cell:

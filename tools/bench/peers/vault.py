@@ -45,6 +45,7 @@ class Blockvault(Archive, Machine):
         super().__init__(folder)
         self.saved: dict[str, list[str]] = defaultdict(list)  # states by machine, in order
         self.snapshots: list[str] = []
+        self.tags: set[str] = set()
 
     @classmethod
     def missing(cls) -> str | None:
@@ -114,8 +115,13 @@ class Blockvault(Archive, Machine):
         return [self._run("cat", f"{self._snapshot(snapshot)}:{VOLUME}", *words)]
 
     def grow(self, names: Sequence[str]) -> list[Command]:
+        """The first of all is tagged, as one would whose snapshot is to be found again."""
         self.snapshots.extend(names)
-        return [self._guest("grow", len(names))]
+        grown = [self._guest("grow", len(names))]
+        if not self.tags:
+            grown.append(self._run("tag", names[0], self._snapshot(names[0])))
+            self.tags.add(names[0])
+        return grown
 
     def nest(self, branches: int) -> list[Command]:
         """Branches ``nested-0`` … one out of the other, each with a change and a snapshot."""
@@ -129,6 +135,8 @@ class Blockvault(Archive, Machine):
         raise KeyError(state)
 
     def _snapshot(self, name: str) -> str:
+        if name in self.tags:
+            return name
         return f"main~{len(self.snapshots) - 1 - self.snapshots.index(name)}"
 
     def _run(self, *words: str | Path) -> Command:

@@ -32,7 +32,10 @@ PEAK = Row("memory/series", GROUP, "Peak memory of all imports and exports", "B"
 
 
 def run(bench: Bench, kinds: Sequence[type[Archive]]) -> None:
-    """Warm up on tiny images (which also checks each round trip), then measure."""
+    """Warm up on tiny images (which also checks each round trip), then measure.
+
+    Contenders that need minutes for a round are asked once, and the page says so.
+    """
     tiny = inputs.made_up(bench.work / "tiny", bench.plan.warm_up)
     say("series: warm-up")
     with bench.lanes(kinds) as lanes:
@@ -40,7 +43,8 @@ def run(bench: Bench, kinds: Sequence[type[Archive]]) -> None:
         broken = {lane.name: lane.out for lane in lanes if lane.out}
     for number in bench.numbers():
         say(f"series: run {number + 1} of {bench.plan.runs}")
-        with bench.lanes(kinds) as lanes:
+        taking_part = [kind for kind in kinds if number == 0 or kind.name not in bench.plan.once]
+        with bench.lanes(taking_part) as lanes:
             for lane in lanes:
                 lane.out = broken.get(lane.name)
             _Round(bench, lanes, bench.images, number, record=True).go()
@@ -145,10 +149,14 @@ class _Round:
                 continue
             if self.record:
                 self.bench.results.add(KEPT, lane.name, lane.contender.size())
-            target = self.bench.fresh_output()
-            lane.do(None, lane.contender.restore, "again", target)
-            if self.check and lane.out is None and not self._same(lane, target, self.last):
-                self._put_out(lane, self.last, self._row(FORGET))
+            if self.check:
+                self._check_kept(lane)
+
+    def _check_kept(self, lane: Lane[Archive]) -> None:
+        target = self.bench.fresh_output()
+        lane.do(None, lane.contender.restore, "again", target)
+        if lane.out is None and not self._same(lane, target, self.last):
+            self._put_out(lane, self.last, self._row(FORGET))
 
     def _put_out(self, lane: Lane[Archive], image: Image, row: Row | None) -> None:
         lane.out = f"{image.name} did not come back byte for byte"
