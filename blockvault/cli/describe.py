@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from blockvault.cli import history, output
@@ -44,7 +43,7 @@ def detail(event: events.Event, names: Branches) -> str:
 
 def fields_json(event: events.Event) -> dict[str, Any]:
     """The event's own fields, in types that JSON has."""
-    return {item.name: _plain(item.name, getattr(event, item.name)) for item in fields(event)}
+    return {name: _plain(name, getattr(event, name)) for name in event.FIELDS}
 
 
 def _plain(name: str, value: Any) -> Any:

@@ -73,7 +73,7 @@ class Btrfs(Archive, Machine):
         return [command("btrfs", "-q", "scrub", "start", "-B", self._root)]
 
     def forget(self, gone: Sequence[str], kept: Sequence[str]) -> list[Command]:
-        """The commit wakes the cleaner; without it ``sync`` waits for the next one, half a minute."""
+        """The commit wakes the cleaner; else ``sync`` waits for the next one, half a minute."""
         words = ("-q", "subvolume", "delete", "--commit-after")
         return [
             command("btrfs", *words, *(self._root / name for name in gone)),
