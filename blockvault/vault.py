@@ -46,11 +46,12 @@ class Transaction:
     """What one commit will append: rows of events in order, and the objects they point at.
 
     ``next_seq`` is the sequence number that the next added row will get; it is certain, since the
-    store lets only one writer in.
+    store lets only one writer in.  ``number`` is the commit's own.
     """
 
     def __init__(self, writer: Writer) -> None:
         self.writer = writer
+        self.number = writer.txn_id
         seq, last_time, _ = writer.last()
         self.first_seq = seq + 1
         self.time_us = max(events.now_us(), last_time)

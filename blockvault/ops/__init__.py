@@ -3,6 +3,7 @@
     resolve   revision text -> Position            reading   Position -> device, file object
     refs      branches, tags, HEAD, rollback       snapshots building, loading, log, events
     images    image files as runs of bytes         ingest    images -> volumes of a snapshot
+    intake    the bytes of images -> objects, trees, commits
     export    volume -> image file or stream       checkout  snapshot <-> a directory of files
     compare   what differs between two states      check     verify all that is stored
     rebuild   projections from the log             stats     who takes how much space

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import BadRequest, NotFound
 from blockvault.model.snapshot import Snapshot, Volume
-from blockvault.ops import Progress, export, images, ingest, reading, silent, snapshots
+from blockvault.ops import Progress, export, images, reading, silent, snapshots
+from blockvault.ops.intake import Intake
 from blockvault.ops.images import RawImage
 from blockvault.ops.reading import StateDevice
 
@@ -33,7 +34,7 @@ def keep(
     ``before`` are earlier states of some of them: what those hold is known to be stored.
     """
     earlier = {each.name: each for each in before}
-    intake = ingest.Intake(vault, silent, 0)
+    intake = Intake(vault, silent, 0)
     kept = []
     for name, source in sorted(files.items()):
         if isinstance(source, bytes):

@@ -28,8 +28,9 @@ from blockvault.ids import ZERO_ID, object_id
 from blockvault.model import extents, tree, update
 from blockvault.model.extents import Run
 from blockvault.model.snapshot import Volume
-from blockvault.ops import Progress, ingest, silent
+from blockvault.ops import Progress, silent
 from blockvault.ops.images import RawImage
+from blockvault.ops.intake import Intake
 
 if TYPE_CHECKING:
     from blockvault.store.frames import Frame
@@ -72,7 +73,7 @@ class Capture:
         """Take everything once and store it."""
         runs = self._data()
         source = _Streamed(self, runs)
-        intake = ingest.Intake(self._vault, progress, self.size)
+        intake = Intake(self._vault, progress, self.size)
         self._root = intake.volume(self._name, source, self._before).root
         intake.finish()
         self._runs = runs

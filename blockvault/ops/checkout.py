@@ -29,6 +29,7 @@ from blockvault.model.overlay import Overlay
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import Progress, export, images, ingest, manifest, silent, states
 from blockvault.ops.images import RawImage
+from blockvault.ops.intake import Intake
 from blockvault.ops.manifest import Entry, Manifest
 from blockvault.ops.reading import StateDevice, open_device
 
@@ -162,7 +163,7 @@ class _Planner:
         with images.opened(path, "raw", self.vault.path, False) as source:
             if not source.size:
                 return Side(0, ZERO_ID)
-            intake = ingest.Intake(self.vault, silent, source.size, self.nodes)
+            intake = Intake(self.vault, silent, source.size, self.nodes)
             read = intake.volume(volume.name, source, volume)
         return Side(read.size, read.root)
 
@@ -298,7 +299,7 @@ def snapshot_from(
         volumes = {volume.name: volume for volume in target.volumes}
         attachments: dict[str, Volume] = {}
         total = sum(source.size for source in sources.values())
-        intake = ingest.Intake(vault, progress or silent, total)
+        intake = Intake(vault, progress or silent, total)
         for entry in files:
             into = attachments if entry.attachment else volumes
             known = Volume(entry.name, entry.size, bytes.fromhex(entry.root))

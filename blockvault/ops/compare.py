@@ -97,14 +97,16 @@ def diff_file(
     format: str | None = None,  # noqa: A002 - the word every image tool uses
 ) -> VolumeDiff:
     """One volume of a revision against an image file; nothing is stored."""
-    from blockvault.ops import images, ingest  # much to import, and two revisions need none of it
+    # Much to import, and two revisions need none of it.
+    from blockvault.ops import images
+    from blockvault.ops.intake import Intake
 
     opened = images.opened(path, images.format_of(path, format), vault.path, False)
     with vault.guard(), opened as source:
         position = vault.resolve(rev)
         chosen = position.volume(volume)
         nodes = Scratch(vault.objects)
-        intake = ingest.Intake(vault, silent, source.size, nodes)
+        intake = Intake(vault, silent, source.size, nodes)
         read = intake.volume(chosen.name, source, chosen)
         source.check_unchanged()
         side = _sides(vault, position)[chosen.name]

@@ -18,6 +18,7 @@ from blockvault.model.names import check_volume_name
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import Progress, attachments, images, ingest, resolve, silent, states
 from blockvault.ops.images import RawImage
+from blockvault.ops.intake import Intake
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -64,7 +65,7 @@ def compose(
         target = ingest.hold_target(vault, branch, stack)
         volumes = {volume.name: volume for volume in target.volumes}
         total = sum(image.size for image in opened.values())
-        intake = ingest.Intake(vault, progress or silent, total)
+        intake = Intake(vault, progress or silent, total)
         for source in sources:
             name = check_volume_name(source.volume)
             image = opened.get(name)

@@ -65,17 +65,34 @@ class ObjectWriter:
     add = add_node
 
     def take(self) -> list[Frame]:
-        """The full frames, compressed; what is left of the last ones stays for later."""
+        """The full frames, compressed; what is left of the last ones stays for later.
+
+        Their objects count as pending until the caller says that they are ``stored``.
+        """
         with self._guard:
             return self._take()
 
     def finish(self) -> list[Frame]:
-        """All frames, the unfinished ones too."""
+        """All frames, the unfinished ones too; then the collector knows nothing any more."""
         with self._guard:
             for batch in (self._blocks, self._nodes):
                 if batch.ids:
                     self._seal(batch)
-            return self._take()
+            taken = self._take()
+            self._pending.clear()
+            self._looked_at = 0
+            return taken
+
+    def stored(self, frames: Sequence[Frame], number: int) -> None:
+        """Frames that were taken stand in the store since the commit ``number``."""
+        with self._guard:
+            for frame in frames:
+                self._pending.difference_update(frame.ids)
+            # What is pending was not in our own commit, so that one is as good a look as the first.
+            if number == self._looked_at + 1:
+                self._looked_at = number
+            if not self._pending:
+                self._looked_at = 0
 
     @property
     def ready_bytes(self) -> int:
@@ -127,10 +144,6 @@ class ObjectWriter:
             self._collect()
         taken = [frame._replace(absent_at=self._looked_at) for frame in self._ready]
         self._ready = []
-        for frame in taken:
-            self._pending.difference_update(frame.ids)
-        if not self._pending:
-            self._looked_at = 0
         return taken
 
 

@@ -204,6 +204,52 @@ def test_frames_of_a_failed_commit_can_be_committed_later(store: Store) -> None:
         assert len(list(reader.frames())) == 1
 
 
+def test_objects_taken_are_pending_until_they_are_stored(store: Store) -> None:
+    writer = ObjectWriter(store, frame_bytes=4096)
+    ids = [object_id(block(number)) for number in range(3)]
+    writer.add_blocks(ids[:1], [block(0)])
+    first = writer.take()
+    assert writer.add_blocks(ids[:2], [block(0), block(1)]) == 1
+    with store.write() as transaction:
+        transaction.add_frames(first)
+        number = transaction.txn_id
+    writer.stored(first, number)
+    assert writer.add_blocks(ids, [block(0), block(1), block(2)]) == 1
+    second = writer.take()
+    assert [frame.ids for frame in first + second] == [(oid,) for oid in ids]
+
+
+def test_after_a_commit_of_its_own_a_collector_need_not_look_again(store: Store) -> None:
+    writer = ObjectWriter(store, frame_bytes=4096)
+    writer.add_blocks([object_id(block(1))], [block(1)])
+    first = writer.take()
+    writer.add_blocks([object_id(block(2))], [block(2)])
+    with store.write() as transaction:
+        transaction.add_frames(first)
+        number = transaction.txn_id
+    writer.stored(first, number)
+    assert [frame.absent_at for frame in writer.take()] == [number]
+
+
+def test_after_a_commit_of_anybody_else_a_collector_must_look_again(store: Store) -> None:
+    writer = ObjectWriter(store, frame_bytes=4096)
+    writer.add_blocks([object_id(block(1))], [block(1)])
+    first = writer.take()
+    writer.add_blocks([object_id(block(2))], [block(2)])
+    other = ObjectWriter(store, frame_bytes=4096)
+    other.add_blocks([object_id(block(2))], [block(2)])
+    commit(store, other.finish())
+    with store.write() as transaction:
+        transaction.add_frames(first)
+        number = transaction.txn_id
+    writer.stored(first, number)
+    second = writer.take()
+    assert [frame.absent_at < number for frame in second] == [True]
+    commit(store, second)
+    with store.read() as reader:
+        assert len(list(reader.frames())) == 2
+
+
 def test_what_is_ready_can_be_measured(store: Store) -> None:
     writer = ObjectWriter(store, frame_bytes=8192)
     assert writer.ready_bytes == 0

@@ -10,7 +10,7 @@ import pytest
 
 from blockvault import Vault
 from blockvault.errors import BadRequest, Conflict, NoSpace, NotFound
-from blockvault.ops import attachments, checkout, export, ingest, manifest
+from blockvault.ops import attachments, checkout, export, ingest, intake, manifest
 from tests.oracle import BLOCK, noise
 
 SIZE = 50 * BLOCK + 100
@@ -259,7 +259,7 @@ def test_files_that_nobody_wrote_to_are_not_read(
     def refuse(*_: Any) -> None:
         raise AssertionError("read")
 
-    monkeypatch.setattr(ingest.Intake, "volume", refuse)
+    monkeypatch.setattr(intake.Intake, "volume", refuse)
     assert contents(vault, checkout.snapshot_from(vault, folder).id.hex()) == found(folder)
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from blockvault import Vault
 from blockvault.errors import BadRequest, Busy, Conflict, IOFailed, NotFound
-from blockvault.ops import check, ingest
+from blockvault.ops import check, intake
 from blockvault.ops.images import RawImage
 from blockvault.ops.ingest import Image, import_images
 from tests.oracle import BLOCK, noise
@@ -187,7 +187,7 @@ def test_an_interrupted_import_leaves_only_objects(
     image.write_bytes(noise(1, 20 * LEAF))
     before = list(vault.events())
     with monkeypatch.context() as patch:
-        patch.setattr(ingest, "_COMMIT_BYTES", 2 * LEAF)
+        patch.setattr(intake, "_COMMIT_BYTES", 2 * LEAF)
 
         def stop(done: int, total: int) -> None:
             if done > total // 2:
