@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 from blockvault.errors import BadRequest, NotFound
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import Progress, export, images, reading, silent, snapshots
-from blockvault.ops.intake import Intake
 from blockvault.ops.images import RawImage
+from blockvault.ops.intake import Intake
 from blockvault.ops.reading import StateDevice
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def restore(vault: Vault, attachment: Volume, fd: int, progress: Progress = sile
     """Write an attachment into an empty file; what is zero stays a hole."""
     source = device(vault, attachment)
     os.ftruncate(fd, attachment.size)
-    export.copy_out(source, lambda offset, part: export.write_at(fd, offset, part), progress)
+    export.copy_out(source, fd, progress)
 
 
 def inherited(vault: Vault, position: Position, name: str) -> Snapshot | None:

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from blockvault.device import Device, Extent
 from blockvault.errors import BadRequest
-from blockvault.ids import ID_SIZE, ZERO_ID, object_id
+from blockvault.ids import ID_SIZE, ZERO_ID
 from blockvault.model import extents, tree
 from blockvault.model.extents import Run
 from blockvault.model.overlay import Overlay
 from blockvault.ops import resolve, states
 from blockvault.pins import Pin
+from blockvault.store.runs import Pieces
 
 if TYPE_CHECKING:
     from blockvault.model.snapshot import Volume
@@ -124,10 +125,16 @@ class StateDevice:
             return self.block(first)
         if not length:
             return b""
+        return b"".join(self.pieces(offset, length))
+
+    def pieces(self, offset: int, length: int) -> Pieces:
+        """``read`` without a copy: buffers that make up the range one after another."""
+        self.check(offset, length)
+        first, skip = divmod(offset, self.block_size)
         stop = -(-(offset + length) // self.block_size)
         whole = not (first % tree.FANOUT or stop % tree.FANOUT or self.overlaid)
-        data = b"".join(self.leaves(first, stop) if whole else self.blocks(first, stop))
-        return data if len(data) == length else data[skip : skip + length]
+        found = self.leaves(first, stop) if whole else self.blocks(first, stop)
+        return part(found, skip, length)
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """``read`` for several ranges; single blocks among them are fetched together."""
@@ -157,13 +164,12 @@ class StateDevice:
         """Whether anything lies over the tree."""
         return bool(len(self.overlay))
 
-    def leaves(self, first: int, stop: int) -> Iterator[bytes]:
-        """The blocks of whole leaves, leaf by leaf."""
+    def leaves(self, first: int, stop: int) -> Iterator[bytes | memoryview]:
+        """The blocks of whole leaves, as pieces in order."""
         ids = self.tree.block_ids(first, stop)
-        for at in range(0, len(ids), tree.FANOUT):
-            leaf = ids[at : at + tree.FANOUT]
-            run = self.objects.get_run(object_id(b"".join(leaf)), leaf, self.block_size)
-            yield b"".join(self._fetch(leaf)) if run is None else run
+        leaves = [ids[at : at + tree.FANOUT] for at in range(0, len(ids), tree.FANOUT)]
+        for leaf, run in zip(leaves, self.objects.get_runs(leaves, self.block_size), strict=True):
+            yield from self._fetch(leaf) if run is None else run
 
     def _fetch(self, ids: Sequence[bytes]) -> list[bytes]:
         found = self.objects.get_many({oid for oid in ids if oid != ZERO_ID})
@@ -249,6 +255,19 @@ class VolumeFile(io.RawIOBase):
             view[:length] = self._device.read(self._at, length)
             self._at += length
         return length
+
+
+def part(pieces: Iterable[bytes | memoryview], start: int, length: int) -> Pieces:
+    """The bytes ``[start, start + length)`` of what some pieces make up, as pieces."""
+    found: Pieces = []
+    for piece in pieces:
+        if start < len(piece) and length:
+            whole = not start and length >= len(piece)
+            taken = piece if whole else memoryview(piece)[start : start + length]
+            found.append(taken)
+            length -= len(taken)
+        start = max(0, start - len(piece))
+    return found
 
 
 def open_device(vault: Vault, position: Position, volume: str | None) -> StateDevice:

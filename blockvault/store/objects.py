@@ -15,7 +15,7 @@ from functools import partial
 from itertools import chain
 
 from blockvault.errors import Damaged
-from blockvault.ids import ZERO_ID, object_id, short
+from blockvault.ids import object_id, short
 from blockvault.store import frames, runs, tables, workers
 from blockvault.store.frames import Objects
 from blockvault.store.types import Reader, Store
@@ -101,25 +101,14 @@ class ObjectReader:
             found.update((oid, cached.get(slot, oid)) for slot, oid in groups[number])
         return found
 
-    def get_run(self, leaf: bytes, ids: Sequence[bytes], size: int) -> bytes | None:
-        """All blocks of a leaf, concatenated and proved by the hash of the run.
+    def get_runs(self, leaves: Sequence[runs.Leaf], size: int) -> list[runs.Pieces | None]:
+        """All blocks of each leaf, proved by the hash of its run: pieces that are to be joined.
 
-        ``ids`` are the leaf's, ``size`` that of a block.  None if the hash is not known or does
-        not fit: then the blocks are read and proved one by one.
+        ``size`` is that of a block.  None where that hash is not known or does not fit: then the
+        blocks are read and proved one by one.
         """
         with self._store.read() as reader:
-            digest = reader.get(tables.RUNS, leaf)
-            if digest is None:
-                return None
-            frame = partial(self._frame, reader)
-            data = runs.guessed(ids, lambda oid: reader.locate((oid,))[0], frame, size)
-            if data is not None and object_id(data) == digest:
-                return data
-            found = dict(zip(ids, reader.locate(ids), strict=True))
-            if any(place is None for oid, place in found.items() if oid != ZERO_ID):
-                return None
-            data = runs.looked_up([found[oid] for oid in ids], frame, size)
-            return data if data is not None and object_id(data) == digest else None
+            return runs.read(reader, leaves, partial(self._frame, reader), size)
 
     def _frame(self, reader: Reader, number: int) -> Objects | None:
         """A decoded frame; a raw one lies in the map until the transaction ends."""

@@ -60,7 +60,7 @@ def test_force_replaces_a_file_whole(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(os, "pwrite", full)
+        patch.setattr(os, "pwritev", full)
         with pytest.raises(NoSpace):
             export.export(vault, "main", None, target, force=True)
     assert target.read_bytes() == b"before"
