@@ -13,8 +13,8 @@ from tools.bench.text import amount, digits, spread, table
 
 OPENING = """# Benchmarks
 
-blockvault beside its peers: the same work on the same machine, every contender in turn in each
-run; figures are medians. Measured {days} on {processor} ({cores} cores, {memory} of memory,
+How blockvault stands beside its peers: the same work on the same machine, every contender in turn
+in each run; figures are medians. Measured {days} on {processor} ({cores} cores, {memory} of memory,
 {file_system}) with blockvault {commits}. Made by `tools/bench/run`, from [all samples]({raw})."""
 
 SLOPES = """## How cost grows with work
