@@ -14,6 +14,7 @@ from blockvault.device import Device
 from blockvault.ops import (
     attachments,
     check,
+    checkin,
     checkout,
     compare,
     export,
@@ -34,7 +35,8 @@ TEXT = PAGE.read_text()
 
 OWNERS = {
     **{"vault": Vault, "Vault": Vault, "session": Session, "device": StateDevice},
-    **{"ingest": ingest, "export": export, "checkout": checkout, "compare": compare},
+    **{"ingest": ingest, "export": export, "compare": compare},
+    **{"checkout": checkout, "checkin": checkin},
     **{"policy": policy, "prune": prune, "forget": forget, "gc": gc},
     **{"check": check, "rebuild": rebuild, "stats": stats, "attachments": attachments},
 }

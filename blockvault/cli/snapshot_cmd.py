@@ -54,7 +54,7 @@ def run(
     if directory is None:
         snapshot = _recorded(vault, message, branch, author)
     else:
-        from blockvault.ops.checkout import snapshot_from
+        from blockvault.ops.checkin import snapshot_from
 
         with progress("Reading", quiet=as_json) as report:
             snapshot = snapshot_from(

@@ -4,7 +4,8 @@
     refs      branches, tags, HEAD, rollback       snapshots building, loading, log, events
     images    image files as runs of bytes         ingest    images -> volumes of a snapshot
     intake    the bytes of images -> objects, trees, commits
-    export    volume -> image file or stream       checkout  snapshot <-> a directory of files
+    export    volume -> image file or stream       checkout  snapshot -> a directory of files
+    checkin   those files -> the next snapshot
     compare   what differs between two states      check     verify all that is stored
     rebuild   projections from the log             stats     who takes how much space
     attachments  files kept with snapshots     compose  a branch from several sources

@@ -1,4 +1,4 @@
-"""A state as files in a directory, and back: checkout and ``snapshot --from``.
+"""A state as files in a directory; ``checkin`` is the way back.
 
     plan     what each file must become, and how many bytes that takes
     execute  writes just those: whole new files, or the blocks that differ
@@ -14,21 +14,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from blockvault.errors import BadRequest, Conflict, IOFailed, NotFound
+from blockvault.errors import BadRequest, Conflict, IOFailed
 from blockvault.ids import ZERO_ID
 from blockvault.model import diff, tree
 from blockvault.model.diff import Side
-from blockvault.model.names import check_volume_name
 from blockvault.model.overlay import Overlay
-from blockvault.model.snapshot import Snapshot, Volume
-from blockvault.ops import Progress, export, images, ingest, manifest, silent, states
-from blockvault.ops.images import RawImage
+from blockvault.model.snapshot import Volume
+from blockvault.ops import Progress, export, images, manifest, silent, states
 from blockvault.ops.intake import Intake
 from blockvault.ops.manifest import Entry, Manifest
 from blockvault.ops.reading import StateDevice, open_device
@@ -176,9 +173,6 @@ class _Planner:
             )
 
 
-# -- doing it ----------------------------------------------------------------------------------
-
-
 def execute(vault: Vault, what: Plan, *, progress: Progress | None = None) -> Plan:
     """Bring the directory to the planned state; the manifest follows file by file."""
     report, done = progress or silent, 0
@@ -262,104 +256,6 @@ def _entry(item: Item) -> Entry:
         item.size,
         item.root.hex(),
         manifest.fingerprint(item.path),
-    )
-
-
-# -- and back ----------------------------------------------------------------------------------
-
-
-def snapshot_from(
-    vault: Vault,
-    directory: Path,
-    *,
-    branch: str | None = None,
-    message: str = "",
-    author: str | None = None,
-    progress: Progress | None = None,
-) -> Snapshot:
-    """Make what the files of a checkout hold now the branch's next snapshot.
-
-    Files that nobody wrote to are not read.  Every ``.raw`` file in the directory is a volume, new
-    ones too; a file that the manifest names and that is gone is an error, not a deletion.
-    """
-    held = manifest.load(directory)
-    if held is None:
-        raise NotFound(f"{directory} is no checkout: it has no {manifest.FILE_NAME}")
-    files = _files(held, directory)
-    with ExitStack() as stack:
-        stack.enter_context(vault.guard())
-        sources = {
-            entry.file: stack.enter_context(
-                images.opened(directory / entry.file, "raw", vault.path, False)
-            )
-            for entry in files
-            if not _still(vault, held, directory, entry)
-        }
-        target = ingest.hold_target(vault, branch, stack)
-        volumes = {volume.name: volume for volume in target.volumes}
-        attachments: dict[str, Volume] = {}
-        total = sum(source.size for source in sources.values())
-        intake = Intake(vault, progress or silent, total)
-        for entry in files:
-            into = attachments if entry.attachment else volumes
-            known = Volume(entry.name, entry.size, bytes.fromhex(entry.root))
-            source = sources.get(entry.file)
-            # The tree of a head that was checked out between two checkpoints is not stored.
-            before = known if root_known(vault, known.root) else into.get(entry.name)
-            into[entry.name] = intake.volume(entry.name, source, before) if source else known
-        intake.finish()
-        for source in sources.values():
-            source.check_unchanged()
-        made = target.record(
-            volumes.values(), str(directory), message, author, list(attachments.values())
-        )
-    entries = [_taken(entry, made, sources.get(entry.file)) for entry in files]
-    manifest.save(directory, Manifest(held.vault, made.id.hex(), branch, tuple(entries)))
-    return made
-
-
-def _files(held: Manifest, directory: Path) -> list[Entry]:
-    """The manifest's files, all there, and the raw files that came since."""
-    for entry in held.entries:
-        if not (directory / entry.file).exists():
-            raise NotFound(
-                f"{directory / entry.file} is gone; 'blockvault checkout' brings it back",
-                kind="no-image",
-            )
-        if not entry.complete:
-            raise Conflict(
-                f"{directory / entry.file} is incomplete: its checkout was interrupted; "
-                "run 'blockvault checkout' again",
-                kind="file-incomplete",
-            )
-    fresh = sorted(p.name for p in directory.glob("*.raw") if held.entry(p.name) is None)
-    return [*held.entries, *(_new_entry(directory / name) for name in fresh)]
-
-
-def _new_entry(path: Path) -> Entry:
-    return Entry(check_volume_name(path.stem), path.name, False, 0, ZERO_ID.hex(), (0, 0, 0))
-
-
-def _still(vault: Vault, held: Manifest, directory: Path, entry: Entry) -> bool:
-    """Whether the file is as it was checked out, and the vault still has that tree."""
-    if held.vault != vault.options.vault_id.hex() or not entry.unchanged(directory):
-        return False
-    return root_known(vault, bytes.fromhex(entry.root))
-
-
-def _taken(entry: Entry, made: Snapshot, source: RawImage | None) -> Entry:
-    """The manifest's entry of a file whose content the snapshot has, as it was when it was read."""
-    seen = entry.fingerprint
-    if source is not None:
-        now = source.fingerprint
-        seen = (now.size, now.mtime_ns, now.inode)
-    among = made.attachments if entry.attachment else made.volumes
-    volume = next(volume for volume in among if volume.name == entry.name)
-    return replace(
-        entry,
-        size=volume.size,
-        root=volume.root.hex(),
-        fingerprint=seen,
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from blockvault import Vault
 from blockvault.errors import BadRequest, Conflict, NoSpace, NotFound
-from blockvault.ops import attachments, checkout, export, ingest, intake, manifest
+from blockvault.ops import attachments, checkin, checkout, export, ingest, intake, manifest
 from tests.oracle import BLOCK, noise
 
 SIZE = 50 * BLOCK + 100
@@ -178,7 +178,7 @@ def test_an_interrupted_checkout_is_done_again(
         go(vault, "v2", folder)
     except _Interrupted:
         with pytest.raises(Conflict) as refused:
-            checkout.snapshot_from(vault, folder)
+            checkin.snapshot_from(vault, folder)
         assert refused.value.reason == "file-incomplete"
     else:
         assert writes == 2
@@ -233,7 +233,7 @@ def test_changed_files_become_a_snapshot(vault: Vault, folder: Path) -> None:
     change(folder / "vda.raw", 20 * BLOCK - 2, b"across")
     (folder / "vdc.raw").write_bytes(b"new volume")
     expected = found(folder)
-    made = checkout.snapshot_from(vault, folder, message="mine")
+    made = checkin.snapshot_from(vault, folder, message="mine")
     assert {k: v for k, v in contents(vault, made.id.hex()).items() if k != "vdb.raw"} == expected
     assert go(vault, made.id.hex(), folder, volumes=["vda"]) == {"vda.raw": "unchanged"}
     go(vault, "v1", folder)
@@ -245,7 +245,7 @@ def test_changes_to_a_head_that_has_no_tree_yet(vault: Vault, folder: Path) -> N
         session.device("vda").write(40 * BLOCK, noise(5, 2 * BLOCK))
     go(vault, "main", folder)
     change(folder / "vda.raw", 0, b"mine")
-    made = checkout.snapshot_from(vault, folder)
+    made = checkin.snapshot_from(vault, folder)
     assert contents(vault, made.id.hex()) == found(folder)
     go(vault, "main~1", folder)
     assert found(folder) == contents(vault, "main~1")
@@ -260,7 +260,7 @@ def test_files_that_nobody_wrote_to_are_not_read(
         raise AssertionError("read")
 
     monkeypatch.setattr(intake.Intake, "volume", refuse)
-    assert contents(vault, checkout.snapshot_from(vault, folder).id.hex()) == found(folder)
+    assert contents(vault, checkin.snapshot_from(vault, folder).id.hex()) == found(folder)
 
 
 def test_a_write_after_the_file_was_read_is_seen_later(
@@ -276,7 +276,7 @@ def test_a_write_after_the_file_was_read_is_seen_later(
         return made
 
     monkeypatch.setattr(ingest.Target, "record", late)
-    made = checkout.snapshot_from(vault, folder)
+    made = checkin.snapshot_from(vault, folder)
     assert contents(vault, made.id.hex())["vda.raw"].startswith(b"read")
     with pytest.raises(Conflict):
         go(vault, made.id.hex(), folder)
@@ -286,6 +286,6 @@ def test_a_missing_file_is_no_deletion(vault: Vault, folder: Path) -> None:
     go(vault, "v2", folder)
     (folder / "vdb.raw").unlink()
     with pytest.raises(NotFound):
-        checkout.snapshot_from(vault, folder)
+        checkin.snapshot_from(vault, folder)
     with pytest.raises(NotFound):
-        checkout.snapshot_from(vault, folder.parent)
+        checkin.snapshot_from(vault, folder.parent)

@@ -27,7 +27,7 @@ from hypothesis.stateful import (
 import blockvault.session
 from blockvault import Vault
 from blockvault.errors import Busy, Conflict, NotFound
-from blockvault.ops import check, checkout, compare, ingest, rebuild
+from blockvault.ops import check, checkin, checkout, compare, ingest, rebuild
 from blockvault.session import Session
 from tests.faults import story
 from tests.oracle import BLOCK, check_extents, noise, whole
@@ -273,7 +273,7 @@ class VaultMachine(RuleBasedStateMachine):
         with open(folder / f"{volume}.raw", "r+b") as file:
             file.seek(BLOCK - 300)
             file.write(data)
-        made = checkout.snapshot_from(self.vault, folder)
+        made = checkin.snapshot_from(self.vault, folder)
         old = contents[volume]
         changed = old[: BLOCK - 300] + data + old[BLOCK + 300 :]
         self.model.branches[self.model.head] = {**contents, volume: changed}
