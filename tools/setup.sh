@@ -13,7 +13,10 @@ programs=(
     nbdkit=nbdkit fio=fio cc=gcc fusermount3=fuse3 git=git openssl=openssl
 )
 # packages that hold no program: a file of theirs=package
-files=(/usr/include/stdio.h=libc6-dev /usr/lib/python3/dist-packages/nbd.py=python3-libnbd)
+files=(
+    /usr/include/stdio.h=libc6-dev /usr/lib/python3/dist-packages/nbd.py=python3-libnbd
+    /usr/share/OVMF/OVMF_VARS_4M.fd=ovmf
+)
 
 say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
