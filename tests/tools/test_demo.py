@@ -13,7 +13,7 @@ DEMO = Path(__file__).resolve().parents[2] / "tools" / "demo"
 
 
 def test_demo(need_tool, tmp_path) -> None:
-    for tool in ("mkfs.ext4", "debugfs", "e2fsck"):
+    for tool in ("mkfs.ext4", "debugfs", "e2fsck", "qemu-system-x86_64", "apt-get", "dpkg-deb"):
         need_tool(tool)
     if not (Path(sys.prefix) / ".blockvault-dev").exists():
         if os.environ.get("CI") == "true":
@@ -29,3 +29,7 @@ def test_demo(need_tool, tmp_path) -> None:
     assert done.stdout.count("byte for byte the same") == 2
     assert "tidied up" in done.stdout
     assert "\n|/\n" in done.stdout
+    back = done.stdout[done.stdout.index("# Back:") :]
+    assert "\nprecious\n" in back
+    assert "\ntwin\n" in back
+    assert "OK:" in back
