@@ -18,6 +18,7 @@ foreign     a QEMU that somebody else started: its state taken and given back
 stream      QEMU's migration stream taken apart, so that pages are stored as pages
 mirror      disks of such a QEMU copied while its guest runs
 folders     machines of VirtualBox, VMware, Hyper-V and Xen as folders of files
+references  the disks that their configurations name
 
     guest ── virtio-blk ── QEMU ── NBD, unix socket ── session (branch) ── vault
                memory ── shared file on tmpfs ─────── capture ───────────┘

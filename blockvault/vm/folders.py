@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import BadRequest, Busy, Conflict, Damaged, IOFailed, NotFound
 from blockvault.ops import Progress, attachments, compose, export, images
+from blockvault.vm import references
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -107,6 +108,7 @@ def recognise(folder: Path) -> Folder:
             f"{folder} holds no machine: no {', '.join(_CONFIGURATIONS)} file", kind="no-machine"
         )
     if len(found) > 1:
+        references.refuse_differences(folder, [])  # checkpoints have configurations, too
         named = ", ".join(path.name for path in found)
         raise BadRequest(f"{folder} holds several machines ({named}); move them apart")
     locks = [path for pattern in _LOCKS for path in folder.rglob(pattern)]
@@ -116,7 +118,10 @@ def recognise(folder: Path) -> Folder:
     kind = _CONFIGURATIONS[configuration.suffix.lower()]
     disks = [path for path in files if path.suffix.lower() in _DISKS[kind]]
     parts = {path for path in disks if _VMDK_PART.search(path.name)}
-    names = _names([path for path in disks if path not in parts])
+    whole = [path for path in disks if path not in parts]
+    references.refuse_differences(folder, whole)
+    references.check(folder, configuration, whole)
+    names = _names(whole)
     kept = [path for path in files if path not in disks]
     return Folder(
         kind,

@@ -175,6 +175,112 @@ def test_a_full_directory_is_left_alone(
         give_back(vault, "guest", folder)
 
 
+VBOX = """<?xml version="1.0"?>
+<VirtualBox xmlns="http://www.virtualbox.org/" version="1.19-linux">
+  <Machine uuid="{{cf6a3d7e-0b2c-4a77-9a8e-0f4d5c3b2a10}}" name="web" OSType="Debian_64">
+    <MediaRegistry>
+      <HardDisks>
+        <HardDisk uuid="{{1b4e28ba-2fa1-11d2-883f-0016d3cca427}}" location="{location}"
+          format="VDI" type="Normal">{inside}</HardDisk>
+      </HardDisks>
+      <DVDImages><Image uuid="{{}}" location="/usr/share/debian.iso"/></DVDImages>
+    </MediaRegistry>
+  </Machine>
+</VirtualBox>
+"""
+CHILD = '<HardDisk uuid="{2}" location="Snapshots/{2}.vdi" format="VDI"/>'
+
+
+@pytest.mark.parametrize(
+    ("location", "inside", "kind"),
+    [
+        ("web server.vdi", "", None),
+        ("/home/me/VirtualBox VMs/web/web server.vdi", "", None),
+        ("C:\\Users\\me\\web\\web server.vdi", "", None),
+        ("/mnt/big/data.vdi", "", "disk-missing"),
+        ("Snapshots/web server.vdi", "", "disk-missing"),
+        ("web server.vdi", CHILD, "backing-file"),
+        ("web server.vdi", "<", "bad-request"),
+    ],
+)
+def test_disks_that_a_vbox_file_names(
+    tmp_path: Path, disk: Callable[..., Path], location: str, inside: str, kind: str | None
+) -> None:
+    virtualbox(tmp_path / "web", disk)
+    text = VBOX.format(location=location, inside=inside)
+    (tmp_path / "web" / "web.vbox").write_text(text)
+    judged(tmp_path / "web", kind)
+
+
+@pytest.mark.parametrize(
+    ("line", "kind"),
+    [
+        ('scsi0:1.fileName = "db-data.vmdk"', None),
+        ('ide1:0.fileName = "/iso/debian.iso"\nide1:0.deviceType = "cdrom-image"', None),
+        ('ide1:0.fileName = "auto detect"', None),
+        ('scsi0:1.fileName = "/vmfs/volumes/ds2/db/db-data.vmdk"', None),
+        ('SCSI0:2.filename = "/vmfs/volumes/ds2/other/logs.vmdk"', "disk-missing"),
+        ('scsi0:0.fileName = "db-000001.vmdk"', "disk-missing"),
+    ],
+)
+def test_disks_that_a_vmx_file_names(
+    tmp_path: Path, disk: Callable[..., Path], line: str, kind: str | None
+) -> None:
+    vmware(tmp_path / "db", disk)
+    with open(tmp_path / "db" / "db.vmx", "a") as file:
+        file.write(f'.encoding = "UTF-8"\nscsi0.present = "TRUE"\n{line}\n')
+    judged(tmp_path / "db", kind)
+
+
+@pytest.mark.parametrize(
+    ("disks", "kind"),
+    [
+        ("'root.qcow2,qcow2,xvda,rw', 'swap.img,raw,xvdb'", None),
+        ("'file:/var/xen/guest/swap.img,xvdb,w',\n  'tap:aio:root.qcow2,xvda,w'", None),
+        ("'format=qcow2, vdev=xvda, access=rw, target=root.qcow2'", None),
+        ("'/isos/debian.iso,raw,hdc,cdrom', ',,hdd,,cdrom'", None),
+        ("'phy:/dev/vg0/guest,xvda,w'", "disk-missing"),
+        ("'format=raw,vdev=xvdb,target=/dev/vg0/guest'", "disk-missing"),
+    ],
+)
+def test_disks_that_a_xen_file_names(
+    tmp_path: Path, disk: Callable[..., Path], disks: str, kind: str | None
+) -> None:
+    xen(tmp_path / "guest", disk)
+    text = f"name = 'guest'\n# disk = [ 'phy:/dev/old,xvda,w' ]\nmemory = 512\ndisk = [ {disks} ]\n"
+    (tmp_path / "guest" / "guest.cfg").write_text(text)
+    judged(tmp_path / "guest", kind)
+
+
+def judged(folder: Path, kind: str | None) -> None:
+    if kind is None:
+        assert recognise(folder).disks
+        return
+    with pytest.raises(BadRequest) as caught:
+        recognise(folder)
+    assert caught.value.reason == kind
+
+
+def test_snapshots_of_the_hypervisors_own(tmp_path: Path, disk: Callable[..., Path]) -> None:
+    hyper_v(tmp_path / "h", disk)
+    noise(tmp_path / "h" / "Virtual Hard Disks" / "disk_9F1C.avhdx")
+    noise(tmp_path / "h" / "Snapshots" / "9F1C.vmcx")
+    virtualbox(tmp_path / "v", disk)
+    child = disk(tmp_path / "v" / "Snapshots" / "{9f1c}.vdi", "vdi")
+    with open(child, "r+b") as file:
+        file.seek(0x4C)
+        file.write((4).to_bytes(4, "little"))  # what a differencing image says that it is
+    vmware(tmp_path / "w", disk)
+    (tmp_path / "w" / "db-000001.vmdk").write_text(
+        "# Disk DescriptorFile\nversion=1\nCID=5f0d1c2b\nparentCID=1a2b3c4d\n"
+        'createType="vmfsSparse"\nparentFileNameHint="db.vmdk"\n'
+    )
+    for name in "hvw":
+        with pytest.raises(BadRequest, match="snapshots of its hypervisor") as caught:
+            recognise(tmp_path / name)
+        assert caught.value.reason == "backing-file"
+
+
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", ""])
 def test_a_description_cannot_lead_out_of_the_folder(path: str) -> None:
     bad = Folder("xen", "a.cfg", (), {"a.cfg": path}).encode()
