@@ -3,10 +3,12 @@
     python -m tools.bench.machines [--rounds 10] [--memory 512M] [--json FILE]
 
 The guest is that of tools/guest.  Each round takes a full snapshot of an idle machine, rolls it
-back, and clones it; beside it the same guest on a qcow2 image does ``savevm``, ``loadvm`` and
-``migrate`` to a file.  A pause is what the guest sees: for blockvault the time from the order to
-stop to the answer to go on; for QEMU's commands, which keep the guest stopped, the time from
-their beginning to the end.  Restoring counts until the guest answers on its console.
+back, and starts a clone from it; beside it the same guest on a qcow2 image does ``savevm``,
+``loadvm``, ``migrate`` to a file, and is started with ``-loadvm``.  A pause is what the guest sees:
+for blockvault the time from the order to stop to the answer to go on; for QEMU's commands, which
+keep the guest stopped, the time from their beginning to the end.  Going back and starting count
+until the guest answers on its console.  ``rollback`` and ``loadvm`` go back inside of a QEMU that
+runs; a clone and ``-loadvm`` start one.
 """
 
 from __future__ import annotations
@@ -106,8 +108,10 @@ def blockvault(bench: Bench, rounds: int) -> dict[str, Any]:
     for number in range(CLONES):
         name = f"clone{number}"
         began = time.monotonic()
-        bench("vm", "start", "main~0", "--as", name, "--paused")
+        bench("vm", "start", "main~0", "--as", name)
+        answers(bench.serial(name))
         clones.append(time.monotonic() - began)
+        bench("vm", "pause", name)
     after = bench.stored()
     for number in range(CLONES):
         bench("vm", "stop", f"clone{number}", "--force")
@@ -131,25 +135,42 @@ def median(seconds: list[float]) -> float:
 @contextmanager
 def plain_qemu(folder: Path, guest: Guest, memory: str) -> Iterator[tuple[Monitor, Path]]:
     """The same guest without blockvault, its disk a qcow2 image."""
-    image = folder / "disk.qcow2"
     subprocess.run(
-        ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", guest.disk, image], check=True
+        ["qemu-img", "convert", "-f", "raw", "-O", "qcow2", guest.disk, folder / "disk.qcow2"],
+        check=True,
     )
-    serial = folder / "serial"
-    words = [
+    process = subprocess.Popen(plain_command(folder, guest, memory))
+    try:
+        with Monitor(folder / "qmp") as monitor:
+            with Console(folder / "serial") as console:
+                console.wait_for_shell()
+            time.sleep(5)
+            yield monitor, folder / "serial"
+    finally:
+        process.kill()
+        process.wait()
+
+
+def plain_command(folder: Path, guest: Guest, memory: str) -> list[str]:
+    image, serial = folder / "disk.qcow2", folder / "serial"
+    return [
         *("qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", memory),
         *("-nodefaults", "-display", "none", "-qmp", f"unix:{folder}/qmp,server=on,wait=off"),
         *("-serial", f"unix:{serial},server=on,wait=off", "-kernel", str(guest.kernel)),
         *("-initrd", str(guest.initrd), "-append", guest.append),
         *("-drive", f"file={image},format=qcow2,if=virtio,discard=unmap"),
     ]
-    process = subprocess.Popen(words)
+
+
+def cold_load(command: list[str], tag: str, folder: Path) -> float:
+    """Seconds until a QEMU that is started with ``-loadvm`` answers."""
+    for name in ("qmp", "serial"):
+        (folder / name).unlink(missing_ok=True)
+    began = time.monotonic()
+    process = subprocess.Popen([*command, "-loadvm", tag])
     try:
-        with Monitor(folder / "qmp") as monitor:
-            with Console(serial) as console:
-                console.wait_for_shell()
-            time.sleep(5)
-            yield monitor, serial
+        answers(str(folder / "serial"))
+        return time.monotonic() - began
     finally:
         process.kill()
         process.wait()
@@ -169,8 +190,13 @@ def qemu(folder: Path, guest: Guest, memory: str, rounds: int) -> dict[str, Any]
         for number in range(rounds):
             migrations.append(migrate(monitor, folder / f"state{number % 2}"))
             time.sleep(0.5)
+        human(monitor, "savevm cold")
+        monitor.execute("quit")
+    command = plain_command(folder, guest, memory)
+    cold = [cold_load(command, "cold", folder) for _ in range(rounds)]
     return {"savevm_ms": median(saves), "loadvm_s": statistics.median(loads),
-            "migrate_ms": median(migrations)}  # fmt: skip
+            "migrate_ms": median(migrations),
+            "start_loadvm_s": statistics.median(cold)}  # fmt: skip
 
 
 def human(monitor: Monitor, line: str) -> float:
@@ -208,6 +234,7 @@ def limits(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple[floa
         "restore, s": (ours["restore_s"], 2.0),
         "restore / loadvm": (ours["restore_s"] / theirs["loadvm_s"], 1.0),
         "clone, s": (ours["clone_s"], 2.0),
+        "clone / start with -loadvm": (ours["clone_s"] / theirs["start_loadvm_s"], 1.0),
         "ten clones / one snapshot": (ours["ten_clones_of_one"], 0.10),
     }
 
