@@ -18,7 +18,8 @@ import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -37,8 +38,9 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 PAGE = mmap.PAGESIZE
-_STRIDE = 64 << 10
-"""Compared at once; where it differs, its pages are compared one by one."""
+_STRIDES = (1 << 20, 64 << 10, PAGE)
+"""Compared at once; where it differs, its parts are compared in the next smaller one."""
+_THREADS = 2
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _compare = _libc.memcmp
@@ -60,6 +62,7 @@ class Capture:
         self._root = ZERO_ID
         self._runs: list[Run] = []
         self._late: set[int] = set()
+        self._threads = ThreadPoolExecutor(_THREADS, "compare")
         try:
             # Private mappings of both: this process can never write to the file.
             self._live = mmap.mmap(fd, self.size, flags=mmap.MAP_PRIVATE)
@@ -82,16 +85,21 @@ class Capture:
         """Take what changed meanwhile; return how many bytes that was."""
         # A hole may have been data before: pages that a guest gave back are compared as well.
         self._runs = list(extents.union(self._runs, self._data()))
-        before, after = _address(self._shadow), _address(self._live)
-        taken = 0
-        for run in self._runs:
-            for offset in _differing(before, after, run.start, run.stop):
-                ctypes.memmove(before + offset, after + offset, PAGE)
-                self._late.add(offset)
-                taken += PAGE
-        return taken
+        found = list(self._threads.map(self._take_changed, _shares(self._runs)))
+        self._late.update(*found)
+        return sum(map(len, found)) * PAGE
 
     freeze = settle
+
+    def _take_changed(self, runs: Sequence[Run]) -> list[int]:
+        """Copy the pages of these runs that changed into the shadow; return their offsets."""
+        before, after = _address(self._shadow), _address(self._live)
+        taken = []
+        for run in runs:
+            for offset in _differing(before, after, run.start, run.stop, _STRIDES):
+                ctypes.memmove(before + offset, after + offset, PAGE)
+                taken.append(offset)
+        return taken
 
     def finish(self) -> tuple[Volume, list[Frame]]:
         """The file as it was at ``freeze``, and the frames that the caller must store with it."""
@@ -113,6 +121,7 @@ class Capture:
 
     def close(self) -> None:
         """Give the shadow's memory back."""
+        self._threads.shutdown()
         self._live.close()
         self._shadow.close()
 
@@ -186,17 +195,33 @@ def _address(buffer: mmap.mmap) -> int:
     return ctypes.addressof(ctypes.c_char.from_buffer(buffer))
 
 
-def _differing(a: int, b: int, start: int, stop: int) -> Iterator[int]:
+def _differing(a: int, b: int, start: int, stop: int, strides: Sequence[int]) -> Iterator[int]:
     """Offsets of the pages in ``[start, stop)`` that differ between two mappings."""
-    for at in range(start, stop, _STRIDE):
-        end = min(at + _STRIDE, stop)
+    stride, smaller = strides[0], strides[1:]
+    for at in range(start, stop, stride):
+        end = min(at + stride, stop)
         if _compare(a + at, b + at, end - at):
-            for page in range(at, end, PAGE):
-                if _compare(a + page, b + page, PAGE):
-                    yield page
+            if smaller:
+                yield from _differing(a, b, at, end, smaller)
+            else:
+                yield at
+
+
+def _shares(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs cut into parts of about the same size, one for each thread."""
+    share = -(-sum(run.stop - run.start for run in runs) // _THREADS)
+    shares: list[list[Run]] = [[]]
+    room = share
+    for start, stop, _ in runs:
+        while stop - start > room:
+            cut = start + room // PAGE * PAGE
+            shares[-1].append(Run(start, cut))
+            shares.append([])
+            start, room = cut, share + PAGE
+        shares[-1].append(Run(start, stop))
+        room -= stop - start
+    return shares
 
 
 def _batches(items: list[int], size: int = 256) -> Iterable[list[int]]:
     return (items[at : at + size] for at in range(0, len(items), size))
-
-
