@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -294,3 +295,13 @@ def test_a_description_cannot_lead_out_of_the_folder(path: str) -> None:
 def test_names_are_made_unique(tmp_path: Path) -> None:
     paths = [tmp_path / "a" / "x.vdi", tmp_path / "b" / "x.vdi", tmp_path / "b" / "..vdi"]
     assert list(folders._names(paths).values()) == ["x", "x-2", "file"]
+
+
+def test_by_the_commands(vault: Vault, tmp_path: Path, disk: Callable[..., Path]) -> None:
+    folder, again = tmp_path / "folder", tmp_path / "again"
+    vmware(folder, disk)
+    program = [sys.executable, "-m", "blockvault.cli.main", "-V", str(vault.path)]
+    subprocess.run([*program, "import", "--machine", folder, "-b", "guest"], check=True)
+    subprocess.run([*program, "checkout", "guest", again, "--machine"], check=True)
+    same_disk(folder / "db.vmdk", again / "db.vmdk", "vmdk")
+    assert (again / "db.vmss").read_bytes() == (folder / "db.vmss").read_bytes()
