@@ -104,6 +104,6 @@ FULL = Plan(
     machine_rounds=3,
     time_limit=900,
     slow=("borg-default", "restic", "bup", "casync", "qcow2-chain"),
-    once=("bup", "casync", "qcow2-chain"),
+    once=("borg-default", "bup", "casync", "qcow2-chain"),
     left_out=("nbdkit-file",),
 )
