@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,6 +17,10 @@ OPENING = """# Benchmarks
 How blockvault stands beside its peers: the same work on the same machine, every contender in turn
 in each run; figures are medians. Measured {days} on {processor} ({cores} cores, {memory} of memory,
 {file_system}) with blockvault {commits}. Made by `tools/bench/run`, from [all samples]({raw})."""
+
+COSTS = """Processor seconds and peak memory of the same runs; behind a + the seconds that writing to the
+disk then took, where a program left much of it to the system:"""
+UNWRITTEN = 0.1  # of a command's time, from which on that is shown
 
 SLOPES = """## How cost grows with work
 
@@ -36,7 +41,8 @@ METHOD = """## Method
 * What the kernel does for a program counts as that program's only while it waits: btrfs compresses
   in threads of the kernel, so its processor seconds are too few.
 * Input is in the page cache. After each command the disk is synced, not timed here but kept in the
-  raw figures (`settle`): what a program left unwritten does not burden the next.
+  raw figures (`settle`): what a program left unwritten does not burden the next. So `cp` to btrfs
+  and `qemu-img` end before their data is on the disk, blockvault's imports after.
 * Sizes of stores are allocated bytes (`du`); for btrfs what the file system says is used.
 * NBD: fio and the server share the machine. Each job has a server of its own.
 * Images ({images}): {inputs}.
@@ -90,7 +96,7 @@ def _group(results: Results, group: str, rows: Sequence[Row], plots: Sequence[st
     lines = [[row.title, *(_cell(results, row, name) for name in names)] for row in rows]
     parts = [f"## {group[0].upper()}{group[1:]}", table(["", *names], lines)]
     if any(cell.samples and cell.samples[0].cpu is not None for cell in _cells(results, rows)):
-        parts += ["Processor seconds and peak memory of the same runs:", _costs(results, rows)]
+        parts += [COSTS, _costs(results, rows)]
     if limits := dict.fromkeys(row.limit for row in rows if row.limit):
         parts.append("\n".join(f"* limit: {text}" for text in limits))
     parts += [_reasons(results, rows), *plots]
@@ -131,7 +137,11 @@ def _cost(cell: Cell | None) -> str:
         return "–"
     cpu = sorted(sample.cpu or 0.0 for sample in cell.samples)[len(cell.samples) // 2]
     peak = max(sample.peak or 0 for sample in cell.samples)
-    return f"{digits(cpu)} s, {amount(peak, 'B')}"
+    text = f"{digits(cpu)} s, {amount(peak, 'B')}"
+    left = statistics.median(sample.settle or 0.0 for sample in cell.samples)
+    if left > UNWRITTEN * statistics.median(sample.value for sample in cell.samples):
+        text += f", +{amount(left, 's')}"
+    return text
 
 
 def _reasons(results: Results, rows: Sequence[Row]) -> str:

@@ -111,7 +111,7 @@ def fsync_latency(bench: Bench) -> float:
     words = ("-m", "tools.bench.kernels", "fsync", "--scratch", bench.work)
     run([command(sys.executable, *words, cwd=ROOT, stdout=report)])
     median = float(json.loads(report.read_text())["median"])
-    bench.results.add(Row("limit/fsync", "limits", TEXT["fsync"].capitalize()), LIMIT, median)
+    bench.results.add(Row("limit/fsync", "limits", "One 4 KiB append made durable"), LIMIT, median)
     return median
 
 
