@@ -18,8 +18,8 @@ How blockvault stands beside its peers: the same work on the same machine, every
 in each run; figures are medians. Measured {days} on {processor} ({cores} cores, {memory} of memory,
 {file_system}) with blockvault {commits}. Made by `tools/bench/run`, from [all samples]({raw})."""
 
-COSTS = """Processor seconds and peak memory of the same runs; behind a + the seconds that writing to the
-disk then took, where a program left much of it to the system:"""
+COSTS = """Processor seconds and peak memory of the same runs; behind a + the time that writing to
+the disk took afterwards, where a program left much of it to the system:"""
 UNWRITTEN = 0.1  # of a command's time, from which on that is shown
 
 SLOPES = """## How cost grows with work
