@@ -68,7 +68,7 @@ def main(words: Sequence[str] | None = None) -> int:
         print(f"bench: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        say("bench: interrupted; the scenarios that were done are in the results file")
+        say("bench: interrupted; what was measured is in the results file")
         return 130
     return 0
 
@@ -176,9 +176,11 @@ def _run(options: argparse.Namespace, plan: Plan, work: Path, out: Path) -> Resu
     bench = Bench(plan, results, work, images, out)
     for name in options.rows or SCENARIOS:
         before = time.monotonic()
-        _scenario(name, bench)
+        try:
+            _scenario(name, bench)
+        finally:
+            bench.save()
         say(f"{name}: {time.monotonic() - before:.0f} s")
-        bench.save()
     return results
 
 
