@@ -72,7 +72,7 @@ _DONE = {
     type=parse_time_span,
     help="Pack only frames that an earlier gc met so long ago.  [default: all]",
 )
-@size_option("--frame", default="4M", show_default=True, help="Bytes packed together.")
+@size_option("--frame", default="2M", show_default=True, help="Bytes packed together.")
 @with_vault
 def run(
     vault: Vault,

@@ -8,9 +8,10 @@
               are moved together, empty ones dropped; then records that a prune forgot become gaps
 
 Nothing is removed before all four have been told of it, and nothing depends on a clock.  A run that
-is killed leaves condemned places behind, which are marks on paper: the next run marks anew and goes
-on.  Each transaction is short, and after each the collector rests as long as it took, so that
-writers get their turn.
+is killed leaves condemned places behind, which are marks on paper, and what it has marked
+(``marksfile``): the next run goes on from there, and what was stored since then is left to a second
+one behind it.  Each transaction is short, and after each the collector rests as long as it took, so
+that writers get their turn.
 """
 
 from __future__ import annotations
@@ -24,11 +25,12 @@ from typing import TYPE_CHECKING
 from blockvault import pins
 from blockvault.errors import Busy, IOFailed
 from blockvault.model import events
-from blockvault.ops import Progress, base, recompress, silent
+from blockvault.ops import Progress, base, marksfile, recompress, silent
 from blockvault.ops.mark import Marker
 from blockvault.ops.marks import Counted, Marks
 from blockvault.ops.prune import Plan as PrunePlan
 from blockvault.ops.sweep import Sweeper
+from blockvault.store import tables
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -73,6 +75,29 @@ class Collected:
     given_back: int = 0
     unreadable: list[int] = field(default_factory=list)
 
+    def followed_by(self, other: Collected) -> Collected:
+        """Both as one; what the second leaves is what is left."""
+        first, second = self.plan, other.plan
+        return Collected(
+            Plan(
+                first.objects,
+                first.dead_objects + second.dead_objects,
+                first.stored,
+                first.dead + second.dead,
+                first.drop + second.drop,
+                first.rewrite + second.rewrite,
+                second.leave,
+            ),
+            other.complete,
+            self.objects + other.objects,
+            self.frames_dropped + other.frames_dropped,
+            self.frames_rewritten + other.frames_rewritten,
+            self.bytes_freed + other.bytes_freed,
+            self.records + other.records,
+            self.given_back + other.given_back,
+            sorted({*self.unreadable, *other.unreadable}),
+        )
+
 
 def plan(vault: Vault, *, progress: Progress = silent) -> Plan:
     """Mark everything and count; nothing is changed."""
@@ -96,7 +121,11 @@ def freed_by(vault: Vault, what: PrunePlan, *, progress: Progress = silent) -> t
 def collect(vault: Vault, *, wait: float = WAIT, progress: Progress | None = None) -> Collected:
     """Collect what can be collected; ``Busy`` if another collection is at it."""
     with pins.sole(vault.path, "gc"):
-        return Collection(vault, progress or silent).run(wait)
+        collection = Collection(vault, progress or silent)
+        done = collection.run(wait)
+        if done.complete and collection.behind:
+            done = done.followed_by(Collection(vault, progress or silent).run(wait))
+        return done
 
 
 class _Choice:
@@ -152,9 +181,13 @@ class Collection:
 
     def mark(self) -> None:
         """Phase one: what is reachable, at least up to ``seq``."""
-        self.marks = Marks(self.vault)
-        self.marker = Marker(self.vault, self.marks, progress=self.progress)
+        self._file, found = marksfile.begin(self.vault)
+        self.marks, self.behind = found.marks, found.behind
+        self.marker = Marker(
+            self.vault, self.marks, since=found.seq, note=self._file.note, progress=self.progress
+        )
         self.seq = self.marker.run()
+        self._file.write(self.seq + 1)
 
     def condemn(self) -> None:
         """Phase two: let nobody begin to need what is dead."""
@@ -208,6 +241,8 @@ class Collection:
             yield step
         with self.vault.store.write() as writer:
             writer.condemn(False)
+            writer.delete(tables.META, marksfile.ROW)
+        self._file.remove()
         done.complete = True
 
     def _left(self, frames: Iterable[Counted]) -> list[Counted]:

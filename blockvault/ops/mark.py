@@ -7,11 +7,14 @@ by page while others write, so what is appended meanwhile is read from the log a
 
 A node or snapshot that cannot be read ends the collection: what hangs on it is not known, and
 nothing is dead that might hang on it.  A block that is missing harms no other object.
+
+A node is marked when all that is under it is.  So at any moment the marks alone say what need not
+be looked at again, by this run or, if it is killed, by the next (``marksfile``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
@@ -41,14 +44,19 @@ class Marker:
         marks: Marks,
         *,
         plan: Plan | None = None,
+        since: int = 1,
+        note: Callable[[int], None] = lambda seq: None,
         progress: Progress = silent,
     ) -> None:
+        """``note`` is called again and again with the event up to which all writes are marked;
+        those before ``since`` are already.
+        """
         self.vault = vault
         self.marks = marks
         self.progress = progress
-        self.missing: set[bytes] = set()
+        self._since = since
+        self._note = note
         self._newer: set[bytes] = set()
-        self._trees: set[tuple[bytes, int]] = set()
         self._gone = plan.forgotten if plan else frozenset()
         self._dropped = {number for number, _ in plan.dropped} if plan else set()
         self._cuts = {cut.branch: cut.seq for cut in plan.cuts} if plan else {}
@@ -68,7 +76,7 @@ class Marker:
         cuts = {n: self._cut(n) for n in branches if n not in self._dropped}
         for number, cut in cuts.items():
             self._waypoints(number, cut)
-        self._writes(1, seq + 1, cuts)
+        self._writes(self._since, seq + 1, cuts)
         return seq
 
     def catch_up(self, seq: int) -> int:
@@ -118,15 +126,20 @@ class Marker:
             if len(ids) >= _WRITES_A_BATCH:
                 self.blocks(ids)
                 ids.clear()
+                self._since = record.last_seq + 1
+                self._note(self._since)
         self.blocks(ids)
+        self._since = max(self._since, stop)
 
     # -- one thing ---------------------------------------------------------------------------------
 
     def snapshot(self, oid: bytes) -> None:
         """A snapshot and all that it names, but not its parents: those have rows of their own."""
-        if self._fresh([oid]):
+        fresh = self._fresh([oid])
+        if fresh:
             found = Snapshot.decode(self.vault.objects.get(oid))
             self.volumes((*found.volumes, *found.attachments))
+            self._finish(fresh)
 
     def volumes(self, volumes: Iterable[Volume]) -> None:
         size = self.vault.options.block_size
@@ -135,9 +148,7 @@ class Marker:
 
     def tree(self, root: bytes, height: int) -> None:
         """All nodes and blocks under a root."""
-        if (root, height) not in self._trees:
-            self._trees.add((root, height))
-            self._nodes([root], height)
+        self._nodes([root], height)
 
     def blocks(self, ids: Iterable[bytes]) -> None:
         """Objects that name no others."""
@@ -145,29 +156,29 @@ class Marker:
         wanted.discard(ZERO_ID)
         if not wanted:
             return
-        order = list(wanted)
         with self.vault.read() as reader:
-            places = reader.locate(order)
+            places = reader.locate(list(wanted))
         mark = self.marks.mark
-        for oid, place in zip(order, places, strict=True):
-            if place is None:
-                self.missing.add(oid)
-            else:
+        for place in places:
+            if place is not None:
                 mark(place)
         self.progress(self.marks.marked, self.marks.objects)
 
     def _nodes(self, ids: Iterable[bytes], height: int) -> None:
         fresh = self._fresh(list(dict.fromkeys(oid for oid in ids if oid != ZERO_ID)))
         for at in range(0, len(fresh), tree.BATCH):
-            got = self.vault.objects.get_many(fresh[at : at + tree.BATCH])
+            some = fresh[at : at + tree.BATCH]
+            got = self.vault.objects.get_many([oid for oid, _ in some])
             below = chain.from_iterable(map(tree.children, got.values()))
             if height > 1:
                 self._nodes(below, height - 1)
             else:
                 self.blocks(below)
+            self._finish(some)
+            self._note(self._since)
 
-    def _fresh(self, ids: Sequence[bytes]) -> list[bytes]:
-        """Mark objects that name others; return those that were not marked before."""
+    def _fresh(self, ids: Sequence[bytes]) -> list[tuple[bytes, int]]:
+        """Objects that name others and are not marked yet, with their places."""
         if not ids:
             return []
         with self.vault.read() as reader:
@@ -180,12 +191,18 @@ class Marker:
                     "nothing was collected. 'blockvault verify' tells more",
                     kind="object-missing",
                 )
-            was = self.marks.mark(place)
-            if was or (was is None and oid not in self._newer):
-                fresh.append(oid)
-            if was is None:
-                self._newer.add(oid)
+            done = self.marks.has(place)
+            if not (oid in self._newer if done is None else done):
+                fresh.append((oid, place))
         return fresh
+
+    def _finish(self, some: Iterable[tuple[bytes, int]]) -> None:
+        """Mark objects that name others: all that they name is marked."""
+        for oid, place in some:
+            if self.marks.has(place) is None:
+                self._newer.add(oid)
+            else:
+                self.marks.mark(place)
 
 
 def snapshot_ids(vault: Vault) -> Iterator[bytes]:

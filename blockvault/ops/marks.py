@@ -43,13 +43,18 @@ class Counted(NamedTuple):
 class Marks:
     """A census of all frames, and a mark for each object that is needed."""
 
-    def __init__(self, vault: Vault) -> None:
+    def __init__(self, vault: Vault, upto: int = tables.MAX_FRAME_NUMBER) -> None:
+        """Take the census of all frames up to number ``upto``."""
         self._numbers, self._lengths, self._starts = array("Q"), array("I"), array("Q", [0])
         while heads := self._read(vault):
             for number, head, length in heads:
+                if number > upto:
+                    break
                 self._numbers.append(number)
                 self._lengths.append(length)
                 self._starts.append(self._starts[-1] + frames.object_count(head))
+            if heads[-1][0] > upto:
+                break
         self.objects = self._starts[-1]
         self.stored = sum(self._lengths)
         self.marked = 0
@@ -61,21 +66,48 @@ class Marks:
         with vault.read() as reader:
             return reader.frame_heads(start, _HEADS_A_READ)
 
-    def mark(self, place: int) -> bool | None:
-        """Mark the object at a place; False if it was marked already, None beyond the census."""
+    def parts(self) -> tuple[array[int], array[int], bytes]:
+        """The census and the marks: numbers of frames, where the bits of each begin, the bits."""
+        return self._numbers, self._starts, bytes(self._bits)
+
+    def take_over(self, numbers: array[int], starts: array[int], bits: bytes) -> None:
+        """Mark what an earlier census has marked, of the frames that are still there."""
+        for at, number in enumerate(numbers):
+            mine = bisect_right(self._numbers, number) - 1
+            if mine < 0 or self._numbers[mine] != number:
+                continue
+            start, stop = starts[at], starts[at + 1]
+            found = int.from_bytes(bits[start >> 3 : -(-stop // 8)], "little") >> (start & 7)
+            found &= (1 << (stop - start)) - 1
+            self.marked += (found & ~self._slice(*self._starts[mine : mine + 2])).bit_count()
+            self._add(self._starts[mine], found)
+
+    def _add(self, start: int, bits: int) -> None:
+        first, shifted = start >> 3, bits << (start & 7)
+        size = -(-shifted.bit_length() // 8)
+        there = int.from_bytes(self._bits[first : first + size], "little")
+        self._bits[first : first + size] = (there | shifted).to_bytes(size, "little")
+
+    def has(self, place: int) -> bool | None:
+        """Whether the object at a place is marked; None beyond the census."""
+        bit = self._bit(place)
+        return None if bit is None else bool(self._bits[bit >> 3] >> (bit & 7) & 1)
+
+    def mark(self, place: int) -> None:
+        """Mark the object at a place; nothing is said of one beyond the census."""
+        bit = self._bit(place)
+        if bit is not None and not self._bits[bit >> 3] >> (bit & 7) & 1:
+            self._bits[bit >> 3] |= 1 << (bit & 7)
+            self.marked += 1
+
+    def _bit(self, place: int) -> int | None:
         number = place >> tables.SLOT_BITS
         if number != self._last:
             at = bisect_right(self._numbers, number) - 1
             if at < 0 or self._numbers[at] != number:
                 return None
             self._last, self._base = number, self._starts[at]
-        bit = self._base + (place & 0xFFFF)
-        mask = 1 << (bit & 7)
-        if self._bits[bit >> 3] & mask:
-            return False
-        self._bits[bit >> 3] |= mask
-        self.marked += 1
-        return True
+        return self._base + (place & 0xFFFF)
 
     def frames(self) -> Iterator[Counted]:
         """All frames of the census, ascending."""

@@ -18,7 +18,7 @@ from blockvault.errors import Damaged
 from blockvault.ids import object_id
 from blockvault.model import events, state
 from blockvault.model.projections import TABLES, TRAIL
-from blockvault.ops import Progress, base, silent
+from blockvault.ops import Progress, base, marksfile, silent
 from blockvault.ops.base import Base
 from blockvault.store import frames, tables
 from blockvault.store.frames import Objects
@@ -155,6 +155,7 @@ def _replace(
     with vault.store.write() as writer:
         if writer.last().seq != replayed.seq:
             return False
+        writer.delete(tables.META, marksfile.ROW)
         for table in {table for table, _, _ in changes}:
             writer.clear(table)
             for key, value in sorted(replayed.rows[table].items()):

@@ -1,25 +1,32 @@
 """Cold frames packed larger and harder: ``gc --recompress``.
 
-Neighbouring frames of blocks are decoded and packed together in the order in which they were
-stored.  What that costs is only time: reading a packed frame is as fast, a byte, as reading any.
-Frames are taken oldest first; a row in ``meta`` says how far that came at which level, so that an
-interrupted run goes on and a later one begins with what is new.  Ages are those of the frames as
-collections noted them, so the first run after a while knows what is cold.
+Frames of blocks are decoded and packed together: neighbours with neighbours, in the order in which
+they were stored, and those that are much like an earlier one behind that (``likeness``).  A byte of
+a packed frame is read as fast as any, but more bytes are decoded for it; so a packed frame is
+larger, not large.
+
+Frames are taken in stretches, oldest first; a row in ``meta`` says how far that came at which
+level, so that a later run begins with what is new.  A run that was interrupted goes on with those
+frames of its stretch that are still there.  Ages are those of the frames as collections noted them,
+so the first run after a while knows what is cold.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault import pins
 from blockvault.encoding import pack, unpack
-from blockvault.errors import BadRequest, Busy, Damaged
+from blockvault.errors import BadRequest, Busy, Damaged, IOFailed
 from blockvault.ids import object_id
-from blockvault.ops import Progress, silent
+from blockvault.ops import Progress, likeness, silent
+from blockvault.ops.likeness import Piece
 from blockvault.store import frames, tables
 from blockvault.store.codec import Codec
 from blockvault.store.frames import Frame
@@ -28,14 +35,20 @@ if TYPE_CHECKING:
     from blockvault.store.types import Reader
     from blockvault.vault import Vault
 
-PACKED_BYTES = 4 << 20
+PACKED_BYTES = 2 << 20
 """Raw bytes of a packed frame: what a read of one cold block decodes at most."""
+
+STRETCH = 2 << 30
+"""Raw bytes of the frames that are compared with one another."""
 
 _LARGER_THAN_WRITTEN = 512 << 10
 _PACKED = b"packed"
 _AGES = b"ages"
 _AGES_KEPT = 1000
 _HEADS_A_READ = 1024
+_ROWS_A_COMMIT = 4096
+_REST = 0.005
+_WORKERS = os.cpu_count() or 1
 
 
 class Packed(NamedTuple):
@@ -46,6 +59,14 @@ class Packed(NamedTuple):
     bytes_before: int
     bytes_after: int
     skipped: tuple[int, ...]
+
+
+class _Progress(NamedTuple):
+    """What is packed at a level: frames up to ``number``, and after ``newest`` the large ones."""
+
+    level: int
+    number: int
+    newest: int
 
 
 class Old(NamedTuple):
@@ -90,7 +111,7 @@ def recompress(
 
 
 class _Packing:
-    """One run, group of frames by group of frames."""
+    """One run, stretch by stretch, and in it group of frames by group of frames."""
 
     def __init__(self, vault: Vault, level: int, frame_bytes: int) -> None:
         self.vault = vault
@@ -98,38 +119,52 @@ class _Packing:
         self.level = level
         self.frame_bytes = min(frame_bytes, frames.MAX_RAW)
         self.skipped: list[int] = []
+        self.count = self.became = self.before = self.after = 0
 
     def run(self, upto: int, progress: Progress) -> Packed:
         with self.vault.read() as reader:
             if reader.condemning:
                 raise Busy("a collection was interrupted: run gc first; nothing was packed")
-            start = _done(reader, self.level) + 1
-            self.skip_large = start > 1
-        count = became = before = after = 0
-        workers = os.cpu_count() or 1
-        with ThreadPoolExecutor(workers, "pack") as pool:
-            groups = self._groups(start, upto)
-            while some := list(islice(groups, workers)):
-                packed = list(pool.map(self._pack, some))
-                for group, frame in zip(some, packed, strict=True):
-                    length = sum(old.length for old in group)
-                    count, before = count + len(group), before + length
-                    if len(frame.data) < length:
-                        self._swap(group, frame)
-                        became, after = became + 1, after + len(frame.data)
-                    else:
-                        became, after = became + len(group), after + length
-                    progress(group[-1].number, upto)
-                self._note(some[-1][-1].number)
-        self._note(max(upto, start - 1))
-        return Packed(count, became, before, after, tuple(self.skipped))
+            at = _done(reader, self.level) or _Progress(self.level, 0, reader.newest_frame())
+        self._note(at)
+        total = sum(length for _, length in self._frames(at, upto))
+        with ThreadPoolExecutor(_WORKERS, "pack") as pool:
+            while stretch := list(self._stretch(at, upto)):
+                groups = self._groups(likeness.ordered(stretch))
+                for group, frame in _ahead(pool, self._pack, groups):
+                    self._replace(group, frame)
+                    progress(self.before, total)
+                    time.sleep(_REST)
+                at = at._replace(number=max(piece.number for piece in stretch))
+                self._note(at)
+        self._note(at._replace(number=max(upto, at.number)))
+        if self.count:
+            self._tighten()
+        return Packed(self.count, self.became, self.before, self.after, tuple(self.skipped))
 
-    def _groups(self, start: int, upto: int) -> Iterator[list[Old]]:
-        """Neighbouring frames of blocks that fill one packed frame."""
+    def _stretch(self, at: _Progress, upto: int) -> Iterator[Piece]:
+        """The next frames of blocks, with what is compared of each."""
+        size = 0
+        for number, length in self._frames(at, upto):
+            with self.vault.read() as reader:
+                data = reader.frame(number)
+            try:
+                objects = frames.decode(data or b"")
+            except Damaged:
+                self.skipped.append(number)
+                continue
+            if objects.uniform == self.vault.options.block_size:
+                yield Piece(number, length, likeness.pieces(objects.payload))
+                size += len(objects.payload)
+                if size >= STRETCH:
+                    return
+
+    def _groups(self, numbers: Iterable[int]) -> Iterator[list[Old]]:
+        """The frames of those numbers, as many together as fill one packed frame."""
         group: list[Old] = []
         size = 0
-        for number, length in self._frames(start, upto):
-            old = self._open(number, length)
+        for number in numbers:
+            old = self._open(number)
             if old is None:
                 continue
             content = sum(len(data) for _, data in old.pairs)
@@ -141,33 +176,30 @@ class _Packing:
         if group:
             yield group
 
-    def _frames(self, start: int, upto: int) -> Iterator[tuple[int, int]]:
+    def _frames(self, at: _Progress, upto: int) -> Iterator[tuple[int, int]]:
+        """(number, length) of what is to be packed."""
+        start = at.number + 1
         while True:
             with self.vault.read() as reader:
                 heads = reader.frame_heads(start, _HEADS_A_READ)
             for number, head, length in heads:
                 if number > upto:
                     return
-                # Frames that an earlier run packed have numbers of their own, above what was cold.
                 size = frames.object_count(head) * self.vault.options.block_size
-                if not (self.skip_large and size > _LARGER_THAN_WRITTEN):
+                if number <= at.newest or size <= _LARGER_THAN_WRITTEN:
                     yield number, length
             if not heads:
                 return
             start = heads[-1][0] + 1
 
-    def _open(self, number: int, length: int) -> Old | None:
-        """The frame's living blocks; None if it holds nodes, or bytes that are not as stored."""
+    def _open(self, number: int) -> Old | None:
+        """The frame's living blocks; None if they are not as they were stored."""
         with self.vault.read() as reader:
             data = reader.frame(number)
             dead = reader.dead_slots(number)
-        try:
-            objects = frames.decode(data or b"")
-        except Damaged:
-            self.skipped.append(number)
+        if data is None:
             return None
-        if objects.uniform != self.vault.options.block_size:
-            return None
+        objects = frames.decode(data)
         pairs = [(object_id(each), each) for s, each in enumerate(objects) if not dead >> s & 1]
         with self.vault.read() as reader:
             places = reader.locate([oid for oid, _ in pairs])
@@ -176,14 +208,22 @@ class _Packing:
             return None
         there = [(at or 0) >> tables.SLOT_BITS for at in places]
         here = [pair for pair, at in zip(pairs, there, strict=True) if at == number]
-        return Old(number, length, here)
+        return Old(number, len(data), here)
 
     def _pack(self, group: Sequence[Old]) -> Frame:
         pairs = [pair for old in group for pair in old.pairs]
         data = frames.encode([data for _, data in pairs], self.codec) if pairs else b""
         return Frame(data, tuple(oid for oid, _ in pairs))
 
-    def _swap(self, group: Sequence[Old], frame: Frame) -> None:
+    def _replace(self, group: Sequence[Old], frame: Frame) -> None:
+        """Put the packed frame in the place of the others, if it is smaller."""
+        length = sum(old.length for old in group)
+        smaller = len(frame.data) < length
+        self.count, self.before = self.count + len(group), self.before + length
+        self.became += 1 if smaller else len(group)
+        self.after += len(frame.data) if smaller else length
+        if not smaller:
+            return
         with self.vault.store.write() as writer:
             if frame.ids:
                 writer.move_frames([frame])
@@ -191,18 +231,49 @@ class _Packing:
                 writer.set_dead(old.number, 0)
             writer.drop_frames([old.number for old in group])
 
-    def _note(self, number: int) -> None:
+    def _tighten(self) -> None:
+        """What was moved has left gaps in the index, and free pages in the file."""
+        parts = iter(range(tables.INDEX_PARTS))
+        rows = _ROWS_A_COMMIT
+        while rows >= _ROWS_A_COMMIT:
+            rows = 0
+            with self.vault.store.write() as writer:
+                for part in parts:
+                    rows += writer.tighten_index(part)
+                    if rows >= _ROWS_A_COMMIT:
+                        break
+            time.sleep(_REST)
+        with suppress(IOFailed, Busy):
+            self.vault.give_back()
+
+    def _note(self, at: _Progress) -> None:
         with self.vault.store.write() as writer:
-            writer.put(tables.META, _PACKED, pack([self.level, number]))
+            writer.put(tables.META, _PACKED, pack(at))
 
 
-def _done(reader: Reader, level: int) -> int:
+def _ahead(
+    pool: ThreadPoolExecutor,
+    work: Callable[[list[Old]], Frame],
+    groups: Iterable[list[Old]],
+) -> Iterator[tuple[list[Old], Frame]]:
+    """Each group with what became of it, in order; no more than the pool has to do is begun."""
+    waiting: deque[tuple[list[Old], Future[Frame]]] = deque()
+    for group in groups:
+        waiting.append((group, pool.submit(work, group)))
+        if len(waiting) > _WORKERS:
+            first, future = waiting.popleft()
+            yield first, future.result()
+    for first, future in waiting:
+        yield first, future.result()
+
+
+def _done(reader: Reader, level: int) -> _Progress | None:
     """How far frames were packed at this level or a higher one."""
     data = reader.get(tables.META, _PACKED)
     if data is None:
-        return 0
-    at, number = unpack(data, "packed")
-    return int(number) if at >= level else 0
+        return None
+    found = _Progress(*unpack(data, "packed"))
+    return found if found.level >= level else None
 
 
 def _ages(reader: Reader) -> list[tuple[int, int]]:

@@ -15,6 +15,7 @@ import errno
 import fcntl
 import glob
 import os
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Self, cast
@@ -43,6 +44,8 @@ OPEN_WAIT = 5.0
 _BUILDING = ".new-"
 
 _TRIES = 3
+_REST = 0.004
+"""Seconds between two slices of punching: those who wait for the lock ask for it again in that."""
 
 Populate = Callable[[Writer], None]
 
@@ -122,14 +125,25 @@ class LmdbStore:
     def give_back(self) -> int:
         """Turn pages that nobody uses into holes; return the bytes that the disk has back.
 
-        Takes the write lock for as long as that takes, and no longer than a large commit does.
+        Takes the write lock again and again for some milliseconds; nothing is done for less than
+        1 % of the file.
         """
-        with self.write():
-            oldest = shared.oldest_reader(self._env.lmdb)
-            try:
-                return freespace.give_back(self.path / shared.DATA, oldest)
-            except OSError as error:
-                raise faults.from_os(error, self.path) from error
+        with self.read() as reader:
+            used, until = sum(reader.table_bytes().values()), reader.txn_id
+        try:
+            with open(self.path / shared.DATA, "r+b", buffering=0) as file:
+                return self._punch(file.fileno(), used, until)
+        except OSError as error:
+            raise faults.from_os(error, self.path) from error
+
+    def _punch(self, fd: int, used: int, until: int) -> int:
+        before = os.fstat(fd).st_blocks * 512
+        at = freespace.BEGIN if freespace.worth_it(before, used) else None
+        while at is not None:
+            with self.write():
+                at = freespace.slice_of(fd, at, until, shared.oldest_reader(self._env.lmdb))
+            time.sleep(_REST)
+        return max(0, before - os.fstat(fd).st_blocks * 512)
 
     def structure(self) -> list[str]:
         """What is wrong with the database's pages; empty if nothing is.

@@ -9,6 +9,10 @@ A page may become a hole under exactly the rule by which LMDB may write over it:
 that freed it is older than the newest commit and than the oldest reader.  Then neither of the two
 meta pages nor any reader can reach it.  The caller holds the write lock, so no commit changes the
 list meanwhile, and new readers only ever begin at the newest commit.
+
+Writers wait while the lock is held, so it is held for a moment at a time: each ``slice_of`` looks
+at the list as it then is, goes on behind the page where the one before stopped, and says where it
+is.  Pages that LMDB moved to an earlier row of its list in between are left for the next time.
 """
 
 from __future__ import annotations
@@ -17,53 +21,68 @@ import ctypes
 import errno
 import os
 import struct
+import time
 from collections.abc import Iterator
-from pathlib import Path
+from typing import NamedTuple
 
 from blockvault.store import pages
-from blockvault.store.pages import Meta
+
+SLICE = 0.002
+"""Seconds after which a slice ends, so that a writer waits no longer than for a commit."""
 
 _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 _WORTH_BYTES = 4 << 20
 _WORTH_SHARE = 100
+_PUNCH_BYTES = 1 << 20
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def give_back(data_file: Path, oldest_reader: int | None) -> int:
-    """Punch holes where free pages take space; return the bytes given back.
+class Reached(NamedTuple):
+    """How far the list was gone through: its row, and the last page of that row."""
 
+    row: int
+    page: int
+
+
+BEGIN = Reached(0, -1)
+
+
+def worth_it(taken: int, used: int) -> bool:
+    """Whether a file takes so many more bytes of the disk than it uses."""
+    return taken - used >= max(_WORTH_BYTES, taken // _WORTH_SHARE)
+
+
+def slice_of(fd: int, after: Reached, until: int, oldest_reader: int | None) -> Reached | None:
+    """Punch holes for some milliseconds; return how far that came, None if all is done.
+
+    Takes pages that were freed before transaction ``until``: a busy writer frees new ones for ever.
     ``oldest_reader`` is the transaction id of the oldest read snapshot, None if there is none.
-    Nothing is done for less than 1 % of the file, nor on a file system that cannot do it.
+    Nothing is done on a file system that knows no holes.
     """
-    with open(data_file, "r+b", buffering=0) as file:
-        fd = file.fileno()
-        newest = max(filter(None, (pages.read_meta(fd, number) for number in (0, 1))))
-        limit = newest.txn_id if oldest_reader is None else min(newest.txn_id, oldest_reader)
-        free = sorted(_free_pages(fd, newest, limit))
-        taken = os.fstat(fd).st_blocks * 512
-        spare = taken - (newest.size - len(free) * newest.page_size)
-        if spare < max(_WORTH_BYTES, taken // _WORTH_SHARE):
-            return 0
-        for start, stop in _runs(free):
+    newest = max(filter(None, (pages.read_meta(fd, number) for number in (0, 1))))
+    limit = min(newest.txn_id, until, newest.txn_id if oldest_reader is None else oldest_reader)
+    end = time.monotonic() + SLICE
+    reached = after
+    for key, value in pages.numbered_rows(fd, newest, newest.roots[0], after.row):
+        if key >= limit:
+            break
+        count, *numbers = struct.unpack(f"<{len(value) // 8}Q", value)
+        behind = reached.page if key == reached.row else -1
+        for start, stop in _runs(sorted(page for page in numbers[:count] if page > behind)):
             if not _punch(fd, start * newest.page_size, (stop - start) * newest.page_size):
-                break
-        return taken - os.fstat(fd).st_blocks * 512
-
-
-def _free_pages(fd: int, meta: Meta, limit: int) -> Iterator[int]:
-    """Pages freed by transactions older than ``limit``."""
-    for key, value in pages.rows(fd, meta, meta.roots[0]):
-        if int.from_bytes(key, "little") < limit:
-            count, *numbers = struct.unpack(f"<{len(value) // 8}Q", value)
-            yield from numbers[:count]
+                return None
+            reached = Reached(key, stop - 1)
+            if time.monotonic() >= end:
+                return reached
+    return None
 
 
 def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
-    """Ascending page numbers as [start, stop) runs."""
+    """Ascending page numbers as [start, stop) runs, none longer than one call may take."""
     start = stop = -1
     for number in numbers:
-        if number != stop:
+        if number != stop or stop - start >= _PUNCH_BYTES >> 12:
             if start < stop:
                 yield start, stop
             start = number

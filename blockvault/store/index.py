@@ -115,6 +115,20 @@ class Index:
         """Forget an object; True if it was there."""
         return self.get(oid) is not None and self._cursor.delete()
 
+    def tighten(self, first: int) -> int:
+        """Write the rows whose ids begin with one byte anew: full pages instead of split ones.
+
+        Return how many there are.
+        """
+        key = _FIRST[first]
+        if not self._cursor.set_key(key):
+            return 0
+        values = [bytes(value) for value in self._cursor.iternext_dup(keys=False)]
+        self._cursor.set_key(key)
+        self._cursor.delete(dupdata=True)
+        self._cursor.putmulti([(key, value) for value in values], dupdata=True, append=True)
+        return len(values)
+
 
 def _place(row: bytes | memoryview) -> int:
     """The place in a row.  A damaged page gives rows of any length."""

@@ -20,7 +20,9 @@ from blockvault.store import frames, runs, tables, workers
 from blockvault.store.frames import Objects
 from blockvault.store.types import Reader, Store
 
-CACHE_BYTES = 32 << 20
+CACHE_BYTES = 64 << 20
+"""What a reader keeps of decoded frames: enough for packed ones, which lie less in a row."""
+
 KNOWN_PLACES = 1 << 16
 FRAMES_A_SNAPSHOT = 64
 """Frames that one read transaction fetches at most, so that none lives long."""
@@ -30,6 +32,8 @@ PARALLEL_FROM = 4
 
 FEW = 64
 """Objects that are looked up and read in one transaction."""
+
+_LOCKS = 16
 
 Member = tuple[int, bytes]
 """An object's place in a frame, and its id."""
@@ -42,6 +46,7 @@ class ObjectReader:
         self._store = store
         self._cache = _FrameCache(cache_bytes)
         self._places: dict[bytes, int] = {}
+        self._decoding = [threading.Lock() for _ in range(_LOCKS)]
 
     def get(self, oid: bytes) -> bytes:
         """The object's bytes; ``Damaged`` if it is missing or is not what was stored."""
@@ -115,14 +120,19 @@ class ObjectReader:
         cached = self._cache.get(number)
         if cached is not None:
             return cached.objects
-        view = reader.frame_view(number)
-        if view is None:
-            return None
-        objects = frames.decode(view)
-        if isinstance(objects.payload, bytes):
-            reader.touched(view)
-            self._cache.put(number, objects)
-        return objects
+        # Threads that read one behind the other come to the same frame: only one decodes it.
+        with self._decoding[number % len(self._decoding)]:
+            cached = self._cache.get(number)
+            if cached is not None:
+                return cached.objects
+            view = reader.frame_view(number)
+            if view is None:
+                return None
+            objects = frames.decode(view)
+            if isinstance(objects.payload, bytes):
+                reader.touched(view)
+                self._cache.put(number, objects)
+            return objects
 
     def close(self) -> None:
         """Forget everything that is cached."""

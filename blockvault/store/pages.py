@@ -158,28 +158,46 @@ def used(file: int, meta: Meta) -> Iterator[int]:
                 waiting.append(child)
 
 
-def rows(file: int, meta: Meta, root: int) -> Iterator[tuple[bytes, bytes]]:
-    """All (key, value) of one tree without duplicates, read from the file itself."""
+def numbered_rows(file: int, meta: Meta, root: int, start: int = 0) -> Iterator[tuple[int, bytes]]:
+    """(key, value) from ``start`` on of a tree with integer keys, read from the file itself."""
     waiting = [] if root == NO_PAGE else [root]
     while waiting:
         page = os.pread(file, meta.page_size, waiting.pop() * meta.page_size)
-        waiting += [child for child, big in _children(page) if big is None]
         if _PAGE.unpack_from(page)[2] & LEAF:
-            yield from _leaf_rows(file, meta, page)
+            yield from _leaf_rows(file, meta, page, start)
+        else:
+            children = list(_branches(page))
+            ends = [key for key, _ in children[1:]]
+            later = [child for end, (_, child) in zip(ends, children, strict=False) if end > start]
+            waiting += [*reversed(later + [child for _, child in children[-1:]])]
 
 
-def _leaf_rows(file: int, meta: Meta, page: bytes) -> Iterator[tuple[bytes, bytes]]:
-    _, _, _, lower, _ = _PAGE.unpack_from(page)
-    for index in range(_PAGE.size, lower, 2):
-        at = int.from_bytes(page[index : index + 2], "little")
+def _branches(page: bytes) -> Iterator[tuple[int, int]]:
+    """(smallest key, page number) of the children of a branch page; the first has no key."""
+    for at in _node_offsets(page):
+        low, high, higher, key_size = _NODE.unpack_from(page, at)
+        key = int.from_bytes(page[at + _NODE.size :][:key_size], "little")
+        yield key, low | high << 16 | higher << 32
+
+
+def _leaf_rows(file: int, meta: Meta, page: bytes, start: int) -> Iterator[tuple[int, bytes]]:
+    for at in _node_offsets(page):
         low, high, flags, key_size = _NODE.unpack_from(page, at)
-        key, data = page[at + _NODE.size :][:key_size], at + _NODE.size + key_size
-        size = low | high << 16
+        key = int.from_bytes(page[at + _NODE.size :][:key_size], "little")
+        data, size = at + _NODE.size + key_size, low | high << 16
+        if key < start:
+            continue
         if flags & BIG:
             first = int.from_bytes(page[data : data + 8], "little")
             yield key, os.pread(file, size, first * meta.page_size + _PAGE.size)
         else:
             yield key, page[data : data + size]
+
+
+def _node_offsets(page: bytes) -> Iterator[int]:
+    _, _, _, lower, _ = _PAGE.unpack_from(page)
+    for index in range(_PAGE.size, lower, 2):
+        yield int.from_bytes(page[index : index + 2], "little")
 
 
 def _children(page: bytes) -> Iterator[tuple[int, int | None]]:

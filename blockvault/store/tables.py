@@ -34,6 +34,9 @@ FLAGS = {
 }
 """How LMDB keeps the tables that are not plain; see ``index`` for the last."""
 
+INDEX_PARTS = 256
+"""The index can be tightened in so many parts, by the first byte of the ids."""
+
 MAX_KEY = 511
 """LMDB's limit on the length of a key, in bytes."""
 

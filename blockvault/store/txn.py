@@ -29,6 +29,7 @@ PAGE = 256
 READER_CHECK_EVERY = 64
 """Commits between two searches for readers that died: what a dead one pins cannot be reused."""
 
+_A_PAGE = 4096
 _A_LOOKUP = 8192
 """Bytes of the map that finding one object touches: a page of the index and one of the frame."""
 
@@ -124,6 +125,7 @@ class LmdbReader(Reader):
         return {name: _pages(dict(self._txn.stat(db))) for name, db in self._dbs.items()}
 
     def locate(self, ids: Sequence[bytes]) -> list[int | None]:
+        self._env.residency.note(len(ids) * _A_PAGE)
         found = self._index().get_many(set(ids))
         return [found.get(oid) for oid in ids]
 
@@ -134,6 +136,7 @@ class LmdbReader(Reader):
         return int(self._txn.stat(self._dbs[tables.INDEX])["entries"])
 
     def indexed(self, ids: Sequence[bytes]) -> set[bytes]:
+        self._env.residency.note(len(ids) * _A_PAGE)
         return set(self._index().get_many(ids))
 
     def find(self, oid: bytes) -> tuple[int, memoryview] | None:
@@ -179,6 +182,7 @@ class LmdbReader(Reader):
             heads.append((number, bytes(view[:HEADER_SIZE]), len(view)))
             start = number + 1
             more = cursor.next()
+        self._env.residency.note(len(heads) * _A_PAGE)
         return heads
 
     def _log_at(self, seq: int) -> tuple[int, memoryview] | None:
@@ -237,6 +241,7 @@ class LmdbWriter(LmdbReader, Writer):
             self._tables.clear()
             del self._txn
             self._queue.release()
+            self._env.residency.settle()
             self._env.release()
         if isinstance(error, lmdb.Error):
             raise faults.from_lmdb(error, self._env.path) from error
@@ -325,6 +330,9 @@ class LmdbWriter(LmdbReader, Writer):
         for oid in sorted(ids):
             index.delete(oid)
             runs.delete(oid)
+
+    def tighten_index(self, part: int) -> int:
+        return self._index().tighten(part)
 
     def _delete_frames(self, numbers: Sequence[int]) -> None:
         for number in numbers:

@@ -308,6 +308,13 @@ class Writer(Reader):
     def unindex(self, ids: Sequence[bytes]) -> None:
         """Forget where these objects are, and what the table ``runs`` says of them."""
 
+    def tighten_index(self, part: int) -> int:
+        """Write one of the ``tables.INDEX_PARTS`` parts of the index anew, without its gaps.
+
+        Return how many rows it has; 0 where there are no gaps.
+        """
+        return 0
+
     def set_dead(self, number: int, slots: int) -> None:
         """Record the dead places of a frame, as bits; 0 removes the row."""
         key = tables.u64_key(number)

@@ -1,0 +1,201 @@
+"""Collections: killed anywhere they go on, and what is unreachable comes back as free space."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from blockvault.model.retention import Policy
+from blockvault.ops import check, export, forget, gc, ingest, marksfile, prune, rebuild
+from blockvault.store import shared, tables
+from blockvault.vault import Vault
+
+BLOCK = 4096
+COUNT = 2000
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Iterator[Vault]:
+    """A volume, written anew in part three times; the older snapshots are forgotten."""
+    rng = random.Random(1)
+    with Vault.create(tmp_path / "v") as vault:
+        with vault.session("main") as session:
+            device = session.create_volume("vda", COUNT * BLOCK)
+            for number in range(COUNT):
+                device.write(number * BLOCK, rng.randbytes(BLOCK))
+            session.snapshot("all")
+            for name in ("second", "third"):
+                for number in range(0, COUNT, 3):
+                    device.write(number * BLOCK, rng.randbytes(BLOCK))
+                session.snapshot(name)
+        forget.execute(vault, prune.plan(vault, Policy(last=1, events=0)))
+        yield vault
+
+
+def content(vault: Vault) -> bytes:
+    vault.objects.close()
+    return vault.device("main", "vda").read(0, COUNT * BLOCK)
+
+
+class Killed(BaseException):
+    """Nobody catches it."""
+
+
+def killed_when_it_marked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a collection end when it has marked something, its marks just written."""
+
+    def note(self: marksfile.MarksFile, seq: int) -> None:
+        self.write(seq)
+        raise Killed
+
+    monkeypatch.setattr(marksfile.MarksFile, "note", note)
+
+
+def nodes_read(vault: Vault, monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> int:
+    """How many nodes a run fetches."""
+    count = 0
+    get_many = vault.objects.get_many
+
+    def counted(ids: list[bytes]) -> dict[bytes, bytes]:
+        nonlocal count
+        count += len(ids)
+        return get_many(ids)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vault.objects, "get_many", counted)
+        run()
+    return count
+
+
+def test_a_killed_collection_does_not_mark_again(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content(vault)
+    fresh = nodes_read(vault, monkeypatch, lambda: gc.plan(vault))
+    gc.Collection(vault).mark()  # and then it was killed
+    again = gc.Collection(vault)
+    assert nodes_read(vault, monkeypatch, again.mark) == 0 < fresh
+    done = gc.collect(vault)
+    assert done.complete
+    assert done.objects >= 2 * COUNT // 3
+    assert content(vault) == before
+    assert check.verify(vault).problems == []
+    assert not (vault.path / "pins" / "marks").exists()
+    with vault.read() as reader:
+        assert reader.get(tables.META, marksfile.ROW) is None
+
+
+def test_killed_wherever_it_marks_it_comes_to_the_same(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blockvault.model.tree.BATCH", 8)
+    before, expected = content(vault), gc.plan(vault)
+    collection, kills = gc.Collection(vault), 0
+    with monkeypatch.context() as patch:
+        killed_when_it_marked(patch)
+        while True:
+            try:
+                collection.mark()
+                break
+            except Killed:
+                collection, kills = gc.Collection(vault), kills + 1
+    assert kills >= 8
+    assert gc._Choice(collection.marks).plan == expected
+    assert gc.collect(vault).complete
+    assert gc.plan(vault).dead <= gc.LEAVE * expected.dead
+    assert content(vault) == before
+    assert check.verify(vault).problems == []
+
+
+def test_writes_between_a_kill_and_the_next_run_stay(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Dead blocks are written again, and new ones: neither is in the marks that are taken over."""
+    dead = vault.device("main", "vda").read(0, BLOCK)
+    with vault.session("main") as session:
+        session.device("vda").write(0, random.Random(5).randbytes(BLOCK))
+        session.snapshot("without")
+    forget.execute(vault, prune.plan(vault, Policy(last=1, events=0)))
+    gc.Collection(vault).mark()
+    with vault.session("main") as session:
+        session.device("vda").write(3 * BLOCK, dead)
+        session.device("vda").write(4 * BLOCK, random.Random(6).randbytes(BLOCK))
+        session.snapshot("with")
+    before = content(vault)
+    assert gc.collect(vault).complete
+    assert content(vault) == before
+    assert before[3 * BLOCK : 4 * BLOCK] == dead
+    assert check.verify(vault).problems == []
+
+
+@pytest.mark.parametrize("why", ["pruned", "rebuilt", "spoilt", "of another run", "cut short"])
+def test_marks_that_cannot_be_trusted_are_made_anew(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch, why: str
+) -> None:
+    gc.Collection(vault).mark()
+    path = vault.path / "pins" / "marks"
+    marks = path.read_bytes()
+    if why == "pruned":
+        with vault.session("main") as session:
+            session.device("vda").write(0, bytes(BLOCK))
+            session.snapshot("later")
+        forget.execute(vault, prune.plan(vault, Policy(last=1, events=0)))
+    elif why == "rebuilt":
+        with vault.store.write() as writer:
+            writer.clear(tables.RUNS)
+            oid, place = next(iter(writer.scan(tables.INDEX)))
+            writer.delete(tables.INDEX, oid)
+            assert place
+        assert rebuild.rebuild(vault).index_entries == 1
+    elif why == "spoilt":
+        path.write_bytes(marks[:-1] + bytes([marks[-1] ^ 1]))
+    elif why == "cut short":
+        path.write_bytes(marks[: len(marks) // 2])
+    else:
+        assert gc.collect(vault).complete
+        path.write_bytes(marks)
+    again = gc.Collection(vault)
+    assert nodes_read(vault, monkeypatch, again.mark) > 0
+    assert gc.collect(vault).complete
+    assert check.verify(vault).problems == []
+
+
+def test_a_hundred_snapshots_give_back_what_only_they_held(tmp_path: Path) -> None:
+    """Within 5 % of what is dead, and of what a vault saves that never held anything else."""
+    rng = random.Random(7)
+    with Vault.create(tmp_path / "v") as vault:
+        with vault.session("main") as session:
+            device = session.create_volume("vda", COUNT * BLOCK)
+            for number in range(COUNT):
+                device.write(number * BLOCK, rng.randbytes(BLOCK))
+            for version in range(100):
+                for number in rng.sample(range(COUNT), 60):
+                    device.write(number * BLOCK, rng.randbytes(BLOCK))
+                session.snapshot(str(version))
+        before = taken(vault)
+        plan = prune.plan(vault, Policy(last=5, events=0))
+        assert len(plan.forgotten) == 95
+        foretold, _ = gc.freed_by(vault, plan)
+        forget.execute(vault, plan)
+        unreachable = gc.plan(vault).dead
+        done = gc.collect(vault)
+        assert gc.plan(vault).dead <= 0.05 * unreachable
+        assert foretold == unreachable
+        assert abs(done.bytes_freed - unreachable) <= 0.05 * unreachable
+        assert abs(before - taken(vault) - unreachable) <= 0.05 * unreachable
+        assert check.verify(vault).problems == []
+        left = taken(vault)
+        states = [tmp_path / f"{number}.raw" for number in range(5)]
+        for number, name in enumerate(states):
+            export.export(vault, f"main~{4 - number}", "vda", name)
+    with Vault.create(tmp_path / "w") as other:
+        for name in states:
+            ingest.import_images(other, [ingest.Image(name, "vda")])
+        assert before - left >= 0.95 * (before - taken(other))
+
+
+def taken(vault: Vault) -> int:
+    return (vault.path / shared.DATA).stat().st_blocks * 512
