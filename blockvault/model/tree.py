@@ -40,9 +40,10 @@ class NodeSource(Protocol):
 
 
 class NodeSink(Protocol):
-    """Where new nodes go; returns the node's id.  Adding a node twice is harmless."""
+    """Where new nodes go; returns their ids.  Adding a node twice is harmless."""
 
     def add(self, node: bytes, /) -> bytes: ...
+    def add_many(self, nodes: Sequence[bytes], /) -> list[bytes]: ...
 
 
 class Scratch:
@@ -56,6 +57,9 @@ class Scratch:
         oid = object_id(node)
         self.added[oid] = node
         return oid
+
+    def add_many(self, nodes: Sequence[bytes], /) -> list[bytes]:
+        return [self.add(node) for node in nodes]
 
     def get_many(self, ids: Sequence[bytes], /) -> dict[bytes, bytes]:
         found = {oid: self.added[oid] for oid in ids if oid in self.added}
@@ -119,6 +123,12 @@ def fetch(nodes: NodeSource, ids: Iterable[bytes]) -> dict[bytes, bytes]:
 def store(sink: NodeSink, node: bytes) -> bytes:
     """Add a node unless it is all zeros; return its id."""
     return ZERO_ID if node == BLANK else sink.add(node)
+
+
+def store_many(sink: NodeSink, nodes: Sequence[bytes]) -> list[bytes]:
+    """``store`` for many, with one question to the sink."""
+    ids = iter(sink.add_many([node for node in nodes if node != BLANK]))
+    return [ZERO_ID if node == BLANK else next(ids) for node in nodes]
 
 
 # -- reading ---------------------------------------------------------------------------------

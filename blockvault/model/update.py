@@ -25,6 +25,7 @@ from blockvault.model.tree import (
     depth,
     fetch,
     store,
+    store_many,
 )
 
 
@@ -120,10 +121,16 @@ class _Update:
             for p, oid in zip(below, self._rewrite(height - 1, below, before), strict=True):
                 at = (p % FANOUT) * ID_SIZE
                 new[p >> BITS][at : at + ID_SIZE] = oid
-        return [
-            oid if new[p] == old[oid] else store(self.sink, bytes(new[p]))
-            for p, oid in zip(positions, ids, strict=True)
+        changed = [
+            (at, bytes(new[p]))
+            for at, (p, oid) in enumerate(zip(positions, ids, strict=True))
+            if new[p] != old[oid]
         ]
+        made = list(ids)
+        stored = store_many(self.sink, [node for _, node in changed])
+        for (at, _), oid in zip(changed, stored, strict=True):
+            made[at] = oid
+        return made
 
 
 def _under(ordered: list[int], parents: list[int]) -> list[int]:

@@ -64,6 +64,13 @@ class ObjectWriter:
 
     add = add_node
 
+    def add_many(self, nodes: Sequence[bytes]) -> list[bytes]:
+        """``add_node`` for many, which looks them up together."""
+        ids = [object_id(node) for node in nodes]
+        with self._guard:
+            self._add(self._nodes, ids, nodes)
+        return ids
+
     def take(self) -> list[Frame]:
         """The full frames, compressed; what is left of the last ones stays for later.
 
