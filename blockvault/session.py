@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from blockvault.store.frames import Frame
     from blockvault.vault import Vault
 
-CHECKPOINT_BLOCKS = 32768
+CHECKPOINT_BLOCKS = 16384
 """Overlay entries that start a checkpoint; the format allows 65,536 (format.md)."""
 COMMIT_BYTES = 8 << 20
 """Pending bytes that start a commit in the background, so that a flush has little left to do."""
