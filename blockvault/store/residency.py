@@ -1,9 +1,13 @@
 """Keeping what was read of the map from counting as memory of this process for ever.
 
-LMDB maps the data file, and every page that a process touched stays mapped into it: an export of a
-large volume would seem to take as much memory as the volume is long.  The pages belong to the
-system's cache and stay there; dropping them here only means that touching one again asks the cache
-for it.  The map is shared and backed by the file, so nothing can be lost.
+LMDB maps the data file, and every page that a process touched stays mapped into it, with a dozen
+neighbours that the kernel maps along: an export of a large volume would seem to take as much memory
+as the volume is long.  The pages belong to the system's cache and stay there; dropping them here
+only means that touching one again asks the cache for it.  The map is shared and backed by the file,
+so nothing can be lost.
+
+How much is mapped follows from what was looked up only by guess, so the guess says when to ask the
+kernel, and the kernel says whether there is anything to drop.
 """
 
 from __future__ import annotations
@@ -12,15 +16,19 @@ import ctypes
 import os
 from pathlib import Path
 
-LIMIT = 48 << 20
-"""Bytes of values read between two drops."""
+LIMIT = 64 << 20
+"""Bytes of files that may be mapped into the process, programs and libraries too."""
+LOOK_EVERY = 4 << 20
+"""Bytes that were read, by guess, between two looks at what is mapped."""
+A_LOOKUP = 8192
+"""Bytes of the map that finding one object reads: a page of the index and one of the frame."""
 
 _DONT_NEED = 4
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Residency:
-    """Counts what is read of one mapped file, and drops it from time to time."""
+    """Counts what is read of one mapped file, and drops it when it is too much."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -31,14 +39,28 @@ class Residency:
         self._read += count
 
     def settle(self) -> None:
-        """Drop the map's pages if enough was read since the last time."""
-        if self._read < LIMIT:
+        """Drop the map's pages if enough was read since the last time to make a look worth it."""
+        if self._read < LOOK_EVERY:
             return
         self._read = 0
+        if _mapped_bytes() < LIMIT:
+            return
         start = _mapped_at(self._path)
         if start is not None:
             length = os.stat(self._path).st_size
             _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _DONT_NEED)
+
+
+def _mapped_bytes() -> int:
+    """Bytes of files in the memory of this process; 0 where the system does not tell."""
+    try:
+        with open("/proc/self/status") as status:
+            for line in status:
+                if line.startswith("RssFile:"):
+                    return int(line.split()[1]) << 10
+    except OSError:
+        pass
+    return 0
 
 
 def _mapped_at(path: Path) -> int | None:

@@ -10,7 +10,7 @@ transaction is a crash, not an exception.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -20,18 +20,18 @@ from blockvault.errors import BadRequest, Busy, Damaged
 from blockvault.store import faults, rows, tables
 from blockvault.store.frames import HEADER_SIZE, Frame
 from blockvault.store.index import Index
+from blockvault.store.residency import A_LOOKUP
 from blockvault.store.shared import Database, Environment
 from blockvault.store.types import Reader, Writer, not_the_end
 
 PAGE = 256
 """Rows that a scan in a write transaction takes at a time, so that its table may change."""
 
+ADD_AT_ONCE = 1024
+"""Rows that the index takes between two looks at how much of it is in memory."""
+
 READER_CHECK_EVERY = 64
 """Commits between two searches for readers that died: what a dead one pins cannot be reused."""
-
-_A_PAGE = 4096
-_A_LOOKUP = 8192
-"""Bytes of the map that finding one object touches: a page of the index and one of the frame."""
 
 
 class LmdbReader(Reader):
@@ -125,8 +125,7 @@ class LmdbReader(Reader):
         return {name: _pages(dict(self._txn.stat(db))) for name, db in self._dbs.items()}
 
     def locate(self, ids: Sequence[bytes]) -> list[int | None]:
-        self._env.residency.note(len(ids) * _A_PAGE)
-        found = self._index().get_many(set(ids))
+        found = self._placed(set(ids))
         return [found.get(oid) for oid in ids]
 
     def index_entries(self, first: int) -> bytes:
@@ -136,8 +135,17 @@ class LmdbReader(Reader):
         return int(self._txn.stat(self._dbs[tables.INDEX])["entries"])
 
     def indexed(self, ids: Sequence[bytes]) -> set[bytes]:
-        self._env.residency.note(len(ids) * _A_PAGE)
-        return set(self._index().get_many(ids))
+        return set(self._placed(ids))
+
+    def _placed(self, ids: Collection[bytes]) -> dict[bytes, int]:
+        found = self._index().get_many(ids)
+        self._looked_up(len(ids))
+        return found
+
+    def _looked_up(self, count: int) -> None:
+        """So many objects were looked for; a transaction may look for any number of them."""
+        self._env.residency.note(A_LOOKUP * count)
+        self._env.residency.settle()
 
     def find(self, oid: bytes) -> tuple[int, memoryview] | None:
         get, databases = self._txn.get, self._dbs
@@ -146,13 +154,13 @@ class LmdbReader(Reader):
             return None
         number = place >> tables.SLOT_BITS
         view = get(tables.integer_key(number), None, databases[tables.FRAMES])
-        self._env.residency.note(_A_LOOKUP)
+        self._env.residency.note(A_LOOKUP)
         return None if view is None else (place, view)
 
     def frame_view(self, number: int) -> memoryview | None:
         if not 0 < number <= tables.MAX_FRAME_NUMBER:
             return None
-        self._env.residency.note(_A_LOOKUP)
+        self._env.residency.note(A_LOOKUP)
         return self._txn.get(tables.integer_key(number), None, self._dbs[tables.FRAMES])
 
     def touched(self, view: memoryview) -> None:
@@ -182,7 +190,7 @@ class LmdbReader(Reader):
             heads.append((number, bytes(view[:HEADER_SIZE]), len(view)))
             start = number + 1
             more = cursor.next()
-        self._env.residency.note(len(heads) * _A_PAGE)
+        self._env.residency.note(len(heads) * A_LOOKUP)
         return heads
 
     def _log_at(self, seq: int) -> tuple[int, memoryview] | None:
@@ -316,7 +324,10 @@ class LmdbWriter(LmdbReader, Writer):
         if self.condemning:
             for oid in self.indexed(list(index)):
                 self._index().delete(oid)
-        self._index().add(list(index.items()))
+        new = sorted(index.items())
+        for at in range(0, len(new), ADD_AT_ONCE):
+            self._index().add(new[at : at + ADD_AT_ONCE])
+            self._looked_up(ADD_AT_ONCE)
 
     def move_frames(self, frames: Sequence[Frame]) -> None:
         index = self._index()
