@@ -43,6 +43,11 @@ class HeadDevice(StateDevice):
         """Bytes that the session holds in memory and has not stored yet, over all its volumes."""
         return self._session.pending_bytes
 
+    @property
+    def quick_flush(self) -> bool:
+        """Whether a flush is likely to wait for one short sync only."""
+        return self._session.journaled
+
     # -- reading: the dirty layer over what StateDevice reads -------------------------------------
 
     def block(self, number: int) -> bytes:
@@ -96,11 +101,11 @@ class HeadDevice(StateDevice):
         Such a run is not in the dirty layer, so the rest of a block would be what it was before.
         """
         size, session = self.block_size, self._session
-        with session.mutex:
+        with session.pending.mutex:
             if self._clearing and any(at % size or len(data) % size for at, data in writes):
                 return False
             now = events.now_us()
-            taken = 0
+            taken, entries = 0, session.pending.entries
             for offset, data in writes:
                 length = len(data)
                 first, skip = divmod(offset, size)
@@ -108,12 +113,12 @@ class HeadDevice(StateDevice):
                     # A copy, even of bytes: settle_write tells blocks apart by identity.
                     block = bytes(memoryview(data))
                     self.dirty[first] = block
-                    session.pending.append((now, self, offset, length, (block,)))
+                    entries.append((now, self, offset, length, (block,)))
                     taken += size
                 elif length:
                     blocks = self._cut(offset, bytes(data))
                     self.dirty.update(zip(range(first, first + len(blocks)), blocks, strict=True))
-                    session.pending.append((now, self, offset, length, blocks))
+                    entries.append((now, self, offset, length, blocks))
                     # What is held is whole blocks, however few bytes of each were written.
                     taken += size * len(blocks)
             session.took(taken)
@@ -128,8 +133,11 @@ class HeadDevice(StateDevice):
         self._clear(offset, length, events.TRIMMED)
 
     def flush(self) -> None:
-        """Return when everything written to the branch before this call is durable."""
-        self._session.flush()
+        """Return when everything written to the branch before this call is durable.
+
+        It may be a moment later that others see it in the vault; ``Session.flush`` waits for that.
+        """
+        self._session.sync()
 
     def _clear(self, offset: int, length: int, code: int) -> None:
         self.check(offset, length)
@@ -150,20 +158,40 @@ class HeadDevice(StateDevice):
 
         Each short run has a mark of its own, so that ``settle`` can tell it from a later one.
         """
-        session = self._session
+        self._session.make_room()
+        with self._session.pending.mutex:
+            long = self._take_clear(events.now_us(), start, stop, code)
+        if long:
+            self._session.commit(barrier=False)
+
+    def _take_clear(self, time_us: int, start: int, stop: int, code: int) -> bool:
+        """Take a clear, under the mutex; True if it is a long run."""
         first, last = start // self.block_size, -(-stop // self.block_size)
         mark = bytes(self.block_size) if last - first < LONG_RUN else b""
-        session.make_room()
-        with session.mutex:
-            if mark:
-                self.dirty.update(dict.fromkeys(range(first, last), mark))
-            else:
-                self._clearing += 1
-            session.pending.append((events.now_us(), self, start, stop - start, (code, mark)))
-            # What is to be settled counts, however little memory it takes: a commit is bounded.
-            session.took((last - first) * len(mark))
-        if not mark:
-            session.commit(barrier=False)
+        if mark:
+            self.dirty.update(dict.fromkeys(range(first, last), mark))
+        else:
+            self._clearing += 1
+        self._session.pending.entries.append((time_us, self, start, stop - start, (code, mark)))
+        # What is to be settled counts, however little memory it takes: a commit is bounded.
+        self._session.took((last - first) * len(mark))
+        return not mark
+
+    def restore(self, time_us: int, offset: int, length: int, code: int, data: bytes) -> None:
+        """Take what a session before this one had taken: ``data`` is whole blocks, code 0, or a
+        clear.
+        """
+        self.check(offset, length)
+        size = self.block_size
+        with self._session.pending.mutex:
+            if code:
+                self._take_clear(time_us, offset, offset + length, code)
+                return
+            blocks = [data[at : at + size] for at in range(0, len(data), size)]
+            first = offset // size
+            self.dirty.update(zip(range(first, first + len(blocks)), blocks, strict=True))
+            self._session.pending.entries.append((time_us, self, offset, length, blocks))
+            self._session.took(len(data))
 
     def _cut(self, offset: int, data: bytes) -> list[bytes]:
         """Whole blocks that hold ``data`` at ``offset``, the edges filled from what is there."""
@@ -192,7 +220,7 @@ class HeadDevice(StateDevice):
         self.overlay.clear(first, count)
         dirty = self.dirty
         if not mark:
-            with self._session.mutex:
+            with self._session.pending.mutex:
                 self._clearing -= 1
             return
         for number in range(first, first + count):

@@ -1,35 +1,42 @@
 """A session: the writable head of one branch, held under a lease.
 
     device.write ─> pending (memory, bounded) ─ commit ─> frames + index + one log record, durable
-                                                  └─> overlays; too many entries ─> checkpoint
+                       └ sync ─> journal          └─> overlays; too many entries ─> checkpoint
 
 Writes only take a short mutex and return.  ``commit`` takes everything pending, hashes and stores
 it, and appends the events in one transaction; commits are serial, so the log keeps the order of the
 writes.  ``flush`` is a commit that ends in a barrier, and flushes that wait for one another share
-it.  When a commit fails (a full disk), its writes go back to the front of the pending ones: they
-stay readable, and the next flush tries again.
+it.  ``sync``, what a guest's flush is, may promise the same by the journal and commit behind.  When
+a commit fails (a full disk), its writes go back to the front of the pending ones: they stay
+readable, and the next flush tries again.
 
 A checkpoint folds the overlays into new tree roots, so that opening the branch never replays more
 than ``CHECKPOINT_BLOCKS`` blocks; a snapshot is a checkpoint that also has a name.
+
+``pending`` holds the writes, ``storing`` makes rows and frames of them, ``journaling`` promises.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from mmap import mmap
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from blockvault import journaling
 from blockvault.errors import Conflict, NotFound
 from blockvault.head import HeadDevice
-from blockvault.ids import ZERO_ID, object_id
+from blockvault.ids import ZERO_ID
+from blockvault.journaling import Journaling
 from blockvault.lease import Lease
 from blockvault.model import events
 from blockvault.model.overlay import Overlay
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import refs, resolve, snapshots, states
+from blockvault.pending import Batch, Pending
+from blockvault.storing import Prepared
 
 if TYPE_CHECKING:
     from blockvault.store.frames import Frame
@@ -39,37 +46,8 @@ CHECKPOINT_BLOCKS = 16384
 """Overlay entries that start a checkpoint; the format allows 65,536 (format.md)."""
 COMMIT_BYTES = 8 << 20
 """Pending bytes that start a commit in the background, so that a flush has little left to do."""
-TRANSACTION_BYTES = 32 << 20
-"""Bytes of writes that one transaction stores at most, whatever is pending."""
 PENDING_BYTES = 64 << 20
 """Pending bytes at which writers wait: the session's volatile cache."""
-
-Settling = tuple[Callable[..., None], tuple[Any, ...]]
-"""What a device has to do once a write of its is stored, and with which arguments."""
-Pending = tuple[int, HeadDevice, int, int, Any]
-"""time_us, device, offset, length, and the blocks written or ``(event code, mark)`` of a clear."""
-
-
-def _some(pending: Sequence[Pending], left: int) -> tuple[int, int]:
-    """How many of the first ``left`` writes make one transaction, and the bytes that they hold.
-
-    Bounded, so that neither the log record nor what an opening replays outgrows the format.
-    """
-    size = 0
-    for count in range(left):
-        held = _held(pending[count])
-        if count and size + held > TRANSACTION_BYTES:
-            return count, size
-        size += held
-    return left, size
-
-
-def _held(write: Pending) -> int:
-    """The bytes that ``took`` counted for a write; a short clear counts as the blocks it clears."""
-    _, device, _, length, what = write
-    if isinstance(what[0], int):
-        return -(-length // device.block_size) * len(what[1])
-    return len(what) * device.block_size
 
 
 class Session:
@@ -78,15 +56,15 @@ class Session:
     def __init__(self, vault: Vault, branch: refs.Branch, holder: str) -> None:
         self.vault = vault
         self.branch = branch
-        self.mutex = threading.Lock()
-        self.pending: list[Pending] = []
-        self.pending_bytes = 0
+        self.pending = Pending()
         self.limit = PENDING_BYTES
         self._commit_lock = threading.RLock()
-        self._taken = 0
-        self._durable = 0
+        self._journaling = Journaling(vault, branch.id, self.pending)
+        self._promised = 0
+        """Entries that the last barrier covers, in the tables or in the journal."""
         self._barrier_due = False
         self._background: threading.Thread | None = None
+        self._hurry = threading.Event()
         self.unstored: bytearray | mmap = bytearray(1)
         """One byte, 1 while taken writes are in memory only.  Shared memory put in its place tells
         others, who outlive this process, whether its end lost anything."""
@@ -95,7 +73,9 @@ class Session:
         self._lease = Lease(vault.path, branch.id, branch.name, holder)
         try:
             self._heads = self._open_heads()
+            self._recover()
         except BaseException:
+            self._journaling.abandon()
             self._lease.release()
             raise
 
@@ -112,6 +92,17 @@ class Session:
             )
             for volume in position.volumes
         }
+
+    def _recover(self) -> None:
+        """Store what a session that was killed had promised by its journal."""
+        self._background = threading.current_thread()  # nobody else commits meanwhile
+        if self._journaling.recover(self._heads):
+            self.commit(barrier=False)
+            self._journaling.end()
+            self._journaling = Journaling(self.vault, self.branch.id, self.pending)
+        self._hurry.clear()
+        self._background = None
+        self._promised = -1 if self._barrier_due else self.pending.stored
 
     # -- volumes -------------------------------------------------------------------------------
 
@@ -168,116 +159,136 @@ class Session:
 
     # -- taking writes: called by the devices ----------------------------------------------------
 
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes of writes that are not stored yet."""
+        return self.pending.size
+
     def make_room(self) -> None:
         """Wait while too much is pending; a commit that fails says so to the writer."""
         if not self._open_gate.is_set():
             self._open_gate.wait()
-        while self.pending_bytes >= self.limit:
+        while self.pending.size >= self.limit:
             self.commit(barrier=False)
 
     def took(self, count: int) -> None:
-        """Count what was just appended to ``pending``; called under the mutex."""
-        self._taken += 1
+        """Count what was just appended to ``pending``; called under its mutex."""
         self.unstored[0] = 1
-        self.pending_bytes += count
-        if self.pending_bytes >= COMMIT_BYTES and self._background is None:
-            self._background = threading.Thread(target=self._commit_behind, name="commit")
-            self._background.start()
+        self.pending.size += count
+        if self.pending.size >= COMMIT_BYTES:
+            self._hurry.set()
+            self._commit_behind()
 
     def _commit_behind(self) -> None:
-        try:
-            self.commit(barrier=False)
-        except Exception:
-            # What failed is pending again: the next write that needs room, or the next flush,
-            # tries again and tells its caller.
-            pass
-        finally:
-            self._background = None
+        """Have a thread commit: now if there is hurry, else after a moment.  Under the mutex."""
+        if self._background is None:
+            self._background = threading.Thread(target=self._committing, name="commit")
+            self._background.start()
+
+    def _committing(self) -> None:
+        failed = False
+        while True:
+            self._hurry.wait(journaling.SETTLE_SECONDS)
+            try:
+                self._commit(self._ready(), barrier=False)
+            except Exception:
+                # What failed is pending again: the next write that needs room, or the next flush,
+                # tries again and tells its caller.
+                failed = True
+            with self.pending.mutex:
+                self._hurry.clear()
+                if failed or self._journaling.journaled <= self.pending.stored:
+                    self._background = None
+                    return
+
+    def _ready(self) -> int:
+        """Up to where a commit goes that nobody waits for.
+
+        Not beyond the journal, if that has anything: a flush would wait for the rest to be stored.
+        """
+        with self.pending.mutex:
+            journaled = self._journaling.journaled
+            return journaled if journaled > self.pending.base else self.pending.taken
 
     # -- committing ----------------------------------------------------------------------------
 
+    def sync(self) -> None:
+        """Make every write that returned before this call durable, with a barrier behind it.
+
+        In the journal or in the tables; then readers of the vault see it a moment later.
+        """
+        with self.pending.mutex:
+            wanted = self.pending.taken
+        if self._promised >= wanted:
+            return
+        promised = self._journaling.promise()
+        if promised < wanted:
+            self.flush()
+            return
+        with self.pending.mutex:
+            self._promised = max(self._promised, promised)
+            if promised == self.pending.taken:
+                self.unstored[0] = 0
+            self._commit_behind()
+
+    @property
+    def journaled(self) -> bool:
+        """Whether ``sync`` uses the journal."""
+        return self._journaling.in_use
+
     def flush(self) -> None:
-        """Make every write that returned before this call durable, with a barrier behind it."""
-        wanted = self._taken
+        """``sync`` into the tables: every reader of the vault sees what was written."""
+        with self.pending.mutex:
+            wanted = self.pending.taken
         with self._commit_lock:
-            if self._durable < wanted or self._barrier_due:
+            if self.pending.stored < wanted or self._barrier_due:
                 self.commit(barrier=True)
 
     def commit(self, *, barrier: bool) -> None:
         """Store what is pending now, in transactions of bounded size; the last has the barrier."""
         with self._commit_lock:
-            with self.mutex:
-                left, taken = len(self.pending), self._taken
-            while True:
-                left -= self._commit_some(left, barrier)
-                if not left:
-                    break
-            self._durable = taken
+            with self.pending.mutex:
+                stop = self.pending.taken
+            self._commit(stop, barrier=barrier)
 
-    def _commit_some(self, left: int, barrier: bool) -> int:
-        """Store the first of the ``left`` pending writes in one transaction; return how many."""
-        with self.mutex:
-            count, size = _some(self.pending, left)
-            batch = self.pending[:count]
-            del self.pending[:count]
+    def _commit(self, stop: int, *, barrier: bool) -> None:
+        with self._commit_lock:
+            while True:
+                batch = self.pending.take(stop)
+                self._store_or_keep(batch, barrier and batch.stop >= stop)
+                if batch.stop >= stop:
+                    break
+
+    def _store_or_keep(self, batch: Batch, barrier: bool) -> None:
         try:
-            self._store(batch, barrier and count == left)
+            self._store(batch, barrier)
         except BaseException:
-            with self.mutex:
-                self.pending[:0] = batch
+            self.pending.give_back(batch)
             raise
-        with self.mutex:
-            self.pending_bytes -= size
-            self.unstored[0] = 1 if self.pending else 0
-        ended = barrier and count == left
-        self._barrier_due = not ended and (self._barrier_due or bool(batch))
+        self.pending.done(batch)
+        with self.pending.mutex:
+            if not self._barrier_due:
+                self._promised = max(self._promised, batch.stop)
+            if max(batch.stop, self._journaling.journaled) >= self.pending.taken:
+                self.unstored[0] = 0
         if sum(len(head.overlay) for head in self._heads.values()) >= CHECKPOINT_BLOCKS:
             self._checkpoint_now()
-        return count
 
-    def _store(self, batch: Sequence[Pending], barrier: bool) -> None:
-        if not batch and not (barrier and self._barrier_due):
+    def _store(self, batch: Batch, barrier: bool) -> None:
+        if not batch.entries and not batch.barriers and not (barrier and self._barrier_due):
             return
         with self.vault.guard():
-            rows, settled, frames = self._prepare(batch)
+            prepared = Prepared(
+                batch, self.branch.id, self.vault.options.block_size, self.vault.new_objects()
+            )
             if barrier:
-                rows.append((events.BARRIER, rows[-1][1] if rows else 0, self.branch.id))
+                prepared.end_with_barrier()
             with self.vault.transaction() as transaction:
-                transaction.add_frames(frames)
-                transaction.add_rows(rows, batch[0][0] if batch else events.now_us())
-        for settle, arguments in settled:
-            settle(*arguments)
-
-    def _prepare(
-        self, batch: Sequence[Pending]
-    ) -> tuple[
-        list[tuple[Any, ...]], list[tuple[Callable[..., None], tuple[Any, ...]]], list[Frame]
-    ]:
-        """Hash and pack a batch: its rows, how its devices settle it, and its frames."""
-        rows: list[events.Row] = []
-        settled: list[Settling] = []
-        new: dict[bytes, bytes] = {}
-        branch, size = self.branch.id, self.vault.options.block_size
-        zero = bytes(size)
-        start = batch[0][0] if batch else 0
-        delta = 0
-        for time_us, head, offset, length, what in batch:
-            delta = max(delta, time_us - start)
-            first = offset // size
-            if isinstance(what[0], int):
-                count = -(-length // size)
-                rows.append((what[0], delta, branch, head.name, offset, length))
-                settled.append((head.settle_clear, (first, count, what[1])))
-                continue
-            ids = [object_id(block) if block != zero else ZERO_ID for block in what]
-            new.update(zip(ids, what, strict=True))
-            joined = b"".join(ids)
-            rows.append((events.WROTE, delta, branch, head.name, offset, length, joined))
-            settled.append((head.settle_write, (first, what, joined)))
-        new.pop(ZERO_ID, None)
-        objects = self.vault.new_objects()
-        objects.add_blocks(list(new), list(new.values()))
-        return rows, settled, objects.finish()
+                transaction.add_frames(prepared.frames)
+                transaction.add_rows(prepared.rows, prepared.time_us or events.now_us())
+                self._journaling.note(transaction.writer, batch.stop)
+        prepared.settle()
+        self._barrier_due = not prepared.ends_with_barrier
 
     # -- checkpoints and snapshots ---------------------------------------------------------------
 
@@ -347,10 +358,13 @@ class Session:
         """Flush and give the branch back; the lease goes even when the flush fails."""
         try:
             self.flush()
+            self._journaling.end()
         finally:
             background = self._background
             if background is not None:
+                self._hurry.set()
                 background.join()
+            self._journaling.abandon()
             self._lease.release()
 
     def __enter__(self) -> Session:

@@ -25,7 +25,7 @@ from blockvault.model.snapshot import Snapshot
 from blockvault.ops import reading, refs, resolve, snapshots
 from blockvault.ops.resolve import Position
 from blockvault.pins import Guards, Pin
-from blockvault.store import tables
+from blockvault.store import journal, tables
 from blockvault.store.env import LmdbStore
 from blockvault.store.format import check_options
 from blockvault.store.frames import Frame
@@ -130,9 +130,21 @@ class Vault:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] = ".") -> Vault:
-        """Open the vault at or around ``path``; ``NotFound`` when there is none."""
+        """Open the vault at or around ``path``; ``NotFound`` when there is none.
+
+        What servers that were killed had promised to their guests is stored first.
+        """
         home = cls.discover(Path(path))
-        return cls(LmdbStore.open(home), home)
+        vault = cls(LmdbStore.open(home), home)
+        try:
+            if vault.journals:
+                from blockvault.ops import recovery
+
+                recovery.recover(vault)
+        except BaseException:
+            vault.close()
+            raise
+        return vault
 
     @staticmethod
     def discover(start: Path) -> Path:
@@ -176,6 +188,11 @@ class Vault:
     def read(self) -> Reader:
         """A short read snapshot of the tables: ``with vault.read() as reader: ...``."""
         return self.store.read()
+
+    @property
+    def journals(self) -> bool:
+        """Whether a session may have promised what cannot be read from the tables yet."""
+        return bool(journal.left_behind(self.path))
 
     def give_back(self) -> int:
         """Give space that the vault no longer uses back to the file system; return the bytes."""

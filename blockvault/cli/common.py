@@ -114,7 +114,13 @@ def open_vault() -> Vault:
     """
     from blockvault.vault import Vault
 
-    return Vault.open(vault_directory())
+    vault = Vault.open(vault_directory())
+    if vault.journals:
+        # A server has flushes in its journal that cannot be read yet.
+        from blockvault.nbd import control
+
+        control.settle(vault.path)
+    return vault
 
 
 def vault_directory() -> Path:

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 DIRECTORY = "servers"
 MAX_LINE = 1 << 20
 ASK_SECONDS = 10.0  # for a client to state its request, and for a server to accept it
+SETTLE_SECONDS = 2.0  # for a server to store what it promised, before others read without it
 _NAME = re.compile(r"[0-9]+-[0-9]+\.sock")
 _numbers = itertools.count(1)
 Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -134,16 +135,18 @@ class Remote:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.pid = int(path.stem.partition("-")[0])
+        self.patience: float | None = None
+        """Seconds that an answer may take; None for as long as it takes."""
 
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Send one request and return its result; raises what the server answered.
 
-        ``NotFound`` if the server is gone.  Waits as long as the answer takes.
+        ``NotFound`` if the server is gone, or silent for longer than ``patience``.
         """
         try:
             with sockets.connect_unix(self.path, timeout=ASK_SECONDS) as connected:
                 connected.sendall(json.dumps({"op": op, **fields}).encode() + b"\n")
-                connected.settimeout(None)
+                connected.settimeout(self.patience)
                 line = read_line(connected)
         except OSError as error:
             raise NotFound(f"the server of process {self.pid} is gone: {error}") from None
@@ -199,6 +202,14 @@ def snapshot(
             raise
     made = remote.ask("snapshot", branch=name, message=message, author=author)
     return bytes.fromhex(made["id"])
+
+
+def settle(vault: Path) -> None:
+    """Have the servers store what they have only promised so far, so that it can be read."""
+    for remote in servers(vault):
+        remote.patience = SETTLE_SECONDS
+        with contextlib.suppress(VaultError):
+            remote.ask("flush")
 
 
 def holder(vault: Path, branch: str) -> Remote | None:

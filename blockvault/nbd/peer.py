@@ -4,7 +4,8 @@ A connection has one thread, and a second one from its first FLUSH on.  Only one
 socket, the one that has the *role*; it handles what it reads in order and sends all replies of a
 batch with one call.  When a request must wait for a commit, the reader lets go of the role, the
 other thread goes on with the requests behind it, and the reply follows when the disk is done.  So a
-FLUSH costs the requests behind it nothing, and costs itself no hand-over.
+FLUSH costs the requests behind it nothing, and costs itself no hand-over.  A FLUSH with nothing
+behind it, of a device that says it will not take long, is done on the spot.
 
     reader:    receive ── parse ── handle ── send ─┬─ receive ...
                                                    └─ FLUSH: hand over the role, commit, send
@@ -210,7 +211,11 @@ class Transmission:
                 if items:
                     self._answer(items)
                     if self._service.waiting and self._must_commit():
-                        return True
+                        if self._alone and self._service.quick:
+                            self._commit()
+                        else:
+                            self._hand_over()
+                            return True
                 elif connection.closed or not self._receive():
                     self._ended = True
         return False
@@ -245,10 +250,18 @@ class Transmission:
             if self._committing:
                 return False
             self._committing = True
+        return True
+
+    @property
+    def _alone(self) -> bool:
+        """Whether nothing has been received behind what is being handled."""
+        return self._inbox.start == self._inbox.stop
+
+    def _hand_over(self) -> None:
+        """See to it that somebody goes on reading while this thread waits for the disk."""
         if self._helper is None:
             self._helper = threading.Thread(target=self._serve, name="nbd reader", daemon=True)
             self._helper.start()
-        return True
 
     def _commit(self) -> None:
         """Answer those that wait, until none is left."""

@@ -99,6 +99,11 @@ class Service:
         """All that wait for a commit now; they wait no longer.  Others may be added meanwhile."""
         return [self.waiting.popleft() for _ in range(len(self.waiting))]
 
+    @property
+    def quick(self) -> bool:
+        """Whether a commit is likely to take no longer than handing over to another thread."""
+        return getattr(self._device, "quick_flush", False)
+
     def commit(self, waiting: list[Waiting], clock: Callable[[], float]) -> list[Piece]:
         """Make all that was written so far durable; return the replies of those that waited."""
         errno = Errno.OK

@@ -150,7 +150,12 @@ class Serving:
         }
 
     def _flush(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        self._session(request).flush()
+        """One branch, or all: then readers of the vault see what was written."""
+        if "branch" in request:
+            self._session(request).flush()
+        else:
+            for session in self.sessions.values():
+                session.flush()
         return {}
 
     def _snapshot(self, request: Mapping[str, Any]) -> dict[str, Any]:

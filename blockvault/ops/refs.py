@@ -9,11 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blockvault.errors import Busy, Conflict, NotFound
-from blockvault.lease import Lease
 from blockvault.model import events, projections
 from blockvault.model.names import check_ref_name
 from blockvault.model.projections import BranchRow
-from blockvault.ops import states
+from blockvault.ops import recovery, states
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -195,7 +194,7 @@ def rename(vault: Vault, old: str, new: str) -> None:
 def delete(vault: Vault, name: str) -> None:
     """Take a branch's name away, unless it is current or being written."""
     branch = find(vault, name)
-    lease = Lease(vault.path, branch.id, name, "a deletion")
+    lease = recovery.lease(vault, branch, "a deletion")
     try:
         with vault.transaction() as transaction:
             leased(transaction.writer, branch)
@@ -252,7 +251,7 @@ def untag(vault: Vault, name: str) -> None:
 def rollback(vault: Vault, name: str, position: Position) -> None:
     """Give a branch the state of ``position``; where it was stays in its history."""
     branch = find(vault, name)
-    lease = Lease(vault.path, branch.id, name, "a rollback")
+    lease = recovery.lease(vault, branch, "a rollback")
     try:
         with vault.guard():
             volumes, frames = states.materialized(vault, position)

@@ -3,20 +3,24 @@
     python -m tests.faults.nbd_case VAULT SOCKET MODE
 
 It prints one line when clients may come.  Mode ``safe`` is the server as it is; ``deaf`` answers
-a FLUSH without doing it, which every test of durability must notice.
+a FLUSH without doing it, ``loose`` does not sync its journal: every test of durability must notice.
+The journal is used from the third FLUSH on and is small, so that both ways of a FLUSH are met,
+and all that a journal goes through.
 """
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 from pathlib import Path
 
-from blockvault import Vault
+from blockvault import Vault, journaling
 from blockvault.nbd.exports import Exports, GroupFlush
 from blockvault.nbd.server import Server
 from blockvault.nbd.volumes import VaultCatalogue
+from blockvault.store import journal
 
 SIZE = 16 << 20
 BRANCH, VOLUME = "main", "vda"
@@ -31,6 +35,9 @@ def prepare(directory: Path) -> None:
 def main(directory: str, path: str, mode: str) -> None:
     if mode == "deaf":
         GroupFlush.flush = lambda self: None  # type: ignore[method-assign]
+    if mode == "loose":
+        os.fdatasync = lambda descriptor: None  # the journal's; LMDB has its own
+    journaling.AFTER_FLUSHES, journal.HALF = 2, 64 << 10
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with Vault.open(directory) as vault, vault.session(BRANCH) as session:

@@ -20,6 +20,7 @@ class MemoryDevice:
         self.data = bytearray(size)
         self.durable = b""
         self.flushes = 0
+        self.quick_flush = False
         self.calls: list[tuple[str, int, int]] = []
         self.fault: Callable[[str, int, int], None] = lambda what, offset, length: None
 

@@ -201,6 +201,20 @@ def test_requests_behind_a_flush_do_not_wait_for_it(connect: Connect, volume: Me
     assert volume.device.durable[:3] == b"abc"
 
 
+def test_a_quick_flush_with_nothing_behind_it_needs_no_other_thread(
+    connect: Connect, volume: MemoryVolume
+) -> None:
+    threads: set[str] = set()
+    volume.device.quick_flush = True
+    volume.device.fault = lambda *_: threads.add(threading.current_thread().name)
+    client = connect().enter()
+    for number in range(5):
+        assert client.ask(m.write(number, b"x")) == (0, b"")
+        assert client.ask(m.request(m.FLUSH)) == (0, b"")
+    assert threads == {"nbd client"}
+    assert volume.device.durable[:5] == b"x" * 5
+
+
 def test_flushes_of_many_connections_share_commits(connect: Connect, volume: MemoryVolume) -> None:
     def slow_flush(what: str, offset: int, length: int) -> None:
         if what == "flush":

@@ -1,0 +1,218 @@
+"""The journal of one branch: what a flush made durable before the tables have it.
+
+A commit of the database takes two syncs in turn and changes the file's extents; a flush that a
+guest waits for needs one sync of blocks that are already there.  So a session whose guest flushes
+often appends to this file first and commits behind.  The file has a page of header and two halves,
+written in turn; a half is used again when the tables have all that it says::
+
+    header   magic "bvjrnl 1" ‖ 16 random bytes, the journal's name ‖ u32 LE bytes of a half
+    record   magic "bvjr" ‖ u32 LE length of payload ‖ BLAKE3(name ‖ payload)[:24] ‖ payload
+
+The header fills a page of 4,096 bytes, and each record begins at one, so that a write which is
+torn never touches a record that was promised before.  A half ends at the first record that is not
+whole.  The payload is ``pack([first, stop, entries...])``: entries are numbered from the session's
+first on, these are ``first`` to ``stop - 1``.  What the entries say is the session's business.
+
+The file is filled with zeros when it is made: a sync of blocks that the file system has only
+promised writes its own journal too, and takes twice as long.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import struct
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from blake3 import blake3
+
+from blockvault.encoding import pack, unpack
+from blockvault.errors import Damaged
+from blockvault.store import faults, filesystem
+
+HALF = 8 << 20
+PAGE = 4096
+NAME_SIZE = 16
+
+_DIRECTORY = "journals"
+_MAGIC = b"bvjrnl 1"
+_HEADER = struct.Struct("<8s16sI")
+_RECORD_MAGIC = b"bvjr"
+_RECORD = struct.Struct("<4sI24s")
+
+
+class Entries(NamedTuple):
+    """One record: the entries ``first`` to ``stop - 1``, as they were packed."""
+
+    first: int
+    stop: int
+    rows: tuple[Any, ...]
+
+
+class Journal:
+    """An open journal, for one session at a time; appending is the caller's to serialize."""
+
+    def __init__(self, path: Path, descriptor: int, name: bytes, half: int) -> None:
+        """Use ``create`` or ``find``."""
+        self.path = path
+        self.name = name
+        self._descriptor = descriptor
+        self._half = half
+        self._current = 0
+        self._at = 0
+        self._stops = [0, 0]
+        """Of each half the number behind its last entry."""
+
+    @classmethod
+    def create(cls, vault: Path, branch: int, half: int | None = None) -> Journal:
+        """Make the journal of a branch; ``NoSpace`` or ``IOFailed`` leave none."""
+        half = half or HALF
+        path = path_of(vault, branch)
+        try:
+            path.parent.mkdir(mode=0o700, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise faults.from_os(error, path) from error
+        try:
+            name = os.urandom(NAME_SIZE)
+            blank = bytes(1 << 20)
+            for at in range(0, PAGE + 2 * half, len(blank)):
+                _write(descriptor, blank[: PAGE + 2 * half - at], at)
+            os.fsync(descriptor)
+            _write(descriptor, _HEADER.pack(_MAGIC, name, half), 0)
+            os.fsync(descriptor)
+            filesystem.sync_path(path.parent)
+            filesystem.sync_path(vault)
+        except BaseException as error:
+            path.unlink(missing_ok=True)
+            os.close(descriptor)
+            if isinstance(error, OSError):
+                raise faults.from_os(error, path) from error
+            raise
+        return cls(path, descriptor, name, half)
+
+    @classmethod
+    def find(cls, vault: Path, branch: int) -> Journal | None:
+        """The journal that a session left which did not end in order, if there is one."""
+        path = path_of(vault, branch)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise faults.from_os(error, path) from error
+        try:
+            head = os.pread(descriptor, PAGE, 0)
+            if any(head):
+                magic, name, half = _HEADER.unpack_from(head.ljust(_HEADER.size, b"\0"))
+                if magic != _MAGIC or os.fstat(descriptor).st_size != PAGE + 2 * half:
+                    raise _damaged(path, "its header is not one")
+                return cls(path, descriptor, name, half)
+        except BaseException as error:
+            os.close(descriptor)
+            if isinstance(error, OSError):
+                raise faults.from_os(error, path) from error
+            raise
+        # Whoever was making it had promised nothing yet.
+        os.close(descriptor)
+        path.unlink(missing_ok=True)
+        return None
+
+    def append(self, first: int, stop: int, rows: Sequence[Any], stored: int) -> bool:
+        """Append entries and sync; False if there is no room before the tables have more.
+
+        ``stored`` is the number behind the last entry that the tables have.  ``IOFailed`` if the
+        disk refuses; then nobody knows whether the record is there, and the journal is done for.
+        """
+        payload = pack([first, stop, *rows])
+        data = _RECORD.pack(_RECORD_MAGIC, len(payload), self._check(payload)) + payload
+        if self._at + len(data) > self._half:
+            if len(data) > self._half or self._stops[1 - self._current] > stored:
+                return False
+            self._current, self._at = 1 - self._current, 0
+        try:
+            _write(self._descriptor, data, PAGE + self._current * self._half + self._at)
+            os.fdatasync(self._descriptor)
+        except OSError as error:
+            raise faults.from_os(error, self.path) from error
+        self._at += -(-len(data) // PAGE) * PAGE
+        self._stops[self._current] = stop
+        return True
+
+    def entries(self, stored: int | None) -> list[Entries]:
+        """The records that say more than the tables, which have the entries before ``stored``.
+
+        None if the tables know nothing of this journal: then all of them.  ``Damaged`` if one is
+        missing between them: what was promised cannot be kept.
+        """
+        records = sorted([*self._records(0), *self._records(1)], key=lambda each: each[:2])
+        if stored is None:
+            stored = records[0].first if records else 0
+        found, expected = [], stored
+        for record in records:
+            if record.stop < stored or (record.stop == stored and record.first < stored):
+                continue
+            if record.first > expected:
+                raise _damaged(self.path, f"entry {expected} is missing")
+            expected = record.stop
+            found.append(record)
+        return found
+
+    def _records(self, half: int) -> list[Entries]:
+        try:
+            data = os.pread(self._descriptor, self._half, PAGE + half * self._half)
+        except OSError as error:
+            raise faults.from_os(error, self.path) from error
+        found, at = [], 0
+        while at + _RECORD.size <= len(data):
+            magic, length, check = _RECORD.unpack_from(data, at)
+            payload = data[at + _RECORD.size : at + _RECORD.size + length]
+            if magic != _RECORD_MAGIC or len(payload) != length or check != self._check(payload):
+                break
+            first, stop, *rows = unpack(payload, "a record of the journal")
+            found.append(Entries(first, stop, tuple(rows)))
+            at += -(-(_RECORD.size + length) // PAGE) * PAGE
+        return found
+
+    def _check(self, payload: bytes) -> bytes:
+        return blake3(self.name + payload).digest(24)
+
+    def close(self) -> None:
+        """Let go of the file, and leave it to whoever opens the branch next."""
+        with contextlib.suppress(OSError):
+            os.close(self._descriptor)
+
+    def remove(self) -> None:
+        """The tables have everything: the journal is needed no more."""
+        self.path.unlink(missing_ok=True)
+        self.close()
+
+
+def path_of(vault: Path, branch: int) -> Path:
+    return vault / _DIRECTORY / str(branch)
+
+
+def left_behind(vault: Path) -> list[int]:
+    """The branches that have a journal: in use, or left by a session that was killed."""
+    directory = vault / _DIRECTORY
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(int(name) for name in os.listdir(directory) if name.isdecimal())
+    return []
+
+
+def _write(descriptor: int, data: bytes, at: int) -> None:
+    view = memoryview(data)
+    while view:
+        done = os.pwrite(descriptor, view, at)
+        view, at = view[done:], at + done
+
+
+def _damaged(path: Path, why: str) -> Damaged:
+    return Damaged(
+        f"{path} is damaged: {why}. It holds what guests flushed just before their server died. "
+        "Copy the vault directory before anything else; to go on without those writes, move this "
+        "file away.",
+        kind="journal-damaged",
+    )

@@ -1,0 +1,151 @@
+"""The journal of a branch: what was appended is found again, and what is torn or missing shows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blockvault.errors import Damaged, IOFailed, NoSpace
+from blockvault.store import journal
+from blockvault.store.journal import PAGE, Journal
+
+BRANCH = 7
+HALF = 8 * PAGE
+
+
+@pytest.fixture
+def made(tmp_path: Path) -> Iterator[Journal]:
+    opened = Journal.create(tmp_path, BRANCH, HALF)
+    yield opened
+    opened.close()
+
+
+def found(vault: Path, stored: int | None = None) -> list[tuple[int, int, list[object]]]:
+    """What the next session finds, as plain values."""
+    opened = Journal.find(vault, BRANCH)
+    assert opened is not None
+    try:
+        return [(e.first, e.stop, list(e.rows)) for e in opened.entries(stored)]
+    finally:
+        opened.close()
+
+
+def flip(path: Path, at: int) -> None:
+    with path.open("r+b") as file:
+        file.seek(at)
+        byte = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([byte ^ 1]))
+
+
+def test_nothing_is_there_before_and_after(tmp_path: Path, made: Journal) -> None:
+    assert journal.left_behind(tmp_path) == [BRANCH]
+    assert found(tmp_path) == []
+    made.remove()
+    assert journal.left_behind(tmp_path) == []
+    assert Journal.find(tmp_path, BRANCH) is None
+    assert journal.left_behind(tmp_path / "nowhere") == []
+
+
+def test_entries_come_back_in_order(tmp_path: Path, made: Journal) -> None:
+    assert made.append(3, 5, [b"three", b"four"], 3)
+    assert made.append(5, 5, [b"a barrier alone"], 3)
+    assert made.append(5, 6, [b"five" * 2000], 3)
+    every = [(3, 5, [b"three", b"four"]), (5, 5, [b"a barrier alone"]), (5, 6, [b"five" * 2000])]
+    assert found(tmp_path) == every
+    assert found(tmp_path, 3) == every
+    assert found(tmp_path, 4) == every, "a record of which the tables have a part"
+    assert found(tmp_path, 5) == every[1:]
+    assert found(tmp_path, 6) == []
+
+
+def test_records_begin_at_pages(tmp_path: Path, made: Journal) -> None:
+    """A write that is torn must not touch what was promised before it."""
+    for number in range(3):
+        made.append(number, number + 1, [b"x" * 100], 0)
+    data = made.path.read_bytes()
+    starts = [at for at in range(PAGE, len(data), 4) if data[at : at + 4] == b"bvjr"]
+    assert starts == [PAGE, 2 * PAGE, 3 * PAGE]
+
+
+def test_halves_are_used_in_turn_when_the_tables_have_the_other(
+    tmp_path: Path, made: Journal
+) -> None:
+    stored = number = 0
+    for _ in range(5):
+        while made.append(number, number + 1, [number], stored):
+            number += 1
+            expected = [(n, n + 1, [n]) for n in range(stored, number)]
+            assert found(tmp_path, stored) == expected
+        assert number - stored >= 8
+        stored = number - 4
+    assert number > 30
+
+
+def test_a_record_longer_than_a_half_has_no_room(tmp_path: Path, made: Journal) -> None:
+    assert not made.append(0, 1, [bytes(HALF)], 0)
+    assert made.append(0, 1, [b"short"], 0)
+    assert found(tmp_path) == [(0, 1, [b"short"])]
+
+
+@pytest.mark.parametrize("at", [0, 5, 10, 60])
+def test_a_torn_last_record_was_never_promised(tmp_path: Path, made: Journal, at: int) -> None:
+    made.append(0, 1, [b"promised"], 0)
+    made.append(1, 2, [b"torn" * 100], 0)
+    flip(made.path, 2 * PAGE + at)
+    assert found(tmp_path) == [(0, 1, [b"promised"])]
+
+
+def test_what_is_missing_in_the_middle_is_damage(tmp_path: Path, made: Journal) -> None:
+    number = 0
+    while made.append(number, number + 1, [number], 0):
+        number += 1
+    assert number == 16, "both halves are full"
+    flip(made.path, PAGE + HALF + 20)
+    assert len(found(tmp_path, 0)) == 8, "the tail of the last half"
+    flip(made.path, PAGE + 20)
+    flip(made.path, PAGE + HALF + 20)
+    with pytest.raises(Damaged, match="entry 0 is missing"):
+        found(tmp_path, 0)
+    assert found(tmp_path, 8)[0] == (8, 9, [8]), "the tables have what is damaged"
+
+
+def test_a_creation_that_was_cut_short_promised_nothing(tmp_path: Path, made: Journal) -> None:
+    for size in (0, 100, PAGE, PAGE + HALF):
+        made.path.write_bytes(bytes(size))
+        assert Journal.find(tmp_path, BRANCH) is None
+        assert journal.left_behind(tmp_path) == []
+
+
+@pytest.mark.parametrize("at", [0, 26])
+def test_a_header_that_is_none_is_damage(tmp_path: Path, made: Journal, at: int) -> None:
+    flip(made.path, at)
+    with pytest.raises(Damaged):
+        found(tmp_path)
+    assert made.path.exists()
+
+
+def test_a_disk_without_room_gets_no_journal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(NoSpace):
+        Journal.create(tmp_path, BRANCH, HALF)
+    assert journal.left_behind(tmp_path) == []
+
+
+def test_a_sync_that_fails_is_told(
+    tmp_path: Path, made: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(_: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", broken)
+    with pytest.raises(IOFailed):
+        made.append(0, 1, [b"x"], 0)
