@@ -99,7 +99,9 @@ class ObjectReader:
             if view is None:
                 # The frame is gone: its objects were moved to another one since they were located.
                 found.update((oid, self.get(oid)) for _, oid in members)
-            elif not _slice(view, members, found):
+            elif _slice(view, members, found):
+                reader.touched(view)
+            else:
                 encoded[number] = reader.frame(number) or b""
         for number, objects in zip(encoded, _decode_all(list(encoded.values())), strict=True):
             cached = self._cache.put(number, objects)

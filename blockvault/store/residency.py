@@ -20,8 +20,8 @@ LIMIT = 64 << 20
 """Bytes of files that may be mapped into the process, programs and libraries too."""
 LOOK_EVERY = 4 << 20
 """Bytes that were read, by guess, between two looks at what is mapped."""
-A_LOOKUP = 8192
-"""Bytes of the map that finding one object reads: a page of the index and one of the frame."""
+A_LOOKUP = 32 << 10
+"""Bytes that finding one object maps: a page of the index or a frame, and some neighbours."""
 
 _DONT_NEED = 4
 _libc = ctypes.CDLL(None, use_errno=True)
