@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 FILE = click.Path(path_type=Path)
 TLS_EXAMPLE = "--tls-cert c.pem --tls-key k.pem --tls-ca ca.pem"
+SWITCH_SECONDS = 0.0005
+"""How long a thread that hashes may keep one from running that has a guest to answer."""
+_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
 LOOPBACK_ONLY = "without TLS only a loopback address may be served, with --insecure"
 
 
@@ -109,6 +113,7 @@ def run(
     where = _where(vault, socket, listen)
     tls = _tls(where, tls_cert, tls_key, tls_ca, insecure)
     _log(verbose)
+    _settle_in()
     stop = threading.Event()
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: stop.set())
@@ -126,6 +131,19 @@ def run(
         # Who asks again wants out whatever it costs; nothing that was promised is lost even so.
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+
+
+def _settle_in() -> None:
+    """What a process wants that runs for months and has many threads."""
+    import ctypes
+
+    sys.setswitchinterval(SWITCH_SECONDS)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        # Frames are freed by other threads than take them.  With an arena for each thread, and
+        # room on the heap for what once was large, the C library would keep twice what is used.
+        libc.mallopt(_M_ARENA_MAX, 2)
+        libc.mallopt(_M_MMAP_THRESHOLD, 128 << 10)
 
 
 def _where(vault: Vault, socket: Path | None, listen: str | None) -> Listen:
