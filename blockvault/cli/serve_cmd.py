@@ -75,6 +75,10 @@ class Listen(NamedTuple):
     "--cache", default="64M", show_default=True,
     help="What a branch may hold in memory before writers wait.",
 )  # fmt: skip
+@size_option(
+    "--read-cache", default="1G", show_default=True,
+    help="What decoded blocks may take in a file that ends with the server; 0 for none.",
+)  # fmt: skip
 @click.option(
     "--max-connections", type=click.IntRange(1, 10_000), default=256, show_default=True,
     help="Further clients are turned away.",
@@ -95,6 +99,7 @@ def run(
     tls_ca: Path | None,
     insecure: bool,
     cache: int,
+    read_cache: int,
     max_connections: int,
     verbose: bool,
     as_json: bool,
@@ -120,6 +125,7 @@ def run(
     with Serving(
         vault, exports or ("HEAD",), read_only=read_only, copy_on_write=copy_on_write,
         only_listed=only, exact=exact, tls=tls, max_connections=max_connections, cache=cache,
+        read_cache=read_cache,
         stop=stop,
     ) as serving:  # fmt: skip
         if where.socket is not None:

@@ -41,7 +41,8 @@ class Serving:
 
     ``exports`` are revisions.  A branch's name means its writable head, unless ``read_only`` or
     ``copy_on_write``; ``Busy`` names who else writes it.  Any other revision is offered read-only.
-    ``cache`` is how many bytes each session may hold in memory; ``stop`` is set when somebody at
+    ``cache`` is how many bytes each session may hold in memory, ``read_cache`` how many bytes of
+    decoded blocks are kept in a file; ``stop`` is set when somebody at
     the control socket wants the end.
     """
 
@@ -57,6 +58,7 @@ class Serving:
         tls: ssl.SSLContext | None = None,
         max_connections: int = MAX_CONNECTIONS,
         cache: int | None = None,
+        read_cache: int = 0,
         stop: threading.Event | None = None,
     ) -> None:
         self._vault = vault
@@ -65,6 +67,8 @@ class Serving:
         self._copy_on_write = copy_on_write
         self._tls = tls
         self.stopping = stop if stop is not None else threading.Event()
+        if read_cache:
+            vault.objects.keep_decoded(vault.path, read_cache)
         with ExitStack() as undo:
             self.sessions, listed = self._split(
                 exports, undo, writable=not (read_only or copy_on_write)

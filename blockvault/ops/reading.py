@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from blockvault.device import Device, Extent
@@ -139,11 +140,19 @@ class StateDevice:
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """``read`` for several ranges; single blocks among them are fetched together."""
         size = self.block_size
-        if any(length != size or offset % size for offset, length in ranges):
-            return [self.read(offset, length) for offset, length in ranges]
         for offset, length in ranges:
             self.check(offset, length)
-        return self.scattered([offset // size for offset, _ in ranges])
+        if all(length == size and not offset % size for offset, length in ranges):
+            return self.scattered([offset // size for offset, _ in ranges])
+        if len(ranges) == 1 or any(offset % size or length % size for offset, length in ranges):
+            return [self.read(offset, length) for offset, length in ranges]
+        numbers = [
+            number
+            for offset, length in ranges
+            for number in range(offset // size, (offset + length) // size)
+        ]
+        blocks = iter(self.scattered(numbers))
+        return [b"".join(islice(blocks, length // size)) for _, length in ranges]
 
     def scattered(self, numbers: Sequence[int]) -> list[bytes]:
         """Whole blocks in any order, fetched together."""
@@ -172,7 +181,7 @@ class StateDevice:
             yield from self._fetch(leaf) if run is None else run
 
     def _fetch(self, ids: Sequence[bytes]) -> list[bytes]:
-        found = self.objects.get_many({oid for oid in ids if oid != ZERO_ID})
+        found = self.objects.get_many([oid for oid in ids if oid != ZERO_ID])
         return [found[oid] if oid != ZERO_ID else self._zero for oid in ids]
 
     def ids(self, first: int, stop: int) -> list[bytes]:

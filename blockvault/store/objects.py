@@ -8,15 +8,18 @@ blocks is cut out as one run and proved by one hash (``runs``).
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
+from pathlib import Path
 
 from blockvault.errors import Damaged
 from blockvault.ids import object_id, short
 from blockvault.store import frames, runs, tables, workers
+from blockvault.store.decoded import DecodedFile
 from blockvault.store.frames import Objects
 from blockvault.store.types import Reader, Store
 
@@ -35,6 +38,12 @@ FEW = 64
 
 _LOCKS = 16
 
+SMALL = 8
+"""Objects of a frame up to which a read is small: what it decodes is kept in the file."""
+
+SHORT_RUNS = 3
+"""Runs of ``SMALL`` or fewer objects after which the rest is looked up one by one."""
+
 Member = tuple[int, bytes]
 """An object's place in a frame, and its id."""
 
@@ -47,14 +56,14 @@ class ObjectReader:
         self._cache = _FrameCache(cache_bytes)
         self._places: dict[bytes, int] = {}
         self._decoding = [threading.Lock() for _ in range(_LOCKS)]
+        self._file: DecodedFile | None = None
 
     def get(self, oid: bytes) -> bytes:
         """The object's bytes; ``Damaged`` if it is missing or is not what was stored."""
-        place = self._places.get(oid)
-        if place is not None:
-            cached = self._cache.get(place >> tables.SLOT_BITS)
-            if cached is not None:
-                return cached.get(place & 0xFFFF, oid)
+        known = self._places.get(oid)
+        data = None if known is None else self._at_hand(known, oid)
+        if data is not None:
+            return data
         with self._store.read() as reader:
             found = reader.find(oid)
             if found is None:
@@ -64,8 +73,28 @@ class ObjectReader:
             if data is not None:
                 return _checked(data, oid)
             self._remember({oid: place})
+            data = None if place == known else self._at_hand(place, oid)
+            if data is not None:
+                return data
             reader.touched(view)
             return self._decoded(place >> tables.SLOT_BITS, view).get(place & 0xFFFF, oid)
+
+    def _at_hand(self, place: int, oid: bytes) -> bytes | None:
+        """The object at a place of a frame that is decoded already, if it is."""
+        number, slot = tables.split_location(place)
+        cached = self._cache.get(number)
+        if cached is not None:
+            return cached.get(slot, oid)
+        data = None if self._file is None else self._file.get(number, slot)
+        return data if data is not None and object_id(data) == oid else None
+
+    def keep_decoded(self, directory: Path, limit: int) -> None:
+        """Keep up to ``limit`` bytes of what small reads decode in a file without a name.
+
+        For whoever reads the same volumes for long.  A disk that takes none changes nothing.
+        """
+        with contextlib.suppress(OSError):
+            self._file = DecodedFile(directory, limit)
 
     def get_many(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
         """The bytes of each id; every frame is decoded once, many frames in several threads.
@@ -75,16 +104,42 @@ class ObjectReader:
         wanted = list(dict.fromkeys(ids))
         if len(wanted) == 1:
             return {wanted[0]: self.get(wanted[0])}
-        with self._store.read() as reader:
-            places = _located(reader, wanted)
-            if len(places) <= FEW:
-                return self._take(reader, _by_frame(places))
         found: dict[bytes, bytes] = {}
+        with self._store.read() as reader:
+            if len(wanted) > SMALL:
+                self._follow(reader, wanted, found)
+            places = _located(reader, wanted[len(found) :])
+            if len(places) <= FEW:
+                found.update(self._take(reader, _by_frame(places)))
+                return found
         groups = list(_by_frame(places).items())
         for start in range(0, len(groups), FRAMES_A_SNAPSHOT):
             with self._store.read() as reader:
                 found.update(self._take(reader, dict(groups[start : start + FRAMES_A_SNAPSHOT])))
         return found
+
+    def _follow(self, reader: Reader, wanted: Sequence[bytes], found: dict[bytes, bytes]) -> None:
+        """Find the first of ``wanted`` by guessing: what was written together lies together.
+
+        Only the beginning of each run is looked up; its hash tells whether an object is the next
+        one.  Ends where the runs get short, or after so many frames as one snapshot may take.
+        """
+        short_runs = frames_met = 0
+        while len(found) < len(wanted) and short_runs < SHORT_RUNS and frames_met < FEW:
+            before = len(found)
+            ((place, oid),) = _located(reader, wanted[before : before + 1])
+            number, slot = tables.split_location(place)
+            objects = self._frame(reader, number)
+            if objects is None:
+                return
+            found[oid] = _checked(objects[slot], oid)
+            for at in range(slot + 1, min(slot + len(wanted) - before, objects.count)):
+                oid, data = wanted[len(found)], objects[at]
+                if object_id(data) != oid:
+                    break
+                found[oid] = data
+            frames_met += 1
+            short_runs += len(found) - before < SMALL
 
     def _take(self, reader: Reader, groups: Mapping[int, list[Member]]) -> dict[bytes, bytes]:
         """The objects of some frames: sliced out of raw ones, decoded out of the others."""
@@ -101,12 +156,31 @@ class ObjectReader:
                 found.update((oid, self.get(oid)) for _, oid in members)
             elif _slice(view, members, found):
                 reader.touched(view)
-            else:
+            elif not self._take_kept(number, members, found):
                 encoded[number] = reader.frame(number) or b""
         for number, objects in zip(encoded, _decode_all(list(encoded.values())), strict=True):
-            cached = self._cache.put(number, objects)
+            cached = self._keep(number, objects, len(groups[number]))
             found.update((oid, cached.get(slot, oid)) for slot, oid in groups[number])
         return found
+
+    def _take_kept(
+        self, number: int, members: Sequence[Member], found: dict[bytes, bytes]
+    ) -> bool:
+        """Take a few objects of a frame out of the file; False if they are not all there."""
+        if self._file is None or len(members) > SMALL:
+            return False
+        for slot, oid in members:
+            data = self._file.get(number, slot)
+            if data is None or object_id(data) != oid:
+                return False
+            found[oid] = data
+        return True
+
+    def _keep(self, number: int, objects: Objects, wanted: int) -> _Cached:
+        """Keep a decoded frame, in the file too if little of it was wanted."""
+        if self._file is not None and wanted <= SMALL:
+            self._file.put(number, objects)
+        return self._cache.put(number, objects)
 
     def get_runs(self, leaves: Sequence[runs.Leaf], size: int) -> list[runs.Pieces | None]:
         """All blocks of each leaf, proved by the hash of its run: pieces that are to be joined.
@@ -131,8 +205,8 @@ class ObjectReader:
             if view is None:
                 return None
             objects = frames.decode(view)
+            reader.touched(view)
             if isinstance(objects.payload, bytes):
-                reader.touched(view)
                 self._cache.put(number, objects)
             return objects
 
@@ -140,6 +214,8 @@ class ObjectReader:
         """Forget everything that is cached."""
         self._cache.clear()
         self._places.clear()
+        if self._file is not None:
+            self._file.close()
 
     def _decoded(self, number: int, view: memoryview) -> _Cached:
         cached = self._cache.get(number)
@@ -147,7 +223,7 @@ class ObjectReader:
             objects = frames.decode(view)
             # A raw payload lies in the map, and must not outlive the transaction.
             objects.payload = bytes(objects.payload)
-            cached = self._cache.put(number, objects)
+            cached = self._keep(number, objects, 1)
         return cached
 
     def _remember(self, places: Mapping[bytes, int]) -> None:
