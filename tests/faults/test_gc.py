@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from blockvault import Vault
 from blockvault.model.retention import Policy
 from blockvault.ops import check, forget, gc, prune
 from blockvault.ops.reading import StateDevice
-from blockvault.session import Session
+from blockvault.storing import Prepared
 from tests.faults import ledger, story
 from tools.faults.children import Child
 from tools.faults.kill import Victim
@@ -160,18 +160,17 @@ def test_content_that_was_dead_is_written_again(
         forget.execute(vault, prune.plan(vault, FORGET_ALL))
         collection = kind(vault)
         collection.mark()
-        honest = Session._prepare
+        honest = Prepared.__init__
 
-        def prepare(session: Session, batch: Sequence[Any]) -> Any:
-            prepared = honest(session, batch)
+        def prepare(*arguments: Any) -> None:
+            honest(*arguments)
             collection.condemn()
             assert collection.drain(0.0) is (kind is HastyCollection)
-            return prepared
 
         with vault.session() as session:
             session.device("vda").write(0, data)
             with monkeypatch.context() as patched:
-                patched.setattr(Session, "_prepare", prepare)
+                patched.setattr(Prepared, "__init__", prepare)
                 session.flush()
         assert collection.drain(0.0)
         collection.settle()
