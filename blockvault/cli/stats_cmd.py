@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from blockvault.ops.stats import Stats, Usage
     from blockvault.vault import Vault
 
+_DAYS = 14
+
 _TOTALS = {
     "logical": "bytes of all volumes of all snapshots and branches, holes included",
     "referenced": "the same without holes",
@@ -23,6 +25,8 @@ _TOTALS = {
     "log_bytes": "of that, the event log",
     "index_bytes": "of that, the index of objects",
     "ratio": "referenced / file_bytes",
+    "dedup": "referenced / unique",
+    "compression": "unique / stored",
 }
 
 
@@ -34,6 +38,8 @@ _TOTALS = {
     },
     shape={
         **_TOTALS,
+        "growth[].day": "a day, local time, on which new blocks came",
+        "growth[].bytes": "bytes of the blocks that were new then and are still held",
         "branches[].name": "a branch",
         "branches[].logical": "bytes of its volumes, holes included",
         "branches[].shared": "bytes of its blocks that others use too",
@@ -58,6 +64,7 @@ def run(vault: Vault, as_json: bool) -> None:
         return
     for line in _totals(stats):
         output.write(line)
+    _write_growth(stats)
     for title, usages in (("branch", stats.branches), ("snapshot", stats.snapshots)):
         if usages:
             output.write()
@@ -68,13 +75,24 @@ def _totals(stats: Stats) -> list[str]:
     rows = [
         ("logical", output.size(stats.logical), "all volumes of all versions"),
         ("referenced", output.size(stats.referenced), "without holes"),
-        ("unique", output.size(stats.unique), "different blocks"),
-        ("stored", output.size(stats.stored), "compressed"),
+        ("unique", output.size(stats.unique), f"different blocks, {stats.dedup:.1f} times less"),
+        ("stored", output.size(stats.stored), f"compressed, {stats.compression:.1f} times less"),
         ("on disk", output.size(stats.file_bytes), f"{stats.ratio:.1f} times less than referenced"),
-        ("  log", output.size(stats.log_bytes), ""),
+        ("  log", output.size(stats.log_bytes), f"{stats.log_bytes / stats.file_bytes:.1%} of it"),
         ("  index", output.size(stats.index_bytes), ""),
     ]
     return output.columns(rows, right=frozenset({1}))
+
+
+def _write_growth(stats: Stats) -> None:
+    """What came on each of the last days that brought anything."""
+    if not stats.growth:
+        return
+    output.write()
+    head = (click.style("day", bold=True), click.style("grew by", bold=True))
+    rows = [(day, output.size(count)) for day, count in stats.growth[-_DAYS:]]
+    for line in output.columns([head, *rows], right=frozenset({1})):
+        output.write(line)
 
 
 def _write_usages(title: str, usages: Sequence[Usage]) -> None:
@@ -90,6 +108,7 @@ def _write_usages(title: str, usages: Sequence[Usage]) -> None:
 def _json(stats: Stats) -> dict[str, Any]:
     fields = ("name", "logical", "shared", "own")
     return output.pick(stats, _TOTALS) | {
+        "growth": [each._asdict() for each in stats.growth],
         "branches": [output.pick(usage, fields) for usage in stats.branches],
         "snapshots": [output.pick(usage, fields) for usage in stats.snapshots],
     }

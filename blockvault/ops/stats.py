@@ -16,6 +16,7 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -42,9 +43,21 @@ class Usage:
     own: int
 
 
+class Growth(NamedTuple):
+    """Bytes of blocks, before compression, that the states of one local day were the first to hold.
+
+    What was forgotten since is not counted; ``day`` is written as 2026-11-24.
+    """
+
+    day: str
+    bytes: int
+
+
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """All in bytes, but for ``ratio`` = referenced / file_bytes."""
+    """All in bytes, but for ``ratio`` = referenced / file_bytes, ``dedup`` = referenced / unique
+    and ``compression`` = unique / stored.
+    """
 
     logical: int
     referenced: int
@@ -54,6 +67,9 @@ class Stats:
     log_bytes: int
     index_bytes: int
     ratio: float
+    dedup: float
+    compression: float
+    growth: list[Growth]
     branches: list[Usage]
     snapshots: list[Usage]
 
@@ -64,6 +80,7 @@ class _State(NamedTuple):
     name: str
     is_branch: bool
     extra: bool
+    time_us: int
     volumes: tuple[Volume, ...]
 
 
@@ -97,6 +114,9 @@ def collect(vault: Vault) -> Stats:
         referenced=referenced,
         unique=unique * block,
         stored=sizes[tables.FRAMES],
+        dedup=referenced / unique / block if unique else 1.0,
+        compression=unique * block / sizes[tables.FRAMES] if unique else 1.0,
+        growth=_growth(found, owners.first, block),
         file_bytes=file_bytes,
         log_bytes=sizes[tables.LOG],
         index_bytes=sizes[tables.INDEX],
@@ -107,16 +127,27 @@ def collect(vault: Vault) -> Stats:
 
 
 def _states(vault: Vault, nodes: tree.Scratch) -> Iterator[_State]:
-    """All snapshots, then all branches; trees of heads that have none yet go to ``nodes``."""
+    """All snapshots, oldest first, then all branches; trees that heads lack yet go to ``nodes``."""
     with vault.read() as reader:
         ids = [oid for oid, _ in projections.snapshots(reader)]
-    for oid in ids:
-        snapshot = snapshots.load(vault, oid)
-        yield _State(short(oid), False, True, snapshot.volumes + snapshot.attachments)
+        now = reader.last().time_us
+    for snapshot in sorted((snapshots.load(vault, oid) for oid in ids), key=lambda s: s.time_us):
+        oid = snapshot.id
+        volumes = snapshot.volumes + snapshot.attachments
+        yield _State(short(oid), False, True, snapshot.time_us, volumes)
     for branch in refs.listing(vault):
         position = resolve.head_of(vault, branch)
         volumes = states.folded(vault, position, nodes)
-        yield _State(branch.name, True, position.snapshot is None, volumes)
+        yield _State(branch.name, True, position.snapshot is None, now, volumes)
+
+
+def _growth(found: Iterable[_State], first: Counter[int], block: int) -> list[Growth]:
+    """Each day on which something new came, oldest first."""
+    days: Counter[str] = Counter()
+    for number, state in enumerate(found):
+        when = datetime.fromtimestamp(state.time_us // 1_000_000, UTC).astimezone()
+        days[when.date().isoformat()] += first[number] * block
+    return [Growth(day, count) for day, count in sorted(days.items()) if count]
 
 
 class _Owners:
@@ -128,10 +159,14 @@ class _Owners:
         self._owner: dict[bytes, int] = {}
         self._count: dict[bytes, int] = {ZERO_ID: 0}
         self._blocks: dict[int, array[int]] = {}
+        self._state = 0
+        self.first: Counter[int] = Counter()
+        """How many blocks were met first in each state."""
 
     def visit(self, state: int, volume: Volume) -> int:
         """Count a volume for a state; return how many blocks of it are not zero."""
         blocks = tree.blocks_in(volume.size, self._vault.options.block_size)
+        self._state = state
         self._walk(state, [volume.root], tree.depth(blocks))
         return self._count[volume.root]
 
@@ -180,4 +215,5 @@ class _Owners:
             owners = self._blocks.setdefault(frame, array("i"))
             if slot >= len(owners):
                 owners.extend([_NOBODY] * (slot + 1 - len(owners)))
+            self.first[self._state] += owners[slot] == _NOBODY
             owners[slot] = owner if owners[slot] in (_NOBODY, owner) else _SHARED

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from blockvault import Vault
 from blockvault.ops import stats
 from tests.oracle import BLOCK, noise
@@ -49,3 +51,24 @@ def test_figures_of_a_history(tmp_path: Path) -> None:
         assert usages["same"].own == 0
         assert 0 < found.stored <= found.file_bytes
         assert found.ratio == found.referenced / found.file_bytes
+        assert found.dedup == found.referenced / found.unique
+        assert found.compression == found.unique / found.stored
+        assert sum(count for _, count in found.growth) == found.unique
+
+
+def test_growth_goes_by_the_day_of_the_first_snapshot_that_holds_a_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noon, day = 1_700_050_000_000_000, 86_400_000_000
+    now = noon
+    monkeypatch.setattr("blockvault.model.events.now_us", lambda: now)
+    with Vault.create(tmp_path) as vault:
+        with vault.session() as session:
+            head = session.create_volume("v", 100 * BLOCK)
+            for step, count in enumerate((5, 0, 3, 2)):
+                now = noon + step * day
+                head.write(0, noise(1, 5 * BLOCK))
+                head.write((10 + step * 10) * BLOCK, noise(step + 2, count * BLOCK))
+                session.snapshot(str(step))
+        grown = [count // BLOCK for _, count in stats.collect(vault).growth]
+    assert grown == [10, 3, 2]
