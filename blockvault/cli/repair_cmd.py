@@ -48,7 +48,7 @@ def run(sources: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     Verifies the vault, looks for good copies of lost objects, and mends tables and index from the
     log and the frames.  What cannot be found is taken out of the index, so that reading it fails,
     and comes back when its content is written again.  Damaged frames stay where they are.  Ends
-    with exit code 6 if something stays lost.
+    with exit code 6 if something stays lost, or if the log has a hole, which nothing can mend.
     """
     from blockvault.store import salvage
 
@@ -73,6 +73,11 @@ def _repair(sources: tuple[Path, ...], dry_run: bool, as_json: bool, meta: bool)
         _tell(plan, done, meta)
     if plan.lost:
         raise Damaged(f"{output.plural(len(plan.lost), 'object')} cannot be found: see verify")
+    if plan.broken_log:
+        raise Damaged(
+            f"{plan.broken_log}; tables and index were left as they are. Restore a copy of the "
+            "vault, or export from this one what can still be read"
+        )
 
 
 def _json(plan: Plan, done: Repaired | None, dry_run: bool, meta: bool) -> dict[str, object]:
@@ -89,6 +94,8 @@ def _json(plan: Plan, done: Repaired | None, dry_run: bool, meta: bool) -> dict[
 
 
 def _tell(plan: Plan, done: Repaired | None, meta: bool) -> None:
+    from blockvault.ops import damage
+
     if meta:
         output.write("Wrote a destroyed meta page anew; what was there is in meta-*.damaged")
     if plan.sound:
@@ -98,7 +105,7 @@ def _tell(plan: Plan, done: Repaired | None, meta: bool) -> None:
         output.write(f"{problem.kind}: {output.clean(problem.message)}")
     for source, count in plan.sources.items():
         output.write(f"{output.clean(source)} has {output.plural(count, 'lost object')}")
-    for touched in plan.touched:
+    for touched, _ in damage.merged(plan.touched):
         where = f"{touched.revision}:{output.clean(touched.volume)}"
         output.write(f"lost: {where} offset {touched.offset} length {touched.length}")
     if done is not None:

@@ -78,6 +78,7 @@ def run(
     every object again.  Nothing is changed.  Ends with exit code 6 if anything is wrong, and tells
     which bytes of which volumes are concerned.
     """
+    from blockvault.ops import damage
     from blockvault.ops.check import verify
     from blockvault.ops.check_frames import Scan
 
@@ -91,10 +92,11 @@ def run(
     else:
         for problem in found.problems:
             output.write(f"{problem.kind}: {output.clean(problem.message)}")
-        for touched in found.touched:
+        for touched, count in damage.merged(found.touched):
             where = f"{touched.revision}:{output.clean(touched.volume)}"
             span = f"offset {touched.offset} length {touched.length}"
-            output.write(f"needed by {where} {span}: object {short(touched.object)}")
+            what = f"object {short(touched.object)}" if count == 1 else f"{count} objects"
+            output.write(f"needed by {where} {span}: {what}")
     if not found.ok:
         raise Damaged(
             f"{output.plural(len(found.problems), 'problem')} found; nothing was changed, "

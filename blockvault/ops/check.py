@@ -67,9 +67,9 @@ def verify(
 
 def _verify_all(vault: Vault, report: Report, fast: bool, scan: Scan, progress: Progress) -> None:
     structure = vault.store.structure()
-    if structure:
+    report.problems += [Problem("structure-damaged", message) for message in structure]
+    if not rebuild.only_disorder(structure):
         # LMDB believes its file: reading on could end the process, or never end.
-        report.problems += [Problem("structure-damaged", message) for message in structure]
         return
     roots = _Roots(vault, report)
     for look in (_verify_rows, _verify_projections, lambda *_: roots.collect()):

@@ -14,10 +14,9 @@ from __future__ import annotations
 
 import os
 import random
-import struct
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -25,12 +24,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from blake3 import blake3
 
 from blockvault.errors import Damaged
-from blockvault.ids import ID_SIZE, object_id, short
-from blockvault.ops import Progress
+from blockvault.ids import object_id, short
+from blockvault.ops import Progress, entries
+from blockvault.ops.entries import Part
 from blockvault.ops.report import Problem, Report
 from blockvault.store import frames
 from blockvault.store.frames import Objects
-from blockvault.store.index import ENTRY_SIZE
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -38,18 +37,7 @@ if TYPE_CHECKING:
 STATE = "verify.at"
 _FRAMES_A_BATCH = 16
 _BATCHES_AHEAD = 4
-_ENTRIES_A_PART = 1 << 20
-"""About 80 bytes of memory each."""
 _NOTE_EVERY = 64
-
-_NUMBER = 5
-_PLACE = ENTRY_SIZE - ID_SIZE
-_ENTRIES = struct.Struct(f"{ID_SIZE}s{_PLACE}s")
-_END = b"\xff" * _PLACE
-"""Greater than every place."""
-
-Entries = dict[bytes, list[bytes]]
-"""By frame number, 5 bytes: the entries that point there, as place ‖ id."""
 
 
 class Scan(NamedTuple):
@@ -86,16 +74,10 @@ class FrameCheck:
         self._progress, self._began = progress, time.monotonic()
         self._total = (self.vault.path / "data.mdb").stat().st_size
         first = self._noted() if self.scan.resume else 0
-        with self.vault.read() as reader:
-            stop, size = reader.newest_frame() + 1, reader.index_size()
-        step = max(1, (stop - first) * _ENTRIES_A_PART // max(size, 1))
         with ThreadPoolExecutor(2, "verify") as pool:
-            for start in range(first, max(stop, first + 1), step):
-                end = start + step
-                upto = end.to_bytes(_NUMBER) if end < stop else _END
-                entries = self._entries(start.to_bytes(_NUMBER), upto)
-                self._part(pool, start, min(end, stop), entries)
-                self._gone(entries)
+            for part in entries.parts(self.vault, first):
+                self._part(pool, part)
+                self._gone(chain.from_iterable(part.entries.values()))
         if self._lying:
             message = (
                 f"{self._lying} entries of the object index point at no such object; "
@@ -104,27 +86,14 @@ class FrameCheck:
             self.report.problems.append(Problem("index-differs", message))
         (self.vault.path / STATE).unlink(missing_ok=True)
 
-    def _entries(self, low: bytes, high: bytes) -> Entries:
-        """The entries that point at frames with ``low`` <= number < ``high``."""
-        found: Entries = {}
-        for first in range(256):
-            with self.vault.read() as reader:
-                rows = reader.index_entries(first)
-            for oid, place in _ENTRIES.iter_unpack(rows):
-                if low <= place < high:
-                    found.setdefault(place[:_NUMBER], []).append(place + oid)
-        return found
-
-    def _part(self, pool: Executor, start: int, stop: int, entries: Entries) -> None:
-        """Frames are decoded by threads, a few batches ahead of their objects being hashed here;
-        their entries are taken out of ``entries``.
-        """
+    def _part(self, pool: Executor, part: Part) -> None:
+        """Frames are decoded by threads, a few batches ahead of their objects being hashed here."""
         waiting: deque[_Batch] = deque()
-        for numbered in self._fetched(start, stop):
+        for numbered in self._fetched(part.start, part.stop):
             chosen: list[bytes] = []
             theirs: list[list[bytes]] = []
             for number, data in numbered:
-                pointing = entries.pop(number.to_bytes(_NUMBER), [])
+                pointing = part.take(number)
                 if self._takes():
                     chosen.append(data)
                     theirs.append(pointing)
@@ -150,8 +119,8 @@ class FrameCheck:
 
     def _take(self, batch: _Batch) -> None:
         """Check a batch, and say how far the scan came."""
-        for objects, entries in zip(batch.decoded.result(), batch.entries, strict=True):
-            self._frame(objects, entries)
+        for objects, pointing in zip(batch.decoded.result(), batch.entries, strict=True):
+            self._frame(objects, pointing)
         self._done += batch.size
         self._progress(min(self._done, self._total), self._total)
         if self.scan.rate:
@@ -160,53 +129,51 @@ class FrameCheck:
         if self._batches % _NOTE_EVERY == 0 and self.scan.sample >= 1:
             self._note(batch.stop)
 
-    def _frame(self, objects: Objects | str, entries: Sequence[bytes]) -> None:
+    def _frame(self, objects: Objects | str, pointing: Sequence[bytes]) -> None:
         """Hash what the index has in one frame; a text says why the frame cannot be decoded."""
         if isinstance(objects, str):
-            for entry in entries:
+            for entry in pointing:
                 self._blame(entry, objects)
             return
         size, count = 0, objects.count
-        for entry in entries:
-            slot = entry[5] << 8 | entry[6]
+        for entry in pointing:
+            slot = entries.slot_of(entry)
             content = objects[slot] if slot < count else b""
             size += len(content)
-            if blake3(content).digest() != entry[_PLACE:]:
+            if blake3(content).digest() != entries.id_of(entry):
                 self._blame(entry, content)
-        self.report.objects += len(entries)
+        self.report.objects += len(pointing)
         self.report.bytes += size
 
     # -- what does not fit -------------------------------------------------------------------------
 
-    def _gone(self, entries: Entries) -> None:
+    def _gone(self, left: Iterable[bytes]) -> None:
         """Entries of frames that were not met."""
-        for entry in chain.from_iterable(entries.values()):
-            number, oid = int.from_bytes(entry[:_NUMBER]), entry[_PLACE:]
+        for entry in left:
+            number, oid = entries.frame_of(entry), entries.id_of(entry)
             with self.vault.read() as reader:
                 there = reader.frame_view(number) is not None
-            if not there and self._stands(entry):
+            if not there and entries.stands(self.vault, entry):
                 message = f"object {short(oid)} is missing: frame {number}, which held it, is gone"
                 self.report.problems.append(Problem("object-missing", message, oid))
 
     def _blame(self, entry: bytes, why: str | bytes) -> None:
         """An entry does not fit: the reason, or the object that is there instead (empty: none)."""
-        if not self._stands(entry):
+        if not entries.stands(self.vault, entry):
             return
-        number, oid = int.from_bytes(entry[:_NUMBER]), entry[_PLACE:]
         if isinstance(why, bytes):
-            with self.vault.read() as reader:
-                known = not why or bool(reader.indexed([object_id(why)]))
-            if known:  # a whole object, but another one: the entry is wrong
-                self._lying += 1
+            if not why or self._is_object(object_id(why)):
+                self._lying += 1  # a whole object, but another one
                 return
             why = "its bytes are not what was stored"
-        message = f"object {short(oid)} in frame {number}: {why}"
+        oid = entries.id_of(entry)
+        message = f"object {short(oid)} in frame {entries.frame_of(entry)}: {why}"
         self.report.problems.append(Problem("object-damaged", message, oid))
 
-    def _stands(self, entry: bytes) -> bool:
-        """Whether the index still says so."""
+    def _is_object(self, oid: bytes) -> bool:
+        """Whether the vault has, or misses, an object with this id."""
         with self.vault.read() as reader:
-            return reader.locate([entry[_PLACE:]]) == [int.from_bytes(entry[:_PLACE])]
+            return bool(reader.indexed([oid])) or oid in self.report.lost
 
     # -- resuming ----------------------------------------------------------------------------------
 

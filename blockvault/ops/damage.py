@@ -2,19 +2,20 @@
 
 All trees that the vault keeps are walked once with the lost ids in hand; a subtree that several
 states share is walked once, and every state that has it is told.  A lost node stands for all that
-it covered.
+it covered.  What single writes put down since then is found in the log.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.errors import Damaged
 from blockvault.ids import ZERO_ID, short
-from blockvault.model import projections, tree
+from blockvault.model import events, projections, tree
 from blockvault.model.snapshot import Snapshot, Volume
-from blockvault.ops import mark
+from blockvault.ops import base, mark
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -37,7 +38,44 @@ def touched(vault: Vault, lost: Iterable[bytes]) -> list[Touched]:
     for revision, volume in _states(vault):
         for oid, offset, length in search.volume(volume):
             found.append(Touched(oid, revision, volume.name, offset, length))
+    with contextlib.suppress(Damaged):  # a log that cannot be read is a problem of its own
+        found += _in_the_log(vault, search.lost)
     return found
+
+
+def merged(found: Iterable[Touched]) -> Iterator[tuple[Touched, int]]:
+    """The same for people: ranges that touch each other as one, with how many objects they are."""
+    last: Touched | None = None
+    count = 0
+    for each in sorted(found, key=lambda each: (each.revision, each.volume, each.offset)):
+        if last is not None and last[1:3] == each[1:3] and each.offset <= last.offset + last.length:
+            end = max(last.offset + last.length, each.offset + each.length)
+            last, count = last._replace(length=end - last.offset), count + 1
+            continue
+        if last is not None:
+            yield last, count
+        last, count = each, 1
+    if last is not None:
+        yield last, count
+
+
+def _in_the_log(vault: Vault, lost: frozenset[bytes]) -> Iterator[Touched]:
+    """Writes that name lost blocks, by the state just after each."""
+    size = vault.options.block_size
+    with vault.read() as reader:
+        names = {number: row.name for number, row in projections.branches(reader)}
+        cuts = {number: projections.cut(reader, number) for number in names}
+    for record in base.records(vault):
+        for seq, row in enumerate(base.rows_of(record), record.first_seq):
+            if row[0] != events.WROTE or row[2] not in names:
+                continue
+            cut = cuts[row[2]]
+            if cut is not None and seq < cut.seq:
+                continue
+            _, _, branch, volume, offset, _, ids = row
+            for at, oid in enumerate(tree.split_ids(ids), offset // size):
+                if oid in lost:
+                    yield Touched(oid, f"{names[branch]}@{{#{seq}}}", volume, at * size, size)
 
 
 def _states(vault: Vault) -> Iterator[tuple[str, Volume]]:

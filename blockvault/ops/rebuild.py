@@ -9,19 +9,19 @@ what they say is found out again.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from blockvault.errors import Damaged
 from blockvault.ids import object_id
 from blockvault.model import events, state
 from blockvault.model.projections import TABLES, TRAIL
-from blockvault.ops import Progress, base, marksfile, silent
+from blockvault.ops import Progress, base, entries, marksfile, silent
 from blockvault.ops.base import Base
 from blockvault.store import frames, tables
-from blockvault.store.frames import Objects
 
 if TYPE_CHECKING:
     from blockvault.store.types import Reader
@@ -32,6 +32,9 @@ Change = tuple[str, bytes, bytes | None]
 
 HELPERS = (tables.RUNS, tables.DEAD)
 """Tables that may be emptied at any time."""
+
+_DISORDER = re.compile(rf"main/({'|'.join((*TABLES, *HELPERS))}) DB: leaf keys out of order ")
+"""What LMDB's walker says of a key that stands where it does not belong."""
 
 _FRAMES_A_BATCH = 64
 
@@ -168,9 +171,16 @@ def _replace(
     return True
 
 
+def only_disorder(structure: Sequence[str]) -> bool:
+    """Whether all that is wrong with the pages is the order of keys in tables that follow from the
+    log: LMDB can read those and drop them.
+    """
+    return all(_DISORDER.match(line) for line in structure)
+
+
 def _check_structure(vault: Vault) -> None:
     """Writing to a database whose pages are damaged could make it worse."""
-    if vault.store.structure():
+    if not only_disorder(vault.store.structure()):
         raise Damaged(
             "the pages of the database are damaged; nothing was changed. Copy the vault directory "
             "before anything else.",
@@ -200,37 +210,77 @@ def index_differences(vault: Vault, progress: Progress = silent) -> tuple[list[C
     """Index entries that are missing or wrong, and how many objects the frames hold.
 
     An object that lies in two frames may be indexed in either; the first one is taken if its entry
-    names neither.
+    names neither.  An entry whose place holds something else, or nothing, goes.
     """
     changes: dict[bytes, Change] = {}
+    wrong: list[bytes] = []
     objects = 0
-    for number, ids in frame_ids(vault, progress):
-        objects += len(ids)
-        with vault.read() as reader:
-            places = reader.locate(ids)
-            dead = dead_slots(reader, number)
-        for slot, (oid, place) in enumerate(zip(ids, places, strict=True)):
-            if place == tables.location(number, slot):
-                changes.pop(oid, None)
-            elif dead >> slot & 1:
-                continue  # a collection took it out of the index
-            elif oid not in changes and not _holds(vault, place, oid):
-                where = tables.pack_location(tables.location(number, slot))
-                changes[oid] = (tables.INDEX, oid, where)
-    return list(changes.values()) + list(_dangling(vault, changes)), objects
+    for part in entries.parts(vault):
+        for number, ids in _frame_ids(vault, part.start, part.stop):
+            pointing = part.take(number)
+            if ids is None:
+                continue  # what pointed there is lost, and stays so until somebody repairs it
+            objects += len(ids)
+            wrong += [e for e in pointing if not _has(ids, e)]
+            _index_frame(vault, number, ids, changes)
+            progress(number, part.stop)
+        wrong += chain.from_iterable(part.entries.values())
+    for entry in wrong:
+        oid = entries.id_of(entry)
+        if oid not in changes and entries.stands(vault, entry) and not _is_there(vault, entry):
+            changes[oid] = (tables.INDEX, oid, None)
+    return list(changes.values()), objects
 
 
-def frame_ids(vault: Vault, progress: Progress = silent) -> Iterator[tuple[int, list[bytes]]]:
-    """The ids of the objects of every frame, as their bytes say; frames are read in batches."""
-    start = 0
-    while True:
+def _index_frame(
+    vault: Vault, number: int, ids: Sequence[bytes], changes: dict[bytes, Change]
+) -> None:
+    """What the index lacks of one frame."""
+    with vault.read() as reader:
+        places = reader.locate(ids)
+        dead = dead_slots(reader, number)
+    for slot, (oid, place) in enumerate(zip(ids, places, strict=True)):
+        if place == tables.location(number, slot):
+            changes.pop(oid, None)
+        elif dead >> slot & 1:
+            continue  # a collection took it out of the index
+        elif oid not in changes and not _holds(vault, place, oid):
+            where = tables.pack_location(tables.location(number, slot))
+            changes[oid] = (tables.INDEX, oid, where)
+
+
+def _is_there(vault: Vault, entry: bytes) -> bool:
+    """Whether an entry is right after all, or its frame cannot be read: stored meanwhile."""
+    with vault.read() as reader:
+        data = reader.frame(entries.frame_of(entry))
+    ids = [] if data is None else _ids(data)
+    return ids is None or _has(ids, entry)
+
+
+def _has(ids: Sequence[bytes], entry: bytes) -> bool:
+    slot = entries.slot_of(entry)
+    return slot < len(ids) and ids[slot] == entries.id_of(entry)
+
+
+def _frame_ids(vault: Vault, start: int, stop: int) -> Iterator[tuple[int, list[bytes] | None]]:
+    """The ids of the objects of every frame, as their bytes say; None for a damaged one."""
+    while start < stop:
         with vault.read() as reader:
             batch = list(islice(reader.frames(start), _FRAMES_A_BATCH))
         for number, data in batch:
-            yield number, [object_id(data) for data in _readable(data)]
+            if number < stop:
+                yield number, _ids(data)
         if not batch:
             return
         start = batch[-1][0] + 1
+
+
+def _ids(data: bytes) -> list[bytes] | None:
+    """The ids of the objects in a frame; None if it is damaged: verify tells what that touches."""
+    try:
+        return [object_id(content) for content in frames.decode(data)]
+    except Damaged:
+        return None
 
 
 def _holds(vault: Vault, place: int | None, oid: bytes) -> bool:
@@ -240,30 +290,5 @@ def _holds(vault: Vault, place: int | None, oid: bytes) -> bool:
     number, slot = tables.split_location(place)
     with vault.read() as reader:
         data = reader.frame(number)
-    if data is None:
-        return False
-    objects = _readable(data)
-    return slot < len(objects) and object_id(objects[slot]) == oid
-
-
-def _readable(data: bytes) -> Objects | Sequence[bytes]:
-    """The objects of a frame, none if it is damaged: verify tells that, and what it touches."""
-    try:
-        return frames.decode(data)
-    except Damaged:
-        return ()
-
-
-def _dangling(vault: Vault, changes: dict[bytes, Change]) -> Iterator[Change]:
-    """Entries that point at no frame, and that no frame makes good."""
-    start = b""
-    while True:
-        with vault.read() as reader:
-            page = list(islice(reader.scan(tables.INDEX, start), 10_000))
-            for oid, value in page:
-                number, _ = tables.split_location(int.from_bytes(value))
-                if oid not in changes and reader.frame_view(number) is None:
-                    yield tables.INDEX, oid, None
-        if not page:
-            return
-        start = page[-1][0] + b"\0"
+    ids = None if data is None else _ids(data)
+    return ids is not None and ids[slot : slot + 1] == [oid]

@@ -39,13 +39,18 @@ _LOOK_BYTES = 4 << 20
 
 @dataclass(slots=True)
 class Plan:
-    """What is wrong, what can be had again, and what the rest touches."""
+    """What is wrong, what can be had again, and what the rest touches.
+
+    ``broken_log`` says where the log has a hole: it cannot be replayed, so tables and index stay as
+    they are.
+    """
 
     report: Report
     found: dict[bytes, bytes] = field(default_factory=dict)
     sources: dict[str, int] = field(default_factory=dict)
     lost: frozenset[bytes] = frozenset()
     touched: tuple[Touched, ...] = ()
+    broken_log: str = ""
 
     @property
     def sound(self) -> bool:
@@ -71,11 +76,18 @@ def plan(vault: Vault, sources: Sequence[Path] = (), *, progress: Progress = sil
     search goes on until it learns nothing more.
     """
     made = Plan(check.verify(vault, progress=progress))
-    if any(problem.kind == "structure-damaged" for problem in made.report.problems):
+    structure = [p.message for p in made.report.problems if p.kind == "structure-damaged"]
+    if not rebuild.only_disorder(structure):
         raise Damaged(
-            "the pages of the database are damaged: copy the vault directory, then salvage it",
+            "the pages of the database are damaged, and nothing was changed. Copy the vault "
+            "directory before anything else; then restore a copy of the vault, or export from this "
+            f"one what can still be read ({structure[0]})",
             kind="structure-damaged",
         )
+    try:
+        rebuild.differences(vault)
+    except Damaged as error:
+        made.broken_log = error.message
     missing = set(made.report.lost)
     missing |= {each.object for each in made.report.touched}
     with vault.guard():
@@ -91,11 +103,9 @@ def execute(vault: Vault, made: Plan) -> Repaired:
         _restore(vault, made.found)
         vault.objects.close()
         gone = _quarantine(vault, made.lost)
-        try:
-            mended = rebuild.rebuild(vault)
-        except Damaged:
-            # A log with a hole in it cannot be replayed: the tables stay as they are.
+        if made.broken_log:
             return Repaired(len(made.found), gone, 0, 0)
+        mended = rebuild.rebuild(vault)
         return Repaired(len(made.found), gone, mended.changed_rows, mended.index_entries)
 
 

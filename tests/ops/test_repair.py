@@ -163,6 +163,67 @@ def test_index_and_projections_are_mended(vault: Vault) -> None:
     sound(vault)
 
 
+def flipped_key(vault: Vault, table: str) -> None:
+    """One bit of a key is another, so that the row stands at a place where nobody looks."""
+    with vault.store.write() as writer:
+        cursor = writer._txn.cursor(writer._dbs[table])
+        cursor.last()
+        key, stored = bytes(cursor.key()), bytes(cursor.value())
+        cursor.delete()
+        writer._txn.put(key[:-1] + bytes([key[-1] ^ 64]), stored, db=writer._dbs[table])
+
+
+@pytest.mark.parametrize("table", ["refs", "branches", "waypoints", "trail", "snapshots", "runs"])
+def test_a_row_under_another_key_is_mended(vault: Vault, table: str) -> None:
+    if table == "runs":
+        with vault.store.write() as writer:
+            writer.put("runs", bytes(32), bytes(32))
+    flipped_key(vault, table)
+    assert not check.verify(vault).ok
+    made = repair.plan(vault)
+    assert (made.lost, made.broken_log) == (frozenset(), "")
+    repair.execute(vault, made)
+    assert read(vault) == CONTENT
+    sound(vault)
+
+
+def test_damaged_notes_of_a_collection_are_dropped(vault: Vault) -> None:
+    with vault.store.write() as writer:
+        writer.set_dead(1, 3)
+    flipped_key(vault, "dead")
+    assert {problem.kind for problem in check.verify(vault).problems} == {"row-damaged"}
+    repair.execute(vault, repair.plan(vault))
+    sound(vault)
+
+
+def test_an_entry_of_the_index_under_another_id_is_no_loss(vault: Vault) -> None:
+    oid = object_id(noise(7))
+    where = place(vault, oid)
+    with vault.store.write() as writer:
+        writer.unindex([oid])
+        wrong = oid[:-1] + bytes([oid[-1] ^ 1])
+        writer.put("index", wrong, tables.pack_location(tables.location(*where)))
+    vault.objects.close()
+    assert {p.kind for p in check.verify(vault).problems} == {"object-missing", "index-differs"}
+    done = repair.execute(vault, repair.plan(vault))
+    assert done.index_entries == 2
+    assert read(vault) == CONTENT
+    sound(vault)
+
+
+def test_a_hole_in_the_log_is_told_and_nothing_is_made_worse(vault: Vault) -> None:
+    with vault.store.write() as writer:
+        key = tables.integer_key(vault.resolve("main").seq)
+        data = bytearray(writer._txn.get(key, db=writer._dbs["log"]))
+        data[70] ^= 4
+        writer._txn.put(key, bytes(data), db=writer._dbs["log"])
+    made = repair.plan(vault)
+    assert "does not continue" in made.broken_log
+    done = repair.execute(vault, made)
+    assert (done.rows, done.index_entries) == (0, 0)
+    assert read(vault) == CONTENT
+
+
 def test_a_source_with_other_content_helps_nothing(vault: Vault, tmp_path: Path) -> None:
     image = tmp_path / "wrong.img"
     image.write_bytes(noise(12345) * 4)

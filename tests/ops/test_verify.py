@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from blockvault.ids import object_id
-from blockvault.ops import check, check_frames
+from blockvault.ops import check, check_frames, damage
 from blockvault.ops.check_frames import Scan
 from blockvault.store import tables
 from blockvault.vault import Vault
@@ -87,6 +87,20 @@ def test_a_lost_node_touches_all_that_it_covered(vault: Vault) -> None:
     report = check.verify(vault)
     assert not report.ok
     assert spans(report)[vault.resolve("main").tip.hex()[:12]] == [(0, 300 * BLOCK)]
+
+
+def test_a_lost_block_of_a_write_after_the_last_snapshot_is_told(vault: Vault) -> None:
+    with vault.session("main") as session:
+        session.device("vda").write(50 * BLOCK, noise(99) + noise(100))
+        session.flush()
+    lost = {lose(vault, noise(99)), lose(vault, noise(100))}
+    report = check.verify(vault)
+    assert report.lost == lost
+    assert {each.object for each in report.touched} == lost
+    (one,) = damage.merged(report.touched)
+    assert one[0][2:] == ("vda", 50 * BLOCK, 2 * BLOCK)
+    assert one[1] == 2
+    assert vault.resolve(one[0].revision, exact=True).name == "main"
 
 
 def test_since_reads_what_came_later_and_only_that(vault: Vault) -> None:
