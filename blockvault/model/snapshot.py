@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import pairwise
+from reprlib import repr as brief  # of values of any depth
 from typing import Any, NamedTuple
 
 from blockvault.encoding import pack, unpack
@@ -39,7 +40,7 @@ class Volume(NamedTuple):
         """Build one from values that may be anything; ``BadRequest`` says what is wrong."""
         check_volume_name(name)
         if type(size) is not int or not 0 <= size <= MAX_SIZE:
-            raise BadRequest(f"volume '{name}' cannot have a size of {size!r} bytes")
+            raise BadRequest(f"volume '{name}' cannot have a size of {brief(size)} bytes")
         return cls(name, size, check_id(root))
 
 
@@ -126,7 +127,7 @@ def check_volumes(volumes: Any) -> tuple[Volume, ...]:
         raise BadRequest("volumes are a tuple")
     for volume in volumes:
         if not isinstance(volume, Volume):
-            raise BadRequest(f"{volume!r} is not a volume")
+            raise BadRequest(f"{brief(volume)} is not a volume")
         Volume.checked(*volume)
     names = [volume.name for volume in volumes]
     if any(a >= b for a, b in pairwise(names)):

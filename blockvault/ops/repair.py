@@ -90,11 +90,19 @@ def plan(vault: Vault, sources: Sequence[Path] = (), *, progress: Progress = sil
         made.broken_log = error.message
     missing = set(made.report.lost)
     missing |= {each.object for each in made.report.touched}
+    if missing and not made.broken_log:
+        missing -= _unindexed(vault)
     with vault.guard():
         _search(vault, made, missing, sources)
         made.lost = frozenset(missing - made.found.keys())
         made.touched = tuple(damage.touched(vault, made.lost)) if made.lost else ()
     return made
+
+
+def _unindexed(vault: Vault) -> set[bytes]:
+    """Objects that lie in the vault's own frames, and only the index does not say so."""
+    changes, _ = rebuild.index_differences(vault)
+    return {oid for _, oid, place in changes if place is not None}
 
 
 def execute(vault: Vault, made: Plan) -> Repaired:

@@ -234,11 +234,8 @@ def _damaged_meta(path: Path, metas: list[Meta | None]) -> Damaged:
             kind="damaged-meta",
         )
     good, bad = whole[0], 1 - whole[0]
-    meta = metas[good]
-    size = meta.page_size if meta else 0
     return Damaged(
         f"{path}: meta page {bad} is damaged, meta page {good} is whole, so the data is most "
-        f"likely safe. {_COPY_FIRST} Then put the whole page in place of the other: dd "
-        f"if={path} of={path} bs={size} count=1 skip={good} seek={bad} conv=notrunc",
+        f"likely safe. {_COPY_FIRST} Then 'blockvault repair' writes the damaged page anew.",
         kind="damaged-meta",
     )

@@ -35,7 +35,9 @@ def rescue_meta(path: Path) -> bool:
         assert whole is not None
         size = whole.page_size
         before = os.pread(file.fileno(), size, number * size)
-        (path / f"meta-{number}.damaged").write_bytes(before)
+        kept = path / f"meta-{number}.damaged"
+        kept.touch(mode=0o600)
+        kept.write_bytes(before)
         good = os.pread(file.fileno(), size, (1 - number) * size)
         # As the commit before it: LMDB goes on from the page that is whole.
         txn_id = max(whole.txn_id - 1, 0).to_bytes(8, "little")

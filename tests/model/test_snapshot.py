@@ -185,3 +185,11 @@ def test_volume_checked_refuses(name: Any, size: Any, root: Any) -> None:
 def test_a_volume_is_found_by_name() -> None:
     assert EXAMPLE.volume("vdb") == Volume("vdb", 0, ZERO_ID)
     assert EXAMPLE.volume("memory") is None
+
+
+def test_values_nested_without_end_are_refused() -> None:
+    """Such a value cannot even be shown: that must not become another error."""
+    sound = pack((1, (), (("vda", 12345, bytes(32)),), (), "", "", 1, 1))
+    for depth in (10, 500, *range(850, 1020, 10)):
+        with pytest.raises(Damaged):
+            Snapshot.decode(sound.replace(pack(12345), b"\x91" * depth + b"\x90"))
