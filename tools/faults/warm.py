@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 from tools.faults.channel import inherited, spawn
 
-LIMIT = 30
+LIMIT = 120
 """Seconds after which a run is ended by SIGALRM: it hangs."""
 
 
