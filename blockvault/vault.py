@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import BadRequest, Conflict, NotFound
 from blockvault.model import events, state
+from blockvault.model.rows import pack_rows, to_row
 from blockvault.model.snapshot import Snapshot
 from blockvault.ops import reading, refs, resolve, snapshots
 from blockvault.ops.resolve import Position
@@ -64,7 +65,7 @@ class Transaction:
     def add(self, event: events.Event) -> int:
         """Append one event, timed now; return its sequence number."""
         # A row's time counts from the record's, and never goes back within it.
-        self._rows.append(events.to_row(event, self._rows[-1][1] if self._rows else 0))
+        self._rows.append(to_row(event, self._rows[-1][1] if self._rows else 0))
         return self.next_seq - 1
 
     def add_rows(self, rows: Sequence[tuple[Any, ...]], first_time_us: int) -> None:
@@ -90,7 +91,7 @@ class Transaction:
     def finish(self) -> None:
         if not self._rows:
             return
-        payload = events.pack_rows(self._rows)
+        payload = pack_rows(self._rows)
         first = self.writer.append(payload, len(self._rows), self.time_us)
         state.apply_record(self.writer, first, self.time_us, self._rows)
 

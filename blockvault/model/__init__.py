@@ -7,7 +7,8 @@ names volumes and its parents; a *branch* is a line of events of one machine.  T
 is its last *waypoint* (an event that carries complete volumes) and the *overlay* of the writes
 after it.
 
-    events       the closed set of events and their rows      names     what may be called what
+    events       the closed set of events                     names     what may be called what
+    fields       what their fields may hold                   rows      events as the log has them
     snapshot     Snapshot and Volume, encoded canonically     refs      the revision syntax
     state        the fold: log records -> projections         times     "10 minutes ago"
     projections  the tables it writes, and how to read them   history   ancestry of snapshots

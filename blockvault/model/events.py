@@ -1,12 +1,8 @@
-"""Events: everything that can happen to a vault, as small closed values, and their rows.
+"""Events: everything that can happen to a vault, as small closed values.
 
-The log is made of *records*; a record is a list of *rows*, ``[code, dt_us, field...]``, one for
-each event, numbered on from the record's first sequence number.  ``dt_us`` is the time since the
-record's, so that a row is short; it never decreases within a record.
-
-Two forms exist because a busy disk makes tens of thousands of *data* events a second (codes 16
-to 19).  Everybody may use the classes; a session builds the rows of its writes as plain tuples, and
-the fold reads rows as they are.  ``unpack_rows`` checks what comes from the disk once, either way.
+The log is made of them: ``rows`` has the form in which it keeps them, ``fields`` what their fields
+may hold.  Everybody may use the classes; a session builds the rows of its writes as plain tuples,
+because a busy disk makes tens of thousands of *data* events a second (codes 16 to 19).
 
 *Waypoints* (2 and 32 to 36) carry the complete volumes of their branch.  The state of a branch at
 any event is its last waypoint at or before it plus the data events in between.
@@ -18,26 +14,10 @@ Codes are for ever.  A new event gets a new code, and a program that does not kn
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Final, NoReturn, dataclass_transform
 
-from blockvault.encoding import pack, unpack
-from blockvault.errors import BadRequest, Damaged, Unsupported
-from blockvault.ids import ID_SIZE
-from blockvault.model.checks import (
-    LIMIT,
-    check_branch,
-    check_id,
-    check_ids,
-    check_number,
-    check_optional_id,
-    check_text,
-    check_vault_id,
-)
-from blockvault.model.names import check_ref_name, check_volume_name
-from blockvault.model.snapshot import Volume, check_volumes, volumes_from
-
-Row = tuple[Any, ...]
+from blockvault.model.fields import Check, checks_of
+from blockvault.model.snapshot import Volume
 
 INIT: Final = 1
 BRANCH_CREATED: Final = 2
@@ -65,18 +45,11 @@ DATA_CODES: Final = frozenset({WROTE, ZEROED, TRIMMED, BARRIER})
 WAYPOINT_CODES: Final = frozenset(
     {BRANCH_CREATED, CHECKPOINTED, IMPORTED, SNAPSHOTTED, ROLLED_BACK, VOLUME_CHANGED}
 )
-BASE_TABLES: Final = ("refs", "branches", "waypoints", "snapshots")
-"""The projections that a base holds; the trail follows from the records that are kept."""
-
-VOLUME_ACTIONS: Final = ("add", "remove", "rename", "resize")
 
 
 def now_us() -> int:
     """The wall clock, in microseconds since 1970 UTC, as events count time."""
     return time.time_ns() // 1000
-
-
-# -- the events ------------------------------------------------------------------------------
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -89,14 +62,16 @@ class Event:
 
     CODE: ClassVar[int]
     FIELDS: ClassVar[tuple[str, ...]] = ()
+    CHECKS: ClassVar[tuple[tuple[str, Check], ...]] = ()
 
     def __init_subclass__(cls) -> None:
         cls.FIELDS = tuple(name for name in cls.__annotations__ if name != "CODE")
+        cls.CHECKS = checks_of(cls.__name__, cls.FIELDS)
 
     def __init__(self, **values: Any) -> None:
         if values.keys() != set(self.FIELDS):
             raise TypeError(f"{type(self).__name__} has the fields {', '.join(self.FIELDS)}")
-        for name, check in _FIELDS[self.CODE]:
+        for name, check in self.CHECKS:
             check(values[name])
         self.__dict__.update(values)
 
@@ -329,180 +304,3 @@ EVENTS: Final[dict[int, type[Event]]] = {
         *(Held, Unheld, PolicySet, Pruned),
     )
 }
-
-
-# -- what each field may hold ----------------------------------------------------------------
-
-
-def _action(value: Any) -> None:
-    if value not in VOLUME_ACTIONS:
-        raise BadRequest(f"{value!r:.80} is not one of {', '.join(VOLUME_ACTIONS)}")
-
-
-def _tuples(value: Any, size: int, what: str) -> tuple[tuple[Any, ...], ...]:
-    if not isinstance(value, tuple) or not all(
-        isinstance(item, tuple) and len(item) == size for item in value
-    ):
-        raise BadRequest(f"{value!r:.80} are no {what}")
-    return value
-
-
-def _rules(value: Any) -> None:
-    names = []
-    for name, amount in _tuples(value, 2, "rules"):
-        names.append(check_text(name))
-        for pattern in amount if isinstance(amount, tuple) else ():
-            check_text(pattern)
-        if not isinstance(amount, tuple):
-            check_number(amount)
-    if names != sorted(set(names)):
-        raise BadRequest("rules are in the order of their names, each once")
-
-
-def _kept(value: Any) -> None:
-    at = 0
-    for first, end, chain in _tuples(value, 3, "runs of records"):
-        check_id(chain)
-        if not at < check_number(first) < check_number(end):
-            raise BadRequest("runs of records do not ascend")
-        at = first
-
-
-def _base(value: Any) -> None:
-    for table, key, row in _tuples(value, 3, "rows"):
-        if table not in BASE_TABLES or type(key) is not bytes or type(row) is not bytes:
-            raise BadRequest(f"{table!r:.80} has no such row")
-
-
-_CHECKS: Final[dict[str, Callable[[Any], object]]] = {
-    "vault_id": check_vault_id,
-    "block_size": check_number,
-    "compression": check_text,
-    "name": check_ref_name,
-    "branch": check_branch,
-    "target_branch": check_number,
-    "target_seq": check_number,
-    "source_seq": check_number,
-    "offset": check_number,
-    "length": check_number,
-    "ids": check_ids,
-    "volume": check_volume_name,
-    "volumes": check_volumes,
-    "action": _action,
-    "text": check_text,
-    "rules": _rules,
-    "kept": _kept,
-    "base": _base,
-}
-_SPECIAL: Final[dict[tuple[int, str], Callable[[Any], object]]] = {
-    (BRANCH_CREATED, "source"): check_number,
-    (BRANCH_CREATED, "snapshot"): check_optional_id,
-    (ROLLED_BACK, "snapshot"): check_optional_id,
-    (IMPORTED, "source"): check_text,
-    (IMPORTED, "snapshot"): check_id,
-    (SNAPSHOTTED, "snapshot"): check_id,
-    (TAGGED, "snapshot"): check_id,
-    (HELD, "snapshot"): check_id,
-    (UNHELD, "snapshot"): check_id,
-    (POLICY_SET, "branch"): check_number,
-}
-_FIELDS: Final[dict[int, tuple[tuple[str, Callable[[Any], object]], ...]]] = {
-    code: tuple((name, _SPECIAL.get((code, name)) or _CHECKS[name]) for name in kind.FIELDS)
-    for code, kind in EVENTS.items()
-}
-_VOLUMES_AT: Final[dict[int, int]] = {
-    code: 2 + [name for name, _ in table].index("volumes")
-    for code, table in _FIELDS.items()
-    if code in WAYPOINT_CODES
-}
-
-
-# -- rows ------------------------------------------------------------------------------------
-
-
-def to_row(event: Event, dt_us: int) -> Row:
-    """The row of an event that happened ``dt_us`` after its record's time."""
-    names = _FIELDS[event.CODE]
-    return (event.CODE, dt_us, *(getattr(event, name) for name, _ in names))
-
-
-def from_row(row: Sequence[Any]) -> tuple[int, Event]:
-    """``(dt_us, event)`` of a row; ``Damaged`` if its fields are wrong."""
-    code, dt_us, *values = row
-    kind = EVENTS.get(code)
-    if kind is None:
-        raise _unknown(code)
-    names = _FIELDS[code]
-    try:
-        if code in WAYPOINT_CODES:
-            at = _VOLUMES_AT[code] - 2
-            values[at] = volumes_from(values[at])
-        pairs = zip(names, values, strict=True)
-        return check_number(dt_us), kind(**{name: value for (name, _), value in pairs})
-    except (TypeError, ValueError, IndexError, BadRequest) as error:
-        raise Damaged(f"event {kind.__name__} is damaged: {error}", kind="bad-event") from None
-
-
-def pack_rows(rows: Sequence[Row]) -> bytes:
-    """The payload of a record."""
-    return pack(rows)
-
-
-def unpack_rows(payload: bytes | memoryview) -> list[Row]:
-    """The rows of a record, checked: what passes here can be folded without further doubt.
-
-    Rows of data events stay as they are, volumes become ``Volume``s.  ``Damaged`` if the payload is
-    not a list of sound rows, ``Unsupported`` if it holds an event of a later version.
-    """
-    value = unpack(payload, "log record")
-    if not isinstance(value, tuple) or not value:
-        raise Damaged("log record is not a list of events", kind="bad-event")
-    before = 0
-    rows = []
-    for row in value:
-        rows.append(_checked(row))
-        if not before <= row[1]:
-            raise Damaged("times within a log record run backwards", kind="bad-event")
-        before = row[1]
-    return rows
-
-
-def _checked(row: Any) -> Row:
-    if not isinstance(row, tuple) or len(row) < 2 or type(row[0]) is not int:
-        raise Damaged(f"{row!r:.80} is not an event", kind="bad-event")
-    if row[0] == WROTE and len(row) == 7:
-        # The commonest row by far: the same checks as in Wrote, without building one.
-        _, dt_us, branch, volume, offset, length, ids = row
-        if (
-            type(dt_us) is type(branch) is type(offset) is type(length) is int
-            and type(volume) is str
-            and type(ids) is bytes
-            and min(dt_us, offset, length, branch - 1) >= 0
-            and max(dt_us, offset, length, branch) < LIMIT
-            and ids
-            and not len(ids) % ID_SIZE
-            and _known_volume(volume)
-        ):
-            return row
-    dt_us, event = from_row(row)
-    return to_row(event, dt_us)
-
-
-_known: set[str] = set()
-
-
-def _known_volume(name: str) -> bool:
-    """Whether a name passed the check, remembering the few that a machine has."""
-    if name in _known:
-        return True
-    try:
-        check_volume_name(name)
-    except BadRequest:
-        return False
-    if len(_known) < 1024:
-        _known.add(name)
-    return True
-
-
-def _unknown(code: Any) -> Unsupported:
-    return Unsupported(f"the log holds an event of code {code!r:.20}; a later program wrote it")

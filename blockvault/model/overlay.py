@@ -14,8 +14,9 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from blockvault.ids import ID_SIZE, ZERO_ID
 from blockvault.model import tree
-from blockvault.model.events import BARRIER, DATA_CODES, WROTE, Row
+from blockvault.model.events import BARRIER, DATA_CODES, WROTE
 from blockvault.model.extents import Run, clipped, overlaid
+from blockvault.model.rows import Row
 from blockvault.model.update import update
 
 LONG_RUN = 1024

@@ -17,7 +17,7 @@ from typing import Any, Final, Protocol
 
 from blockvault.encoding import pack
 from blockvault.model import events
-from blockvault.model.events import Row
+from blockvault.model.fields import BASE_TABLES
 from blockvault.model.projections import (
     BRANCHES,
     DELETED,
@@ -37,6 +37,7 @@ from blockvault.model.projections import (
     numbers,
     waypoints,
 )
+from blockvault.model.rows import Row
 
 
 class WritableTables(Tables, Protocol):
@@ -47,7 +48,7 @@ class WritableTables(Tables, Protocol):
 
 
 def apply_record(tables: WritableTables, first_seq: int, time_us: int, rows: Sequence[Row]) -> None:
-    """Fold one record: ``rows`` as ``events.unpack_rows`` gives them or a session builds them."""
+    """Fold one record: ``rows`` as ``unpack_rows`` gives them or a session builds them."""
     fold = _Fold(tables, first_seq, time_us)
     for seq, row in enumerate(rows, first_seq):
         fold.step(seq, row)
@@ -187,7 +188,7 @@ class _Fold:
         """Make the tables what the base says, and the trail what the kept records say."""
         _, _, kept, base = row
         self._forget_trail(kept, {found for table, found, _ in base if table == BRANCHES})
-        wanted: dict[str, dict[bytes, bytes]] = {table: {} for table in events.BASE_TABLES}
+        wanted: dict[str, dict[bytes, bytes]] = {table: {} for table in BASE_TABLES}
         for table, found, value in base:
             wanted[table][found] = value
         for table, rows in wanted.items():

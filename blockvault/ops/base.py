@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from blockvault.encoding import unpack
 from blockvault.errors import Damaged
 from blockvault.model import events
+from blockvault.model.rows import Row, unpack_rows
 from blockvault.store import tables
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Base(NamedTuple):
     """The newest prune: its record, its only row, and the runs of older records that it kept."""
 
     record: Record
-    row: events.Row
+    row: Row
 
     @property
     def seq(self) -> int:
@@ -87,9 +88,9 @@ def records(vault: Vault, start: int = 1, stop: int | None = None) -> Iterator[R
         start = record.last_seq + 1
 
 
-def rows_of(record: Record) -> list[events.Row]:
+def rows_of(record: Record) -> list[Row]:
     """The rows of a record; none of a gap."""
-    return [] if record.pruned else events.unpack_rows(record.payload)
+    return [] if record.pruned else unpack_rows(record.payload)
 
 
 def _of(record: Record) -> Base | None:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from blockvault.errors import BadRequest, IOFailed, NotFound
 from blockvault.model import events, projections
 from blockvault.model.bisect import Search, Verdict
+from blockvault.model.rows import unpack_rows
 
 if TYPE_CHECKING:
     from blockvault.ops.resolve import Position
@@ -240,7 +241,7 @@ def _in_record(vault: Vault, branch: int, first: int, codes: frozenset[int]) -> 
         record = reader.record(first)
     if record is None or record.pruned:
         return
-    for seq, row in enumerate(events.unpack_rows(record.payload), record.first_seq):
+    for seq, row in enumerate(unpack_rows(record.payload), record.first_seq):
         if row[0] in codes and branch == (seq if row[0] == events.BRANCH_CREATED else row[2]):
             yield seq
 

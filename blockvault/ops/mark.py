@@ -23,6 +23,7 @@ from blockvault.errors import Damaged
 from blockvault.ids import ZERO_ID, short
 from blockvault.model import events, projections, tree
 from blockvault.model.projections import WaypointRow
+from blockvault.model.rows import from_row
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import Progress, base, silent
 from blockvault.ops.marks import Marks
@@ -89,7 +90,7 @@ class Marker:
                 if row[0] == events.WROTE:
                     ids.update(tree.split_ids(row[6]))
                 elif row[0] != events.PRUNED:
-                    self._event(events.from_row(row)[1])
+                    self._event(from_row(row)[1])
             self.blocks(ids)
         return last
 

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING
 
 from blockvault.errors import Damaged
 from blockvault.ids import object_id
-from blockvault.model import events, state
+from blockvault.model import state
 from blockvault.model.projections import TABLES, TRAIL
+from blockvault.model.rows import unpack_rows
 from blockvault.ops import Progress, base, entries, marksfile, silent
 from blockvault.ops.base import Base
 from blockvault.store import frames, tables
@@ -85,7 +86,7 @@ class ReplayedTables:
                 # A prune came in between, or the row that names the base is lost.
                 self._begin(vault, base.after(vault, record.first_seq))
                 return self.follow(vault, progress)
-            rows = events.unpack_rows(record.payload)
+            rows = unpack_rows(record.payload)
             state.apply_record(self, record.first_seq, record.time_us, rows)
             self.seq = record.last_seq
             progress(self.seq, last)
@@ -104,7 +105,7 @@ class ReplayedTables:
                         "forgot them",
                         kind="broken-chain",
                     )
-                rows = events.unpack_rows(record.payload)
+                rows = unpack_rows(record.payload)
                 for key, value in state.trail_rows(self, record.first_seq, record.time_us, rows):
                     self.put(TRAIL, key, value)
         self.seq = found.seq

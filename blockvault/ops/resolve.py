@@ -19,6 +19,7 @@ from blockvault.errors import BadRequest, Damaged, NotFound
 from blockvault.ids import short
 from blockvault.model import events, history, projections, refs
 from blockvault.model.projections import BranchRow
+from blockvault.model.rows import unpack_rows
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import snapshots
 
@@ -318,7 +319,7 @@ def _rows(
     record = reader.record(first_seq)
     if record is None:
         raise Damaged(f"the log has no record of event {first_seq}", kind="broken-chain")
-    for seq, row in enumerate(events.unpack_rows(record.payload), record.first_seq):
+    for seq, row in enumerate(unpack_rows(record.payload), record.first_seq):
         if row[0] in codes and branch == (seq if row[0] == events.BRANCH_CREATED else row[2]):
             yield seq, record.time_us + row[1]
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from blockvault.errors import Conflict, Damaged, NotFound
 from blockvault.ids import short
 from blockvault.model import events, history, projections
+from blockvault.model.rows import Row, from_row, unpack_rows
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import refs
 
@@ -128,16 +129,16 @@ def events_of(
             record_ = reader.record(at)
         if record_ is None:
             raise Damaged(f"the log has no record of event {at}", kind="broken-chain")
-        rows = [] if record_.pruned else events.unpack_rows(record_.payload)
+        rows = [] if record_.pruned else unpack_rows(record_.payload)
         numbered = list(enumerate(rows, record_.first_seq))
         for seq, row in reversed(numbered) if reverse else numbered:
             if low <= seq <= high and (wanted is None or _concerns(row, seq, wanted)):
-                delta, event = events.from_row(row)
+                delta, event = from_row(row)
                 yield Logged(seq, record_.time_us + delta, event)
         at = record_.first_seq - 1 if reverse else record_.last_seq + 1
 
 
-def _concerns(row: events.Row, seq: int, branch: int) -> bool:
+def _concerns(row: Row, seq: int, branch: int) -> bool:
     """Whether an event moves the branch, renames it or makes it current."""
     if row[0] == events.BRANCH_CREATED:
         return seq == branch

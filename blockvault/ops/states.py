@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from blockvault.errors import Damaged
 from blockvault.model import events, projections, tree
 from blockvault.model.overlay import Overlay, replay
+from blockvault.model.rows import unpack_rows
 from blockvault.model.snapshot import Snapshot, Volume
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def overlays(vault: Vault, position: Position) -> dict[str, Overlay]:
             record = reader.record(first_seq)
         if record is None:
             raise Damaged(f"the log has no record of event {first_seq}", kind="broken-chain")
-        rows = events.unpack_rows(record.payload)
+        rows = unpack_rows(record.payload)
         low = max(0, position.waypoint_seq + 1 - first_seq)
         wanted = rows[low : position.seq + 1 - first_seq]
         replay(found, wanted, position.branch, vault.options.block_size)

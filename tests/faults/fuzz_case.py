@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from blockvault.errors import Damaged, Unsupported
 from blockvault.ids import ZERO_ID, object_id
 from blockvault.model import events, projections, tree
+from blockvault.model.rows import Row, from_row, pack_rows, to_row, unpack_rows
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.store import eventlog, frames, headfile
 from blockvault.store.codec import Codec
@@ -50,7 +51,7 @@ def _decode_frame(data: bytes) -> None:
     list(frames.decode(data))
 
 
-def _rows() -> list[events.Row]:
+def _rows() -> list[Row]:
     made: list[events.Event] = [
         events.Init(vault_id=bytes(16), block_size=4096, compression="zstd:3"),
         events.BranchCreated(name="main", source=0, source_seq=0, snapshot=None, volumes=()),
@@ -60,19 +61,19 @@ def _rows() -> list[events.Row]:
         events.Snapshotted(branch=2, volumes=_VOLUMES, snapshot=_OID),
         events.Tagged(name="v1", snapshot=_OID),
     ]
-    return [events.to_row(event, n) for n, event in enumerate(made)]
+    return [to_row(event, n) for n, event in enumerate(made)]
 
 
 def _decode_rows(data: bytes) -> None:
-    for row in events.unpack_rows(data):
-        events.from_row(row)
+    for row in unpack_rows(data):
+        from_row(row)
 
 
 _CHAIN = bytes(32)
 
 
 def _samples_of_records() -> Iterator[bytes]:
-    payload = events.pack_rows(_rows()) * 1
+    payload = pack_rows(_rows()) * 1
     for content in (payload, payload + bytes(5000), b""):
         chain = eventlog.next_chain(_CHAIN, 7, 1_000, 7, content)
         record = eventlog.Record(7, 7, 1_000, content, chain)
@@ -115,7 +116,7 @@ class _OneRow:
 
 
 def _samples_of_table_rows() -> Iterator[bytes]:
-    pack = events.pack_rows  # any packed array will do
+    pack = pack_rows  # any packed array will do
     yield pack([("main", 0, 0, False, 5, 9, _OID, 5, 9)])[1:]
     yield pack([(34, 1_000, _OID, _OID, _VOLUMES)])[1:]
     yield pack([(5, 5, 1_000)])[1:]
@@ -163,7 +164,7 @@ def _decode_node(data: bytes) -> None:
 DECODERS: Mapping[str, tuple[Callable[[bytes], None], Callable[[], Iterator[bytes]]]] = {
     "frame": (_decode_frame, _samples_of_frames),
     "record": (_decode_record, _samples_of_records),
-    "events": (_decode_rows, lambda: iter([events.pack_rows(_rows())])),
+    "events": (_decode_rows, lambda: iter([pack_rows(_rows())])),
     "snapshot": (lambda data: void(Snapshot.decode(data)), _samples_of_snapshots),
     "node": (_decode_node, lambda: iter([_OID * 32, ZERO_ID * 31 + _OID])),
     "table row": (_decode_table_rows, _samples_of_table_rows),

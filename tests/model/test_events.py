@@ -14,6 +14,7 @@ from blockvault.errors import BadRequest, Damaged, Unsupported, VaultError
 from blockvault.ids import object_id
 from blockvault.model import events
 from blockvault.model.events import Event
+from blockvault.model.rows import from_row, pack_rows, to_row, unpack_rows
 from blockvault.model.snapshot import Volume
 
 ID, OTHER = object_id(b"one"), object_id(b"two")
@@ -93,26 +94,26 @@ def test_the_examples_cover_every_event_and_the_sets_of_codes() -> None:
 
 @pytest.mark.parametrize(("event", "row"), EXAMPLES)
 def test_event_row_and_bytes_say_the_same(event: Event, row: tuple[Any, ...]) -> None:
-    assert events.to_row(event, 7) == row
-    assert events.from_row(row) == (7, event)
-    (back,) = events.unpack_rows(events.pack_rows([row]))
+    assert to_row(event, 7) == row
+    assert from_row(row) == (7, event)
+    (back,) = unpack_rows(pack_rows([row]))
     assert back == row
-    assert events.from_row(back) == (7, event)
+    assert from_row(back) == (7, event)
 
 
 def test_a_record_keeps_its_rows_in_order() -> None:
     rows = [(row[0], dt, *row[2:]) for dt, row in enumerate(ROWS)]
-    assert events.unpack_rows(events.pack_rows(rows)) == rows
+    assert unpack_rows(pack_rows(rows)) == rows
 
 
 def test_volumes_come_back_as_volumes() -> None:
-    (row,) = events.unpack_rows(events.pack_rows([(32, 0, 2, VOLUMES)]))
+    (row,) = unpack_rows(pack_rows([(32, 0, 2, VOLUMES)]))
     assert all(type(volume) is Volume for volume in row[3])
 
 
 def test_bytes_of_a_record_are_pinned() -> None:
     rows = [(16, 0, 2, "vda", 4096, 512, ID), (19, 300, 2)]
-    assert events.pack_rows(rows) == (
+    assert pack_rows(rows) == (
         b"\x92\x97\x10\x00\x02\xa3vda\xcd\x10\x00\xcd\x02\x00\xc4\x20"
         + ID
         + b"\x93\x13\xcd\x01\x2c\x02"
@@ -120,32 +121,32 @@ def test_bytes_of_a_record_are_pinned() -> None:
 
 
 def test_every_truncation_is_refused() -> None:
-    payload = events.pack_rows(ROWS)
+    payload = pack_rows(ROWS)
     for cut in range(len(payload)):
         with pytest.raises(Damaged):
-            events.unpack_rows(payload[:cut])
+            unpack_rows(payload[:cut])
     with pytest.raises(Damaged):
-        events.unpack_rows(payload + b"\x00")
+        unpack_rows(payload + b"\x00")
 
 
 @given(st.data())
 def test_changed_bytes_give_a_documented_error_or_sound_rows(data: st.DataObject) -> None:
-    payload = bytearray(events.pack_rows(ROWS))
+    payload = bytearray(pack_rows(ROWS))
     for _ in range(data.draw(st.integers(1, 3))):
         payload[data.draw(st.integers(0, len(payload) - 1))] = data.draw(st.integers(0, 255))
     try:
-        rows = events.unpack_rows(bytes(payload))
+        rows = unpack_rows(bytes(payload))
     except (Damaged, Unsupported):
         return
-    assert events.unpack_rows(events.pack_rows(rows)) == rows
+    assert unpack_rows(pack_rows(rows)) == rows
     for row in rows:
-        events.from_row(row)
+        from_row(row)
 
 
 @given(st.binary(max_size=200))
 def test_arbitrary_bytes_give_a_documented_error(payload: bytes) -> None:
     with pytest.raises((Damaged, Unsupported)):
-        events.unpack_rows(payload)
+        unpack_rows(payload)
 
 
 BAD: dict[str, list[Any]] = {
@@ -204,13 +205,13 @@ def bad_rows() -> list[Any]:
 @pytest.mark.parametrize("row", bad_rows(), ids=lambda row: repr(row)[:60])
 def test_a_row_with_a_wrong_field_is_damage(row: tuple[Any, ...]) -> None:
     with pytest.raises(Damaged):
-        events.from_row(row)
+        from_row(row)
     try:
         payload = msgpack.packb([row])
     except (ValueError, UnicodeEncodeError):
         return  # not even msgpack can hold it
     with pytest.raises(Damaged):
-        events.unpack_rows(payload)
+        unpack_rows(payload)
 
 
 @pytest.mark.parametrize("event", [event for event, _ in EXAMPLES], ids=lambda e: type(e).__name__)
@@ -227,18 +228,18 @@ def test_a_wrong_field_is_refused_when_an_event_is_built(event: Event) -> None:
 )
 def test_what_is_not_a_list_of_rows_is_damage(value: Any) -> None:
     with pytest.raises(Damaged):
-        events.unpack_rows(msgpack.packb(value))
+        unpack_rows(msgpack.packb(value))
 
 
 def test_time_that_runs_backwards_is_damage() -> None:
     with pytest.raises(Damaged, match="backwards"):
-        events.unpack_rows(pack([(19, 5, 2), (19, 4, 2)]))
+        unpack_rows(pack([(19, 5, 2), (19, 4, 2)]))
 
 
 @pytest.mark.parametrize("code", [0, 9, 15, 20, 37, 1000])
 def test_an_unknown_code_is_unsupported(code: int) -> None:
     with pytest.raises(Unsupported, match="later program"):
-        events.unpack_rows(pack([(19, 0, 2), (code, 0, "new", 1)]))
+        unpack_rows(pack([(19, 0, 2), (code, 0, "new", 1)]))
 
 
 def test_events_are_immutable_and_compare_by_value() -> None:

@@ -15,7 +15,8 @@ from blockvault.encoding import unpack
 from blockvault.errors import Damaged
 from blockvault.ids import ZERO_ID, object_id
 from blockvault.model import events, projections, state, tree
-from blockvault.model.events import Event, Row
+from blockvault.model.events import Event
+from blockvault.model.fields import BASE_TABLES
 from blockvault.model.overlay import Overlay, replay
 from blockvault.model.projections import (
     BranchRow,
@@ -25,6 +26,7 @@ from blockvault.model.projections import (
     WaypointRow,
     numbers,
 )
+from blockvault.model.rows import Row, pack_rows, to_row, unpack_rows
 from blockvault.model.snapshot import Volume
 from blockvault.model.update import update
 
@@ -246,7 +248,7 @@ class Machine:
         while at < self.seq:
             stop = min(self.seq, at + rng.choice([1, 1, 2, 5, 40]))
             time_us = self.log[at][0]
-            rows = [events.to_row(event, when - time_us) for when, event in self.log[at:stop]]
+            rows = [to_row(event, when - time_us) for when, event in self.log[at:stop]]
             yield at + 1, time_us, rows
             at = stop
 
@@ -258,7 +260,7 @@ def build(seed: int, steps: int) -> tuple[Machine, DictTables, list[tuple[int, i
         machine.step()
     tables, records = DictTables(), list(machine.records(rng))
     for first, time_us, rows in records:
-        state.apply_record(tables, first, time_us, events.unpack_rows(events.pack_rows(rows)))
+        state.apply_record(tables, first, time_us, unpack_rows(pack_rows(rows)))
     return machine, tables, records
 
 
@@ -366,7 +368,7 @@ SNAP = object_id(b"snapshot")
 
 def fold(*listed: Event) -> DictTables:
     tables = DictTables()
-    rows = [events.to_row(event, at) for at, event in enumerate(listed)]
+    rows = [to_row(event, at) for at, event in enumerate(listed)]
     state.apply_record(tables, 1, T0, rows)
     return tables
 
@@ -452,12 +454,12 @@ def test_a_replay_from_a_base_gives_the_same_rows(
     dropped = {key for key in live.rows["waypoints"] if data.draw(st.booleans())}
     base = tuple(
         (table, key, value)
-        for table in events.BASE_TABLES
+        for table in BASE_TABLES
         for key, value in sorted(live.rows[table].items())
         if key not in dropped
     )
-    row = events.to_row(events.Pruned(kept=runs, base=base), 0)
-    (row,) = events.unpack_rows(events.pack_rows([row]))
+    row = to_row(events.Pruned(kept=runs, base=base), 0)
+    (row,) = unpack_rows(pack_rows([row]))
     state.apply_record(live, seq, T0, [row])
     replayed = DictTables()
     state.apply_record(replayed, seq, T0, [row])
@@ -466,7 +468,7 @@ def test_a_replay_from_a_base_gives_the_same_rows(
             replayed.put("trail", key, value)
     assert replayed.rows == live.rows
     assert {numbers(key)[1] for key in live.rows["trail"]} <= {records[i][0] for i in keep}
-    for table in events.BASE_TABLES:
+    for table in BASE_TABLES:
         assert live.rows[table] == {key: value for name, key, value in base if name == table}
     assert full.rows["trail"].keys() >= live.rows["trail"].keys()
 

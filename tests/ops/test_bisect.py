@@ -13,6 +13,7 @@ from blockvault import Vault
 from blockvault.errors import BadRequest, NotFound
 from blockvault.model import events
 from blockvault.model.bisect import Verdict, steps
+from blockvault.model.rows import to_row
 from blockvault.ops import bisect
 from blockvault.ops.bisect import Bisection, Found, Step
 from blockvault.ops.snapshots import Logged
@@ -70,7 +71,7 @@ def from_on(first_bad: int) -> Callable[[int], Verdict]:
 
 
 def code(logged: Logged) -> int:
-    return events.to_row(logged.event, 0)[0]
+    return to_row(logged.event, 0)[0]
 
 
 def on_the_line(vault: Vault, good: int, bad: int) -> list[Logged]:
