@@ -75,6 +75,7 @@ SECTIONS = (
             Line("latency/branch@"),
             Line("latency/rollback@"),
             Line("changes/diff@"),
+            Line("growth/snapshot@1000"),
             Line("growth/snapshot@"),
             Line("growth/read the oldest@"),
         ),
@@ -119,9 +120,9 @@ def page(results: Results) -> str:
         for line in section.lines:
             row = _row(results, line)
             if row is not None and (ours := results.summary(row.key, line.ours)):
-                found = _leads(results, row, ours, section.families)
-                lines.append(_cells(results, row, line.title or row.title, ours, found))
-                for family, lead in found.items():
+                title = line.title or row.title
+                lines.append(_cells(results, row, title, ours, section.families))
+                for family, lead in _leads(results, row, ours, section.families).items():
                     if lead is not None:
                         leads.setdefault(family, []).append(lead)
         if lines:
@@ -165,18 +166,20 @@ def _leads(
 
 
 def _cells(
-    results: Results, row: Row, title: str, ours: Summary, leads: Mapping[str, float | None]
+    results: Results, row: Row, title: str, ours: Summary, families: Mapping[str, Sequence[str]]
 ) -> tuple[str, ...]:
+    leads = _leads(results, row, ours, families)
     limit = results.summary(row.key, LIMIT)
     bare = "–"
     if limit is not None and limit.median:
         bare = f"{amount(limit.median, row.unit)}, {digits(advantage(row, limit, ours))} ×"
-    return (title, spread(ours, row.unit), *map(_words, leads.values()), bare)
+    peers = (_words(results, row, families[family], lead) for family, lead in leads.items())
+    return (title, spread(ours, row.unit), *peers, bare)
 
 
-def _words(lead: float | None) -> str:
+def _words(results: Results, row: Row, names: Sequence[str], lead: float | None) -> str:
     if lead is None:
-        return "–"
+        return min(why(results, row, name) for name in names)  # a word sorts before a dash
     return f"**{digits(lead)}**" if lead >= 1 + EVEN else digits(lead)
 
 
