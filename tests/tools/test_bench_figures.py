@@ -218,9 +218,9 @@ def test_page_states_ratios_limits_reasons_and_commands() -> None:
 @pytest.mark.parametrize(
     ("ours", "cells", "verdict"),
     [
-        (2.0, "2.00 s | **2.00** | not run | – | – | – | 1.00 s, 2.00 ×", "of borg in 1 of 1 lines."),
-        (3.95, "3.95 s | 1.01 | not run | – | – | – | 1.00 s, 3.95 ×", "of borg in 0 of 1 lines."),
-        (8.0, "8.00 s | 0.50 | not run | – | – | – | 1.00 s, 8.00 ×", "of borg in 0 of 1 lines."),
+        (2.0, "2.00 s | **2.00** | not run | – | – | – | 1.00 s, 2.00 ×", "borg in 1 of 1 lines."),
+        (3.95, "3.95 s | 1.01 | not run | – | – | – | 1.00 s, 3.95 ×", "borg in 0 of 1 lines."),
+        (8.0, "8.00 s | 0.50 | not run | – | – | – | 1.00 s, 8.00 ×", "borg in 0 of 1 lines."),
     ],
 )
 def test_the_first_table_says_who_is_ahead(ours: float, cells: str, verdict: str) -> None:
