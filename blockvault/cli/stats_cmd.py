@@ -9,9 +9,10 @@ import click
 
 from blockvault.cli import output
 from blockvault.cli.common import command, with_vault
+from blockvault.cli.progress import progress
 
 if TYPE_CHECKING:
-    from blockvault.ops.stats import Stats, Usage
+    from blockvault.ops.stats import Freeable, Stats, Usage
     from blockvault.vault import Vault
 
 _DAYS = 14
@@ -38,6 +39,8 @@ _TOTALS = {
     },
     shape={
         **_TOTALS,
+        "prune": "bytes that a prune by the stored policies would let gc free",
+        "gc": "bytes that gc could free already",
         "growth[].day": "a day, local time, on which new blocks came",
         "growth[].bytes": "bytes of the blocks that were new then and are still held",
         "branches[].name": "a branch",
@@ -56,13 +59,15 @@ def run(vault: Vault, as_json: bool) -> None:
 
     Shared and own bytes count blocks before compression.
     """
-    from blockvault.ops.stats import collect
+    from blockvault.ops.stats import collect, freeable
 
     stats = collect(vault)
+    with progress("Marking", quiet=as_json) as report:
+        freed = freeable(vault, progress=report)
     if as_json:
-        output.write_json(_json(stats))
+        output.write_json(_json(stats) | freed._asdict())
         return
-    for line in _totals(stats):
+    for line in _totals(stats, freed):
         output.write(line)
     _write_growth(stats)
     for title, usages in (("branch", stats.branches), ("snapshot", stats.snapshots)):
@@ -71,7 +76,7 @@ def run(vault: Vault, as_json: bool) -> None:
             _write_usages(title, usages)
 
 
-def _totals(stats: Stats) -> list[str]:
+def _totals(stats: Stats, freed: Freeable) -> list[str]:
     rows = [
         ("logical", output.size(stats.logical), "all volumes of all versions"),
         ("referenced", output.size(stats.referenced), "without holes"),
@@ -80,6 +85,8 @@ def _totals(stats: Stats) -> list[str]:
         ("on disk", output.size(stats.file_bytes), f"{stats.ratio:.1f} times less than referenced"),
         ("  log", output.size(stats.log_bytes), f"{stats.log_bytes / stats.file_bytes:.1%} of it"),
         ("  index", output.size(stats.index_bytes), ""),
+        ("  prune", output.size(freed.prune), "would be freed by prune, then gc"),
+        ("  gc", output.size(freed.gc), "would be freed by gc now"),
     ]
     return output.columns(rows, right=frozenset({1}))
 

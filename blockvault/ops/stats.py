@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from blockvault.ids import ZERO_ID, short
 from blockvault.model import projections, tree
 from blockvault.model.snapshot import Volume
-from blockvault.ops import refs, resolve, snapshots, states
+from blockvault.ops import Progress, refs, resolve, silent, snapshots, states
 from blockvault.store import tables
 
 if TYPE_CHECKING:
@@ -72,6 +72,16 @@ class Stats:
     growth: list[Growth]
     branches: list[Usage]
     snapshots: list[Usage]
+
+
+class Freeable(NamedTuple):
+    """Stored bytes that a prune by the stored policies and a gc after it would free.
+
+    ``prune`` is what must be forgotten first, 0 without policies; ``gc`` what nothing needs now.
+    """
+
+    prune: int
+    gc: int
 
 
 class _State(NamedTuple):
@@ -124,6 +134,13 @@ def collect(vault: Vault) -> Stats:
         branches=[use for use, state in zip(usages, found, strict=True) if state.is_branch],
         snapshots=[use for use, state in zip(usages, found, strict=True) if not state.is_branch],
     )
+
+
+def freeable(vault: Vault, *, progress: Progress = silent) -> Freeable:
+    """Mark what would stay, as a collection does: it reads every tree node."""
+    from blockvault.ops import gc, prune
+
+    return Freeable(*gc.freed_by(vault, prune.plan(vault), progress=progress))
 
 
 def _states(vault: Vault, nodes: tree.Scratch) -> Iterator[_State]:

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from blockvault import Vault
-from blockvault.ops import stats
+from blockvault.model.retention import Policy
+from blockvault.ops import forget, gc, policy, prune, stats
 from tests.oracle import BLOCK, noise
 
 Blocks = set[tuple[str, bytes]]
@@ -72,3 +73,22 @@ def test_growth_goes_by_the_day_of_the_first_snapshot_that_holds_a_block(
                 session.snapshot(str(step))
         grown = [count // BLOCK for _, count in stats.collect(vault).growth]
     assert grown == [10, 3, 2]
+
+
+def test_what_a_prune_would_free_and_what_a_collection_could_already(tmp_path: Path) -> None:
+    with Vault.create(tmp_path) as vault:
+        with vault.session() as session:
+            head = session.create_volume("v", 1000 * BLOCK)
+            for step in range(2):
+                head.write(0, noise(step, 300 * BLOCK))
+                session.snapshot(str(step))
+        assert stats.freeable(vault) == (0, 0)
+        policy.set_policy(vault, None, Policy(last=1, events=0))
+        first = stats.freeable(vault)
+        assert 300 * BLOCK <= first.prune < 330 * BLOCK
+        assert first.gc == 0
+        forget.execute(vault, prune.plan(vault))
+        assert stats.freeable(vault).prune == 0
+        assert 300 * BLOCK <= stats.freeable(vault).gc < 340 * BLOCK
+        gc.collect(vault)
+        assert stats.freeable(vault).gc < 10 * BLOCK
