@@ -76,12 +76,13 @@ class FrameCheck:
         first = self._noted() if self.scan.resume else 0
         with ThreadPoolExecutor(2, "verify") as pool:
             for part in entries.parts(self.vault, first):
+                self._lying += part.hidden
                 self._part(pool, part)
                 self._gone(chain.from_iterable(part.entries.values()))
         if self._lying:
             message = (
-                f"{self._lying} entries of the object index point at no such object; "
-                "'blockvault rebuild' mends that"
+                f"{self._lying} entries of the object index point at no such object or are not "
+                "found; 'blockvault rebuild' mends that"
             )
             self.report.problems.append(Problem("index-differs", message))
         (self.vault.path / STATE).unlink(missing_ok=True)

@@ -24,12 +24,14 @@ _END = b"\xff" * _PLACE
 class Part(NamedTuple):
     """Frames with ``start`` <= number < ``stop``, and by frame the entries that point there.
 
-    An entry is place ‖ id.  The last part has also those that point at greater numbers.
+    An entry is place ‖ id.  The last part has also those that point at greater numbers.  ``hidden``
+    is how many of them the index holds and does not find: a damaged key above them leads elsewhere.
     """
 
     start: int
     stop: int
     entries: dict[bytes, list[bytes]]
+    hidden: int
 
     def take(self, number: int) -> list[bytes]:
         """Take out the entries of one frame; what is left in the end points at no frame."""
@@ -44,18 +46,24 @@ def parts(vault: Vault, first: int = 0) -> Iterator[Part]:
     for start in range(first, max(stop, first + 1), step):
         end = start + step
         upto = end.to_bytes(_NUMBER) if end < stop else _END
-        yield Part(start, min(end, stop), _entries(vault, start.to_bytes(_NUMBER), upto))
+        found, hidden = _entries(vault, start.to_bytes(_NUMBER), upto)
+        yield Part(start, min(end, stop), found, hidden)
 
 
-def _entries(vault: Vault, low: bytes, high: bytes) -> dict[bytes, list[bytes]]:
+def _entries(vault: Vault, low: bytes, high: bytes) -> tuple[dict[bytes, list[bytes]], int]:
     found: dict[bytes, list[bytes]] = {}
+    hidden = 0
     for first in range(256):
         with vault.read() as reader:
-            rows = reader.index_entries(first)
-        for oid, place in _ROW.iter_unpack(rows):
-            if low <= place < high:
-                found.setdefault(place[:_NUMBER], []).append(place + oid)
-    return found
+            rows = [
+                row for row in _ROW.iter_unpack(reader.index_entries(first)) if low <= row[1] < high
+            ]
+            # A walk from leaf to leaf does not meet the keys by which an object is looked up.
+            places = reader.locate([oid for oid, _ in rows])
+        for (oid, place), looked_up in zip(rows, places, strict=True):
+            found.setdefault(place[:_NUMBER], []).append(place + oid)
+            hidden += looked_up is None
+    return found, hidden
 
 
 def frame_of(entry: bytes) -> int:
