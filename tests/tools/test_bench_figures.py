@@ -35,7 +35,7 @@ def facts() -> dict[str, Any]:
         "commit": "0123456789",
         "mode": "quick",
         "runs": 5,
-        "plan": {"part": [1, 1]},
+        "plan": {"part": [1, 1], "once": ["bup"]},
         "duration": 90.0,
         "processor": "a processor",
         "cores": 2,
@@ -141,7 +141,7 @@ def test_merged_results_take_rows_from_both_runs() -> None:
 def part(name: str, value: float, commit: str = "0123456789") -> Results:
     """One part of a run with one row."""
     made = Results(facts=facts() | {"commit": commit})
-    made.facts["plan"] = {"part": list(map(int, name.split("/")))}
+    made.facts["plan"] = {"part": list(map(int, name.split("/"))), "once": []}
     made.add(TIME, "blockvault", value)
     return made
 
@@ -168,7 +168,7 @@ def test_what_is_no_other_part_of_it_replaces_a_row(other: Any) -> None:
 
 def test_other_contenders_of_one_part_are_put_together() -> None:
     first, second = part("1/3", 1.0), Results(facts=facts())
-    second.facts["plan"] = {"part": [1, 3]}
+    second.facts["plan"] = {"part": [1, 3], "once": []}
     second.add(TIME, "borg-fixed", 2.0)
     first.merge(second)
     assert first.cells[TIME.key].keys() == {"blockvault", "borg-fixed"}
@@ -213,6 +213,8 @@ def test_page_states_ratios_limits_reasons_and_commands() -> None:
     assert "![A plot](benchmarks/a.svg)" in page
     assert "- **x**" in page
     assert "1.50 s, 50.0 MB" in page, "processor time and peak memory"
+    assert "Medians of 5 runs, commit 0123456789." in page
+    assert "In the series bup take part in one run only." in page
 
 
 @pytest.mark.parametrize(

@@ -32,9 +32,9 @@ how much of the variation it explains.
 METHOD = """## Method
 
 * One warm-up that is thrown away (in the series it checks each round trip byte for byte, and so
-  does the first run), then {runs} runs. In each run the contenders take turns at every step, in an
-  order that starts one further each time. Figures are medians; ± is half the distance of the
-  quartiles, shown from 5 % on.
+  does the first run), then the runs. In each the contenders take turns at every step, in an order
+  that starts one further each time. Figures are medians; ± is half the distance of the quartiles,
+  shown from 5 % on.{once}
 * Each command runs under a launcher of its own. Wall time is the launcher's clock; CPU and peak
   memory are the kernel's (`wait4`), children included. The peak is that of the biggest process;
   mapped pages of a file count, so a store that maps its file shows them.
@@ -94,13 +94,24 @@ def _opening(results: Results, raw: str) -> str:
 def _group(results: Results, group: str, rows: Sequence[Row], plots: Sequence[str]) -> str:
     names = _columns(results, rows)
     lines = [[row.title, *(_cell(results, row, name) for name in names)] for row in rows]
-    parts = [f"## {group[0].upper()}{group[1:]}", table(["", *names], lines)]
+    parts = [f"## {group[0].upper()}{group[1:]}", _runs(results, rows), table(["", *names], lines)]
     if any(cell.samples and cell.samples[0].cpu is not None for cell in _cells(results, rows)):
         parts += [COSTS, _costs(results, rows)]
     if limits := dict.fromkeys(row.limit for row in rows if row.limit):
         parts.append("\n".join(f"* limit: {text}" for text in limits))
     parts += [_reasons(results, rows), *plots]
     return "\n\n".join(part for part in parts if part)
+
+
+def _runs(results: Results, rows: Sequence[Row]) -> str:
+    """How many samples the figures of a table are the medians of, and of which commit."""
+    counts = [len(c.samples) for row in rows for c in results.cells[row.key].values() if c.samples]
+    if not counts:
+        return ""
+    most = max(set(counts), key=counts.count)
+    text = f"Medians of {most} runs" if most > 1 else "One run"
+    commits = sorted({origin.commit for row in rows for origin in results.origin(row.key)})
+    return f"{text}, commit {', '.join(commits)}."
 
 
 def _columns(results: Results, rows: Sequence[Row]) -> list[str]:
@@ -118,8 +129,7 @@ def _cell(results: Results, row: Row, name: str) -> str:
     summary = results.summary(row.key, name)
     if summary is None:
         return headlines.why(results, row, name)
-    text = spread(summary, row.unit)
-    return text if summary.runs > 1 or results.facts["runs"] == 1 else f"{text} (one run)"
+    return spread(summary, row.unit)
 
 
 def _costs(results: Results, rows: Sequence[Row]) -> str:
@@ -210,10 +220,16 @@ def _method(results: Results) -> str:
         inputs=inputs,
         load=f"{facts['load_before']:.1f} and {facts['load_after']:.1f}",
         minutes=f"{facts['duration'] / 60:.0f}",
-        **{name: facts[name] for name in ("runs", "images", "system", "kernel", "python")},
+        once=_once(facts["plan"].get("once", ())),
+        **{name: facts[name] for name in ("images", "system", "kernel", "python")},
     )
     head = ("", "what", "version", "missing because")
     return text + table(head, versions)
+
+
+def _once(names: Sequence[str]) -> str:
+    """Who is asked once, since a round takes it minutes."""
+    return f" In the series {', '.join(names)} take part in one run only." if names else ""
 
 
 def _commands(results: Results) -> str:
