@@ -46,6 +46,8 @@ _BUILDING = ".new-"
 _TRIES = 3
 _REST = 0.004
 """Seconds between two slices of punching: those who wait for the lock ask for it again in that."""
+_SLICES = 16
+"""Slices after which there is a rest although nobody seems to wait."""
 
 Populate = Callable[[Writer], None]
 
@@ -139,10 +141,13 @@ class LmdbStore:
     def _punch(self, fd: int, used: int, until: int) -> int:
         before = os.fstat(fd).st_blocks * 512
         at = freespace.BEGIN if freespace.worth_it(before, used) else None
+        slices = 0
         while at is not None:
             with self.write():
                 at = freespace.slice_of(fd, at, until, shared.oldest_reader(self._env.lmdb))
-            time.sleep(_REST)
+                slices += 1
+                rest = self._env.write_queue().wanted() or slices % _SLICES == 0
+            time.sleep(_REST if rest else 0)
         return max(0, before - os.fstat(fd).st_blocks * 512)
 
     def structure(self) -> list[str]:

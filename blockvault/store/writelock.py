@@ -26,14 +26,19 @@ class WriteLock:
         self._holding = descriptor
         self._mutex = threading.Lock()
         self._owner: int | None = None
+        self._queued: set[int] = set()  # threads of this process, the holder not among them
 
     def acquire(self, timeout: float = TIMEOUT) -> None:
         """``Busy`` after ``timeout`` seconds; RuntimeError if this thread is already writing."""
         if self.held_by_me():
             raise RuntimeError("write transactions do not nest: this thread is already writing")
         deadline = time.monotonic() + timeout
-        if not self._mutex.acquire(timeout=timeout):
-            raise _busy("another thread", timeout)
+        self._queued.add(threading.get_ident())
+        try:
+            if not self._mutex.acquire(timeout=timeout):
+                raise _busy("another thread", timeout)
+        finally:
+            self._queued.discard(threading.get_ident())
         try:
             self._holding = self._lock_file(deadline, timeout)
             self._owner = threading.get_ident()
@@ -59,6 +64,20 @@ class WriteLock:
 
     def held_by_me(self) -> bool:
         return self._owner == threading.get_ident()
+
+    def wanted(self) -> bool:
+        """Whether anybody waits for the lock that the caller holds, as far as the system tells.
+
+        Processes of other containers are not told of.
+        """
+        if self._queued:
+            return True
+        inode = f":{os.fstat(self._descriptor).st_ino} "
+        try:
+            with open("/proc/locks") as locks:
+                return any("->" in line and inode in line for line in locks)
+        except OSError:
+            return True
 
     def _lock_file(self, deadline: float, timeout: float) -> int:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -132,3 +132,39 @@ def test_no_descriptor_is_leaked(descriptors: tuple[int, int]) -> None:
         first.release()
         thread.join()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_the_holder_knows_whether_another_process_waits(descriptors: tuple[int, int]) -> None:
+    first, second = map(WriteLock, descriptors)
+    first.acquire()
+    assert not first.wanted()
+    waiting = threading.Thread(target=second.acquire)
+    waiting.start()
+    assert soon(first.wanted)
+    first.release()
+    waiting.join()
+    assert not second.wanted()
+    second.release()
+
+
+def test_the_holder_knows_whether_another_thread_waits(descriptors: tuple[int, int]) -> None:
+    lock = WriteLock(descriptors[0])
+    lock.acquire()
+    waiting = threading.Thread(target=lambda: (lock.acquire(), lock.release()))
+    waiting.start()
+    assert soon(lock.wanted)
+    lock.release()
+    waiting.join()
+    lock.acquire()
+    assert not lock.wanted()
+    lock.release()
+
+
+def soon(condition: Callable[[], bool]) -> bool:
+    """Whether it comes true within some seconds."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if condition():
+            return True
+        time.sleep(0.01)
+    return False
