@@ -53,9 +53,11 @@ class HeadDevice(StateDevice):
     def block(self, number: int) -> bytes:
         return self.dirty.get(number) or super().block(number)
 
-    @property
-    def overlaid(self) -> bool:
-        return bool(self.dirty) or super().overlaid
+    def overlaid(self, first: int, stop: int) -> bool:
+        # The upper layer first: what leaves it meanwhile is in the lower one by then.
+        dirty = self.dirty
+        held = bool(dirty) and any(block in dirty for block in range(first, stop))
+        return held or super().overlaid(first, stop)
 
     def blocks(self, first: int, stop: int) -> list[bytes]:
         return self.scattered(range(first, stop)) if self.dirty else super().blocks(first, stop)
@@ -110,8 +112,8 @@ class HeadDevice(StateDevice):
                 length = len(data)
                 first, skip = divmod(offset, size)
                 if not skip and length == size:
-                    # A copy, even of bytes: settle_write tells blocks apart by identity.
-                    block = bytes(memoryview(data))
+                    # A copy, even of bytes: settling tells blocks apart by identity.
+                    block = bytes(data if type(data) is memoryview else memoryview(data))
                     self.dirty[first] = block
                     entries.append((now, self, offset, length, (block,)))
                     taken += size
@@ -212,6 +214,14 @@ class HeadDevice(StateDevice):
         self.overlay.write(first, ids)
         dirty = self.dirty
         for number, block in enumerate(blocks, first):
+            if dirty.get(number) is block:
+                del dirty[number]
+
+    def settle_singles(self, written: Sequence[tuple[int, bytes, bytes]]) -> None:
+        """``settle_write`` for writes of one block each, as (number, block, id) in order."""
+        self.overlay.write_singles([(number, oid) for number, _, oid in written])
+        dirty = self.dirty
+        for number, block, _ in written:
             if dirty.get(number) is block:
                 del dirty[number]
 

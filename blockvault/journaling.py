@@ -159,7 +159,7 @@ def _key(branch: int) -> bytes:
 
 
 def _weight(entries: Sequence[Entry]) -> int:
-    return sum(sum(map(len, what)) for *_, what in entries if not isinstance(what[0], int))
+    return sum([sum(map(len, what)) for *_, what in entries if not isinstance(what[0], int)])
 
 
 def _row(entry: Entry) -> tuple[Any, ...]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from blockvault.head import HeadDevice
 
-TRANSACTION_BYTES = 32 << 20
+TRANSACTION_BYTES = 16 << 20
 """Bytes of writes that one transaction stores at most, whatever is pending."""
 
 Entry = tuple[int, "HeadDevice", int, int, Any]
@@ -51,6 +51,8 @@ class Pending:
 
     def __init__(self) -> None:
         self.mutex = threading.Lock()
+        self.room = threading.Condition(self.mutex)
+        """Told when a batch has been stored."""
         self.entries: list[Entry] = []
         self.base = 0
         self.stored = 0
@@ -87,12 +89,15 @@ class Pending:
             first, entries = self.base, self.entries[:count]
             del self.entries[:count]
             self.base += count
-            return Batch(first, entries, size, [b for b in self._barriers if b.at <= self.base])
+            barriers = [barrier for barrier in self._barriers if barrier.at <= self.base]
+            del self._barriers[: len(barriers)]
+            return Batch(first, entries, size, barriers)
 
     def give_back(self, batch: Batch) -> None:
         """A batch was not stored: its entries are the first again."""
         with self.mutex:
             self.entries[:0] = batch.entries
+            self._barriers[:0] = batch.barriers
             self.base = batch.first
 
     def done(self, batch: Batch) -> None:
@@ -100,7 +105,7 @@ class Pending:
         with self.mutex:
             self.size -= batch.size
             self.stored = batch.stop
-            del self._barriers[: len(batch.barriers)]
+            self.room.notify_all()
 
 
 def _held(entry: Entry) -> int:

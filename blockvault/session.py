@@ -13,7 +13,8 @@ readable, and the next flush tries again.
 A checkpoint folds the overlays into new tree roots, so that opening the branch never replays more
 than ``CHECKPOINT_BLOCKS`` blocks; a snapshot is a checkpoint that also has a name.
 
-``pending`` holds the writes, ``storing`` makes rows and frames of them, ``journaling`` promises.
+``pending`` holds the writes, ``committing`` and ``storing`` make rows and frames of them,
+``journaling`` promises.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from blockvault import journaling
+from blockvault.committing import Pipeline, Step
 from blockvault.errors import Conflict, NotFound
 from blockvault.head import HeadDevice
 from blockvault.ids import ZERO_ID
@@ -40,10 +42,13 @@ from blockvault.storing import Prepared
 
 if TYPE_CHECKING:
     from blockvault.store.frames import Frame
+    from blockvault.store.gathering import ObjectWriter
     from blockvault.vault import Vault
 
-CHECKPOINT_BLOCKS = 16384
+CHECKPOINT_BLOCKS = 49152
 """Overlay entries that start a checkpoint; the format allows 65,536 (format.md)."""
+CHECKPOINT_LEAVES = 16384
+"""Touched leaves that start one: writing them anew is what a checkpoint, or a snapshot, takes."""
 COMMIT_BYTES = 8 << 20
 """Pending bytes that start a commit in the background, so that a flush has little left to do."""
 PENDING_BYTES = 64 << 20
@@ -60,6 +65,7 @@ class Session:
         self.limit = PENDING_BYTES
         self._commit_lock = threading.RLock()
         self._journaling = Journaling(vault, branch.id, self.pending)
+        self._pipeline = Pipeline(self.pending, self._prepared, self._store, self._stored)
         self._promised = 0
         """Entries that the last barrier covers, in the tables or in the journal."""
         self._barrier_due = False
@@ -169,7 +175,19 @@ class Session:
         if not self._open_gate.is_set():
             self._open_gate.wait()
         while self.pending.size >= self.limit:
-            self.commit(barrier=False)
+            if not self._relieved():
+                self.commit(barrier=False)
+
+    def _relieved(self) -> bool:
+        """Wait until the thread that commits has made room; False if there is none, or it failed.
+
+        A writer that committed itself would wait for all that is pending.
+        """
+        with self.pending.mutex:
+            self.pending.room.wait_for(
+                lambda: self.pending.size < self.limit or self._background is None
+            )
+            return self.pending.size < self.limit
 
     def took(self, count: int) -> None:
         """Count what was just appended to ``pending``; called under its mutex."""
@@ -196,9 +214,12 @@ class Session:
                 # tries again and tells its caller.
                 failed = True
             with self.pending.mutex:
+                if self.pending.size >= COMMIT_BYTES and not failed:
+                    continue
                 self._hurry.clear()
                 if failed or self._journaling.journaled <= self.pending.stored:
                     self._background = None
+                    self.pending.room.notify_all()
                     return
 
     def _ready(self) -> int:
@@ -252,43 +273,39 @@ class Session:
             self._commit(stop, barrier=barrier)
 
     def _commit(self, stop: int, *, barrier: bool) -> None:
-        with self._commit_lock:
-            while True:
-                batch = self.pending.take(stop)
-                self._store_or_keep(batch, barrier and batch.stop >= stop)
-                if batch.stop >= stop:
-                    break
+        with self._commit_lock, self.vault.guard():
+            self._pipeline.run(stop, self.vault.new_objects(), barrier=barrier)
 
-    def _store_or_keep(self, batch: Batch, barrier: bool) -> None:
-        try:
-            self._store(batch, barrier)
-        except BaseException:
-            self.pending.give_back(batch)
-            raise
-        self.pending.done(batch)
-        with self.pending.mutex:
-            if not self._barrier_due:
-                self._promised = max(self._promised, batch.stop)
-            if max(batch.stop, self._journaling.journaled) >= self.pending.taken:
-                self.unstored[0] = 0
-        if sum(len(head.overlay) for head in self._heads.values()) >= CHECKPOINT_BLOCKS:
-            self._checkpoint_now()
+    def _prepared(self, batch: Batch, objects: ObjectWriter) -> Prepared:
+        return Prepared(batch, self.branch.id, self.vault.options.block_size, objects)
 
-    def _store(self, batch: Batch, barrier: bool) -> None:
-        if not batch.entries and not batch.barriers and not (barrier and self._barrier_due):
+    def _store(self, step: Step) -> None:
+        """Make a batch durable, in one transaction."""
+        batch, prepared, objects = step
+        if not (batch.entries or batch.barriers or (prepared.rows and self._barrier_due)):
             return
-        with self.vault.guard():
-            prepared = Prepared(
-                batch, self.branch.id, self.vault.options.block_size, self.vault.new_objects()
-            )
-            if barrier:
-                prepared.end_with_barrier()
-            with self.vault.transaction() as transaction:
-                transaction.add_frames(prepared.frames)
-                transaction.add_rows(prepared.rows, prepared.time_us or events.now_us())
-                self._journaling.note(transaction.writer, batch.stop)
+        frames = objects.seal()
+        with self.vault.transaction() as transaction:
+            transaction.add_frames(frames)
+            transaction.add_rows(prepared.rows, prepared.time_us or events.now_us())
+            self._journaling.note(transaction.writer, batch.stop)
+        objects.stored(frames, transaction.number)
         prepared.settle()
         self._barrier_due = not prepared.ends_with_barrier
+
+    def _stored(self, step: Step) -> None:
+        """A batch is in the tables: what that promises, and whether it is time to fold."""
+        with self.pending.mutex:
+            if not self._barrier_due:
+                self._promised = max(self._promised, step.batch.stop)
+            if max(step.batch.stop, self._journaling.journaled) >= self.pending.taken:
+                self.unstored[0] = 0
+        overlays = [head.overlay for head in self._heads.values()]
+        if (
+            sum(map(len, overlays)) >= CHECKPOINT_BLOCKS
+            or sum(len(overlay.leaves) for overlay in overlays) >= CHECKPOINT_LEAVES
+        ):
+            self._checkpoint_now(step.objects)
 
     # -- checkpoints and snapshots ---------------------------------------------------------------
 
@@ -300,12 +317,15 @@ class Session:
                 self._checkpoint_now()
             return list(self.volumes)
 
-    def _checkpoint_now(self) -> None:
+    def _checkpoint_now(self, beside: ObjectWriter | None = None) -> None:
+        """Fold the overlays; ``beside`` collects blocks for the commit after this one."""
         with self.vault.guard():
             volumes, frames = self._folded()
             with self.vault.transaction() as transaction:
                 transaction.add_frames(frames)
                 transaction.add(events.Checkpointed(branch=self.branch.id, volumes=volumes))
+            if beside is not None:
+                beside.passed(frames, transaction.number)
         self._rebase(volumes)
 
     def _folded(self) -> tuple[tuple[Volume, ...], list[Frame]]:
@@ -364,6 +384,7 @@ class Session:
             if background is not None:
                 self._hurry.set()
                 background.join()
+            self._pipeline.close()
             self._journaling.abandon()
             self._lease.release()
 

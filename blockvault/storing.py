@@ -8,14 +8,15 @@ from blockvault.ids import ZERO_ID, object_id
 from blockvault.model import events
 
 if TYPE_CHECKING:
+    from blockvault.head import HeadDevice
     from blockvault.pending import Batch, Settling
-    from blockvault.store.frames import Frame
     from blockvault.store.gathering import ObjectWriter
 
 
 class Prepared:
-    """The rows of a batch, timed from ``time_us`` (0: now), how its devices settle it, and its
-    frames.
+    """The rows of a batch, timed from ``time_us`` (0: now), and how its devices settle it.
+
+    Its blocks go to ``objects``, which has frames of them when the batch is stored.
     """
 
     def __init__(self, batch: Batch, branch: int, block_size: int, objects: ObjectWriter) -> None:
@@ -29,7 +30,7 @@ class Prepared:
         self._rows_of(batch)
         self._new.pop(ZERO_ID, None)
         objects.add_blocks(list(self._new), list(self._new.values()))
-        self.frames: list[Frame] = objects.finish()
+        self._new.clear()
 
     def end_with_barrier(self) -> None:
         """A flush ends here, if none does already."""
@@ -47,25 +48,43 @@ class Prepared:
 
     def _rows_of(self, batch: Batch) -> None:
         size, branch = self._size, self._branch
-        zero = bytes(size)
+        zero, new = bytes(size), self._new
+        row, settle = self.rows.append, self.settling.append
         barriers = {barrier.at: barrier.time_us for barrier in batch.barriers}
         if batch.first in barriers:
             self._barrier(barriers[batch.first])
+        before = delta = 0
+        single: HeadDevice | None = None
+        singles: list[tuple[int, bytes, bytes]] = []
         for number, (time_us, head, offset, length, what) in enumerate(batch.entries, batch.first):
-            delta = self._after(time_us)
+            if time_us != before:
+                before, delta = time_us, self._after(time_us)
             first = offset // size
             if isinstance(what[0], int):
                 count = -(-length // size)
-                self.rows.append((what[0], delta, branch, head.name, offset, length))
-                self.settling.append((head.settle_clear, (first, count, what[1])))
+                row((what[0], delta, branch, head.name, offset, length))
+                single = None
+                settle((head.settle_clear, (first, count, what[1])))
             else:
-                ids = [object_id(block) if block != zero else ZERO_ID for block in what]
-                self._new.update(zip(ids, what, strict=True))
-                joined = b"".join(ids)
-                self.rows.append((events.WROTE, delta, branch, head.name, offset, length, joined))
-                self.settling.append((head.settle_write, (first, what, joined)))
+                # One block is what most writes are: it is spared the steps that many need.
+                if len(what) == 1:
+                    (block,) = what
+                    ids = object_id(block) if block != zero else ZERO_ID
+                    new[ids] = block
+                    if single is not head:
+                        single, singles = head, []
+                        settle((head.settle_singles, (singles,)))
+                    singles.append((first, block, ids))
+                else:
+                    each = [object_id(block) if block != zero else ZERO_ID for block in what]
+                    new.update(zip(each, what, strict=True))
+                    ids = b"".join(each)
+                    single = None
+                    settle((head.settle_write, (first, what, ids)))
+                row((events.WROTE, delta, branch, head.name, offset, length, ids))
             if number + 1 in barriers:
                 self._barrier(barriers[number + 1])
+                delta = self._delta
 
     def _barrier(self, time_us: int) -> None:
         self.rows.append((events.BARRIER, self._after(time_us), self._branch))

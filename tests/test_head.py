@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,8 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import blockvault.pending
 import blockvault.session
 from blockvault import Vault
+from blockvault.committing import Step
 from blockvault.errors import BadRequest
 from blockvault.head import HeadDevice
 from blockvault.model.overlay import LONG_RUN, Overlay
@@ -290,14 +292,20 @@ def test_the_same_bytes_written_again_are_another_write(
     """While older writes of a block are settled, readers see the newest."""
     block, other = noise(1, BLOCK), noise(2, BLOCK)
     seen: list[bytes] = []
-    write = Overlay.write
+    write, write_singles = Overlay.write, Overlay.write_singles
 
     def watched(overlay: Overlay, first: int, ids: bytes) -> None:
         write(overlay, first, ids)
         seen.append(head.read(0, BLOCK))
 
+    def watched_singles(overlay: Overlay, written: Sequence[tuple[int, bytes]]) -> None:
+        for each in written:
+            write_singles(overlay, [each])
+            seen.append(head.read(0, BLOCK))
+
     monkeypatch.setattr(Overlay, "write", watched)
-    for data in (block, other, block):
+    monkeypatch.setattr(Overlay, "write_singles", watched_singles)
+    for data in (block, other + other, block):
         head.write(0, data)
     session.flush()
     assert seen == [block, block, block]
@@ -314,15 +322,15 @@ def test_part_of_a_block_written_while_it_is_cleared(
         session.flush()
         head.write(BLOCK, noise("newer", BLOCK))
         writer = threading.Thread(target=head.write, args=(BLOCK + 512, b"new" * 100))
-        store = session._store
+        store = session._pipeline._store
 
-        def slow(batch: Any, barrier: bool) -> None:
+        def slow(step: Step) -> None:
             if not writer.ident:
                 writer.start()
                 writer.join(0.2)
-            store(batch, barrier)
+            store(step)
 
-        monkeypatch.setattr(session, "_store", slow)
+        monkeypatch.setattr(session._pipeline, "_store", slow)
         head.zero(0, size)
         writer.join()
         expected = bytes(512) + b"new" * 100
@@ -429,6 +437,7 @@ def test_many_threads_beside_commits_checkpoints_and_snapshots(
     nightly: bool,
 ) -> None:
     monkeypatch.setattr(blockvault.session, "COMMIT_BYTES", 16 * BLOCK)
+    monkeypatch.setattr(blockvault.pending, "TRANSACTION_BYTES", 6 * BLOCK)
     monkeypatch.setattr(blockvault.session, "PENDING_BYTES", 64 * BLOCK)
     monkeypatch.setattr(blockvault.session, "CHECKPOINT_BLOCKS", 40)
     request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))

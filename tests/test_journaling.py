@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -229,14 +229,14 @@ def test_a_journal_that_fails_is_not_used_again_but_counted_with(
     disk = Disk(SIZE, session.device())
     disk.write(0, b"one")
     session.device().flush()
-    sync, fail = os.fdatasync, True
+    write, fail = journal._write, True
 
-    def broken(descriptor: int) -> None:
+    def broken(*arguments: Any) -> None:
         if fail:
             raise OSError(5, "Input/output error")
-        sync(descriptor)
+        write(*arguments)
 
-    monkeypatch.setattr(os, "fdatasync", broken)
+    monkeypatch.setattr(journal, "_write", broken)
     disk.write(0, b"two")
     session.device().flush()
     assert kinds(vault, before + 1) == ["Wrote", "Barrier"] * 2, "the tables had to do it"

@@ -5,15 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+import blockvault.pending
 import blockvault.session
 from blockvault import Vault
+from blockvault.committing import Step
 from blockvault.errors import Busy, Conflict, NoSpace, NotFound
 from blockvault.model import events
 from blockvault.session import Session
+from blockvault.store.frames import decode
 from blockvault.vault import Transaction
 from tests.oracle import BLOCK, Disk, noise, whole
 
@@ -116,13 +118,13 @@ def test_a_commit_without_barrier_gets_one_with_the_next_flush(
 def test_flushes_that_wait_share_a_barrier(
     vault: Vault, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before, store, go = vault.branch().seq, session._store, threading.Event()
+    before, store, go = vault.branch().seq, session._pipeline._store, threading.Event()
 
-    def slow(batch: Any, barrier: bool) -> None:
+    def slow(step: Step) -> None:
         go.wait()
-        store(batch, barrier)
+        store(step)
 
-    monkeypatch.setattr(session, "_store", slow)
+    monkeypatch.setattr(session._pipeline, "_store", slow)
     threads = []
     for number in range(8):
         session.device().write(number * BLOCK, b"x")
@@ -148,6 +150,28 @@ def test_memory_is_bounded(vault: Vault, session: Session, monkeypatch: pytest.M
     assert whole(session.device()) == disk.data
     session.flush()
     assert (session.pending_bytes, session.device().dirty) == (0, {})
+
+
+@pytest.mark.parametrize("checkpoint", [4, 1000])
+def test_what_the_batch_before_stores_is_not_stored_again(
+    vault: Vault, session: Session, monkeypatch: pytest.MonkeyPatch, checkpoint: int
+) -> None:
+    """It is not in the tables yet when the next batch is looked up."""
+    monkeypatch.setattr(blockvault.pending, "TRANSACTION_BYTES", 2 * BLOCK)
+    monkeypatch.setattr(blockvault.session, "CHECKPOINT_BLOCKS", checkpoint)
+    with vault.read() as reader:
+        before = reader.index_size()
+    for number in range(30):
+        session.device().write(number * BLOCK, noise(number % 3, BLOCK))
+    session.flush()
+    new = [noise(number, BLOCK) for number in range(3)]
+    with vault.read() as reader:
+        frames = [data for _, data in reader.frames()]
+        nodes = reader.index_size() - before - len(new)
+    stored = [data for frame in frames for data in decode(frame)]
+    assert [stored.count(block) for block in new] == [1, 1, 1]
+    assert len(stored) == len(set(stored))
+    assert (nodes > 0) == (checkpoint < 30)
 
 
 def test_unstored_tells_whether_a_crash_would_lose_anything(session: Session) -> None:

@@ -2,6 +2,7 @@
 
     blocks    block number -> id          single blocks, ZERO_ID included
     cleared   sorted, disjoint [start, stop) of long zeroed runs
+    leaves    numbers of the tree's leaves in which blocks were set: what folding has to write anew
 
 A block in ``blocks`` is always newer than a cleared run over it, for clearing removes the entries
 below.  Long runs are kept as runs, so that zeroing a terabyte costs as much as zeroing a block.
@@ -26,22 +27,25 @@ LONG_RUN = 1024
 class Overlay:
     """Mutable; one writer, any number of readers without a lock (single dict operations)."""
 
-    __slots__ = ("blocks", "cleared")
+    __slots__ = ("blocks", "cleared", "leaves")
 
     def __init__(self) -> None:
         self.blocks: dict[int, bytes] = {}
         self.cleared: list[tuple[int, int]] = []
+        self.leaves: set[int] = set()
 
     def __len__(self) -> int:
-        """Entries held: what bounds the memory and the cost of folding into the tree."""
+        """Entries held: what bounds the memory and the cost of opening."""
         return len(self.blocks) + len(self.cleared)
 
     def write(self, first: int, ids: bytes) -> None:
         """Blocks from ``first`` on have these concatenated ids now."""
+        self.leaves.add(first >> tree.BITS)
         if len(ids) == ID_SIZE:
             self.blocks[first] = ids
             return
         count = len(ids) // ID_SIZE
+        self.leaves.update(_leaves(first, first + count))
         self.blocks.update(
             zip(
                 range(first, first + count),
@@ -50,11 +54,17 @@ class Overlay:
             )
         )
 
+    def write_singles(self, written: Sequence[tuple[int, bytes]]) -> None:
+        """``write`` for single blocks, as (number, id) in order."""
+        self.blocks.update(written)
+        self.leaves.update([number >> tree.BITS for number, _ in written])
+
     def clear(self, first: int, count: int) -> None:
         """The ``count`` blocks from ``first`` on read as zeros now."""
         stop = first + count
         if count < LONG_RUN:
             self.blocks.update(dict.fromkeys(range(first, stop), ZERO_ID))
+            self.leaves.update(_leaves(first, stop))
             return
         if count < len(self.blocks):
             doomed = [block for block in range(first, stop) if block in self.blocks]
@@ -70,6 +80,10 @@ class Overlay:
         if oid is None and self.cleared and _covers(self.cleared, block):
             return ZERO_ID
         return oid
+
+    def touches(self, first: int, stop: int) -> bool:
+        """False if the tree below speaks for all of ``[first, stop)``; True says nothing."""
+        return bool(self.cleared) or not self.leaves.isdisjoint(_leaves(first, stop))
 
     def lookup(self, first: int, stop: int) -> list[bytes | None]:
         """``get`` for a range."""
@@ -119,6 +133,10 @@ def replay(overlays: dict[str, Overlay], rows: Iterable[Row], branch: int, block
             overlay.write(first, row[6])
         else:
             overlay.clear(first, -(-(row[4] + row[5]) // block_size) - first)
+
+
+def _leaves(first: int, stop: int) -> range:
+    return range(first >> tree.BITS, ((stop - 1) >> tree.BITS) + 1)
 
 
 def _covers(runs: Sequence[tuple[int, int]], block: int) -> bool:

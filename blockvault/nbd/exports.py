@@ -83,14 +83,15 @@ class GroupFlush:
 
     def __init__(self, device: Device) -> None:
         self._device = device
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._running = False
         self._next = _Round()
         self.rounds = 0
 
     def flush(self) -> None:
         """Return when all that was written before is durable; raise what the device raises."""
-        with self._changed:
+        with self._lock:
             mine = self._next
             while self._running and not mine.done:
                 self._changed.wait()
@@ -109,7 +110,7 @@ class GroupFlush:
         except Exception as error:
             mine.error = error
         finally:
-            with self._changed:
+            with self._lock:
                 self._running = False
                 mine.done = True
                 self.rounds += 1

@@ -37,6 +37,7 @@ from blockvault.nbd.wire import MAX_EXTENTS, MAX_PAYLOAD, Command, CommandFlag, 
 log = logging.getLogger(__name__)
 
 CACHE_STEP = 1024 * 1024
+_READ = int(Command.READ)
 MAX_LOGGED = 20  # failures of one connection that are logged; a damaged disk repeats itself
 
 KINDS: dict[int, int] = {
@@ -252,9 +253,7 @@ HANDLERS: dict[int, Callable[[Service, Request], list[Piece]]] = {
 
 def large_data(items: list[Item]) -> int:
     """Bytes that the replies to single READs among ``items`` will take."""
-    return sum(
-        item.length for item in items if type(item) is Request and item.command == Command.READ
-    )
+    return sum([item.length for item in items if type(item) is Request and item.command == _READ])
 
 
 def _batched_read(export: Export) -> Callable[[Sequence[tuple[int, int]]], Sequence[Piece]]:

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 _LEAF_CACHE = 32768
 """Leaves kept per volume, about 1.1 KiB each: 36 MiB, which maps 4 GiB of 4 KiB blocks."""
+_LONG = 128 << 10
+"""Bytes of a read that has whole leaves, which are proved by one hash each."""
 
 
 class TreeReader:
@@ -48,7 +50,7 @@ class TreeReader:
         later = TreeReader(self.objects, self.height, root)
         if not overlay.cleared:
             later._leaves = dict(self._leaves)
-            for leaf in {block // tree.FANOUT for block in overlay.blocks}:
+            for leaf in overlay.leaves:
                 later._leaves.pop(leaf, None)
         return later
 
@@ -64,7 +66,7 @@ class TreeReader:
         low, high = first // tree.FANOUT, -(-stop // tree.FANOUT)
         leaves = [self._leaves.get(leaf) for leaf in range(low, high)]
         if None in leaves:
-            leaves = self._load_many(low, high)
+            leaves = self._load_many(low, high)[: high - low]
         ids = b"".join(leaves)  # type: ignore[arg-type]
         skip = (first - low * tree.FANOUT) * ID_SIZE
         return [
@@ -79,7 +81,12 @@ class TreeReader:
         return leaf
 
     def _load_many(self, low: int, high: int) -> list[bytes | None]:
-        """The leaves ``low`` to ``high`` with one fetch a level."""
+        """The leaves ``low`` to ``high`` with one fetch a level, and more for who goes on behind.
+
+        Those of the same parent cost little more than one: they were written together.
+        """
+        if high - low > 1:
+            high = min(-(-high // tree.FANOUT) * tree.FANOUT, tree.capacity(self.height - 1))
         count = (high - low) * tree.FANOUT
         ids = tree.lookup_range(self.objects, self.root, self.height, low * tree.FANOUT, count)
         found = {
@@ -133,7 +140,7 @@ class StateDevice:
         self.check(offset, length)
         first, skip = divmod(offset, self.block_size)
         stop = -(-(offset + length) // self.block_size)
-        whole = not (first % tree.FANOUT or stop % tree.FANOUT or self.overlaid)
+        whole = not (first % tree.FANOUT or stop % tree.FANOUT or self.overlaid(first, stop))
         found = self.leaves(first, stop) if whole else self.blocks(first, stop)
         return part(found, skip, length)
 
@@ -144,7 +151,7 @@ class StateDevice:
             self.check(offset, length)
         if all(length == size and not offset % size for offset, length in ranges):
             return self.scattered([offset // size for offset, _ in ranges])
-        if len(ranges) == 1 or any(offset % size or length % size for offset, length in ranges):
+        if any(offset % size or length % size or length >= _LONG for offset, length in ranges):
             return [self.read(offset, length) for offset, length in ranges]
         numbers = [
             number
@@ -168,10 +175,9 @@ class StateDevice:
         """Whole blocks, fetched together."""
         return self._fetch(self.ids(first, stop))
 
-    @property
-    def overlaid(self) -> bool:
-        """Whether anything lies over the tree."""
-        return bool(len(self.overlay))
+    def overlaid(self, first: int, stop: int) -> bool:
+        """Whether anything may lie over the tree there."""
+        return self.overlay.touches(first, stop)
 
     def leaves(self, first: int, stop: int) -> Iterator[bytes | memoryview]:
         """The blocks of whole leaves, as pieces in order."""

@@ -7,6 +7,7 @@ sees it.  On network file systems neither the locks nor the shared map hold betw
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import re
@@ -114,3 +115,18 @@ def file_system_type(path: Path, mounts: Path = Path("/proc/self/mounts")) -> st
 def _unescaped(text: str) -> str:
     """Undo the octal escapes of /proc/self/mounts (space, tab, newline, backslash)."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def open_synced(path: Path) -> int:
+    """Open a file so that each write is durable when it returns, without a sync behind it.
+
+    Past the page cache too where the file system can: offsets, lengths and the memory written from
+    are to be multiples of a page.
+    """
+    flags = os.O_RDWR | os.O_DSYNC | os.O_CLOEXEC
+    try:
+        return os.open(path, flags | getattr(os, "O_DIRECT", 0))
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return os.open(path, flags)

@@ -79,16 +79,21 @@ class ObjectWriter:
         with self._guard:
             return self._take()
 
-    def finish(self) -> list[Frame]:
-        """All frames, the unfinished ones too; then the collector knows nothing any more."""
+    def seal(self) -> list[Frame]:
+        """``take`` with the unfinished frames too."""
         with self._guard:
             for batch in (self._blocks, self._nodes):
                 if batch.ids:
                     self._seal(batch)
-            taken = self._take()
+            return self._take()
+
+    def finish(self) -> list[Frame]:
+        """``seal`` for the last time: then the collector knows nothing any more."""
+        taken = self.seal()
+        with self._guard:
             self._pending.clear()
             self._looked_at = 0
-            return taken
+        return taken
 
     def stored(self, frames: Sequence[Frame], number: int) -> None:
         """Frames that were taken stand in the store since the commit ``number``."""
@@ -100,6 +105,14 @@ class ObjectWriter:
                 self._looked_at = number
             if not self._pending:
                 self._looked_at = 0
+
+    def passed(self, frames: Sequence[Frame], number: int) -> None:
+        """The commit ``number`` stored these frames of another collector."""
+        with self._guard:
+            if number == self._looked_at + 1 and self._pending.isdisjoint(
+                oid for frame in frames for oid in frame.ids
+            ):
+                self._looked_at = number
 
     @property
     def ready_bytes(self) -> int:

@@ -103,12 +103,12 @@ class Index:
 
     def add(self, rows: Sequence[tuple[bytes, int]]) -> None:
         """Add rows of objects that are not there yet."""
-        for oid, place in rows:
+        ordered = sorted(rows)
+        for oid, place in ordered:
             if len(oid) != ID_SIZE or not 0 <= place <= MAX_PLACE:
                 raise BadRequest(f"object {oid.hex()} cannot be at place {place}")
         self._cursor.putmulti(
-            [(oid[:1], oid[1:] + place.to_bytes(_PLACE)) for oid, place in sorted(rows)],
-            dupdata=True,
+            [(oid[:1], oid[1:] + place.to_bytes(_PLACE)) for oid, place in ordered], dupdata=True
         )
 
     def delete(self, oid: bytes) -> bool:

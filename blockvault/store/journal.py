@@ -1,9 +1,10 @@
 """The journal of one branch: what a flush made durable before the tables have it.
 
 A commit of the database takes two syncs in turn and changes the file's extents; a flush that a
-guest waits for needs one sync of blocks that are already there.  So a session whose guest flushes
-often appends to this file first and commits behind.  The file has a page of header and two halves,
-written in turn; a half is used again when the tables have all that it says::
+guest waits for needs one write to blocks that are already there, which is durable when it returns.
+So a session whose guest flushes often appends to this file first and commits behind.  The file has
+a page of header and two halves, written in turn; a half is used again when the tables have all that
+it says::
 
     header   magic "bvjrnl 1" ‖ 16 random bytes, the journal's name ‖ u32 LE bytes of a half
     record   magic "bvjr" ‖ u32 LE length of payload ‖ BLAKE3(name ‖ payload)[:24] ‖ payload
@@ -13,13 +14,14 @@ torn never touches a record that was promised before.  A half ends at the first 
 whole.  The payload is ``pack([first, stop, entries...])``: entries are numbered from the session's
 first on, these are ``first`` to ``stop - 1``.  What the entries say is the session's business.
 
-The file is filled with zeros when it is made: a sync of blocks that the file system has only
+The file is filled with zeros when it is made: making blocks durable that the file system has only
 promised writes its own journal too, and takes twice as long.
 """
 
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import struct
 from collections.abc import Sequence
@@ -33,6 +35,8 @@ from blockvault.errors import Damaged
 from blockvault.store import faults, filesystem
 
 HALF = 8 << 20
+RECORD_BYTES = 2 << 20
+"""The longest record, for which memory is kept."""
 PAGE = 4096
 NAME_SIZE = 16
 
@@ -59,6 +63,9 @@ class Journal:
         self.path = path
         self.name = name
         self._descriptor = descriptor
+        self._synced = -1
+        self._record = mmap.mmap(-1, RECORD_BYTES)
+        """Memory that begins at a page, as it has to for a write past the page cache."""
         self._half = half
         self._current = 0
         self._at = 0
@@ -121,23 +128,32 @@ class Journal:
         return None
 
     def append(self, first: int, stop: int, rows: Sequence[Any], stored: int) -> bool:
-        """Append entries and sync; False if there is no room before the tables have more.
+        """Append entries durably; False if there is no room before the tables have more.
 
         ``stored`` is the number behind the last entry that the tables have.  ``IOFailed`` if the
         disk refuses; then nobody knows whether the record is there, and the journal is done for.
         """
         payload = pack([first, stop, *rows])
-        data = _RECORD.pack(_RECORD_MAGIC, len(payload), self._check(payload)) + payload
-        if self._at + len(data) > self._half:
-            if len(data) > self._half or self._stops[1 - self._current] > stored:
+        end = _RECORD.size + len(payload)
+        pages = -(-end // PAGE) * PAGE
+        if pages > RECORD_BYTES:
+            return False
+        if self._at + pages > self._half:
+            if pages > self._half or self._stops[1 - self._current] > stored:
                 return False
             self._current, self._at = 1 - self._current, 0
+        record = self._record
+        _RECORD.pack_into(record, 0, _RECORD_MAGIC, len(payload), self._check(payload))
+        record[_RECORD.size : end] = payload
+        record[end:pages] = bytes(pages - end)
         try:
-            _write(self._descriptor, data, PAGE + self._current * self._half + self._at)
-            os.fdatasync(self._descriptor)
+            if self._synced < 0:
+                self._synced = filesystem.open_synced(self.path)
+            with memoryview(record) as view:
+                _write(self._synced, view[:pages], PAGE + self._current * self._half + self._at)
         except OSError as error:
             raise faults.from_os(error, self.path) from error
-        self._at += -(-len(data) // PAGE) * PAGE
+        self._at += pages
         self._stops[self._current] = stop
         return True
 
@@ -183,6 +199,9 @@ class Journal:
         """Let go of the file, and leave it to whoever opens the branch next."""
         with contextlib.suppress(OSError):
             os.close(self._descriptor)
+        if self._synced >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._synced)
 
     def remove(self) -> None:
         """The tables have everything: the journal is needed no more."""
@@ -202,11 +221,10 @@ def left_behind(vault: Path) -> list[int]:
     return []
 
 
-def _write(descriptor: int, data: bytes, at: int) -> None:
-    view = memoryview(data)
-    while view:
-        done = os.pwrite(descriptor, view, at)
-        view, at = view[done:], at + done
+def _write(descriptor: int, data: bytes | memoryview, at: int) -> None:
+    while data:
+        done = os.pwrite(descriptor, data, at)
+        data, at = data[done:], at + done
 
 
 def _damaged(path: Path, why: str) -> Damaged:

@@ -26,6 +26,9 @@ from blockvault.store.types import Reader, Store
 CACHE_BYTES = 64 << 20
 """What a reader keeps of decoded frames: enough for packed ones, which lie less in a row."""
 
+HOT_BYTES = 24 << 20
+"""What a reader keeps of single objects: of a frame that small reads ask for, little is wanted."""
+
 KNOWN_PLACES = 1 << 16
 FRAMES_A_SNAPSHOT = 64
 """Frames that one read transaction fetches at most, so that none lives long."""
@@ -54,12 +57,20 @@ class ObjectReader:
     def __init__(self, store: Store, cache_bytes: int = CACHE_BYTES) -> None:
         self._store = store
         self._cache = _FrameCache(cache_bytes)
+        self._hot = _ObjectCache(HOT_BYTES)
         self._places: dict[bytes, int] = {}
         self._decoding = [threading.Lock() for _ in range(_LOCKS)]
         self._file: DecodedFile | None = None
 
     def get(self, oid: bytes) -> bytes:
         """The object's bytes; ``Damaged`` if it is missing or is not what was stored."""
+        data = self._hot.get(oid)
+        if data is None:
+            data = self._found(oid)
+            self._hot.put(oid, data)
+        return data
+
+    def _found(self, oid: bytes) -> bytes:
         known = self._places.get(oid)
         data = None if known is None else self._at_hand(known, oid)
         if data is not None:
@@ -104,6 +115,15 @@ class ObjectReader:
         wanted = list(dict.fromkeys(ids))
         if len(wanted) == 1:
             return {wanted[0]: self.get(wanted[0])}
+        if len(wanted) > FEW:
+            return self._found_many(wanted)
+        found = self._hot.get_many(wanted)
+        if len(found) < len(wanted):
+            missing = [oid for oid in wanted if oid not in found]
+            found.update(self._found_many(missing))
+        return found
+
+    def _found_many(self, wanted: Sequence[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
         with self._store.read() as reader:
             if len(wanted) > SMALL:
@@ -148,7 +168,7 @@ class ObjectReader:
         for number, members in groups.items():
             cached = self._cache.get(number)
             if cached is not None:
-                found.update((oid, cached.get(slot, oid)) for slot, oid in members)
+                self._give(members, cached, found)
                 continue
             view = reader.frame_view(number)
             if view is None:
@@ -160,8 +180,16 @@ class ObjectReader:
                 encoded[number] = reader.frame(number) or b""
         for number, objects in zip(encoded, _decode_all(list(encoded.values())), strict=True):
             cached = self._keep(number, objects, len(groups[number]))
-            found.update((oid, cached.get(slot, oid)) for slot, oid in groups[number])
+            self._give(groups[number], cached, found)
         return found
+
+    def _give(self, members: Sequence[Member], cached: _Cached, found: dict[bytes, bytes]) -> None:
+        """Objects of a decoded frame; a few of them are kept by themselves."""
+        objects = [(oid, cached.get(slot, oid)) for slot, oid in members]
+        found.update(objects)
+        if len(members) <= SMALL:
+            for oid, data in objects:
+                self._hot.put(oid, data)
 
     def _take_kept(
         self, number: int, members: Sequence[Member], found: dict[bytes, bytes]
@@ -174,6 +202,7 @@ class ObjectReader:
             if data is None or object_id(data) != oid:
                 return False
             found[oid] = data
+            self._hot.put(oid, data)
         return True
 
     def _keep(self, number: int, objects: Objects, wanted: int) -> _Cached:
@@ -213,6 +242,7 @@ class ObjectReader:
     def close(self) -> None:
         """Forget everything that is cached."""
         self._cache.clear()
+        self._hot.clear()
         self._places.clear()
         if self._file is not None:
             self._file.close()
@@ -250,6 +280,35 @@ class _Cached:
             _checked(data, oid)
             self._checked[slot] = oid
         return data
+
+
+class _ObjectCache:
+    """Objects that were proved, the ones that came first making room, up to a number of bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._objects: OrderedDict[bytes, bytes] = OrderedDict()
+        self._guard = threading.Lock()
+        self.get = self._objects.get
+
+    def get_many(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Those of ``ids`` that are here."""
+        get = self._objects.get
+        return {oid: data for oid in ids if (data := get(oid)) is not None}
+
+    def put(self, oid: bytes, data: bytes) -> None:
+        with self._guard:
+            if oid not in self._objects:
+                self._objects[oid] = data
+                self._size += len(data)
+            while self._size > self._limit:
+                self._size -= len(self._objects.popitem(last=False)[1])
+
+    def clear(self) -> None:
+        with self._guard:
+            self._objects.clear()
+            self._size = 0
 
 
 class _FrameCache:

@@ -316,9 +316,15 @@ class LmdbWriter(LmdbReader, Writer):
                 continue
             self._append(tables.FRAMES, number, frame.data)
             base = tables.location(number, 0)
-            for slot, oid in enumerate(frame.ids):
-                if oid not in known:
-                    index[oid] = base | slot
+            places = range(base, base + len(frame.ids))
+            if known.isdisjoint(frame.ids):
+                index.update(zip(frame.ids, places, strict=True))
+            else:
+                index.update(
+                    (oid, place)
+                    for oid, place in zip(frame.ids, places, strict=True)
+                    if oid not in known
+                )
             known.update(frame.ids)
             number += 1
         if self.condemning:

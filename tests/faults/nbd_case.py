@@ -14,13 +14,14 @@ import os
 import signal
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 from blockvault import Vault, journaling
 from blockvault.nbd.exports import Exports, GroupFlush
 from blockvault.nbd.server import Server
 from blockvault.nbd.volumes import VaultCatalogue
-from blockvault.store import journal
+from blockvault.store import filesystem, journal
 
 SIZE = 16 << 20
 BRANCH, VOLUME = "main", "vda"
@@ -36,7 +37,7 @@ def main(directory: str, path: str, mode: str) -> None:
     if mode == "deaf":
         GroupFlush.flush = lambda self: None  # type: ignore[method-assign]
     if mode == "loose":
-        os.fdatasync = lambda descriptor: None  # the journal's; LMDB has its own
+        filesystem.open_synced = partial(os.open, flags=os.O_RDWR)  # the journal's alone
     journaling.AFTER_FLUSHES, journal.HALF = 2, 64 << 10
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())

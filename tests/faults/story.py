@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import lmdb
 
+import blockvault.pending
 import blockvault.session
 from blockvault import Vault
 from blockvault.model.retention import Policy
@@ -368,6 +369,7 @@ def volumes_at(vault: Vault, rev: str) -> dict[str, bytes]:
 def quicken(change: Callable[[object, str, int], None] = setattr) -> None:
     """Small limits, so that a short story meets background commits and checkpoints."""
     change(blockvault.session, "COMMIT_BYTES", 24 * BLOCK)
+    change(blockvault.pending, "TRANSACTION_BYTES", 10 * BLOCK)
     change(blockvault.session, "CHECKPOINT_BLOCKS", 30)
 
 

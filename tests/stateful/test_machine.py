@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+import blockvault.pending
 import blockvault.session
 from blockvault import Vault
 from blockvault.errors import Busy, Conflict, NotFound
@@ -349,6 +350,7 @@ class VaultMachine(RuleBasedStateMachine):
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short lives meet background commits and checkpoints."""
     monkeypatch.setattr(blockvault.session, "COMMIT_BYTES", 24 * BLOCK)
+    monkeypatch.setattr(blockvault.pending, "TRANSACTION_BYTES", 10 * BLOCK)
     monkeypatch.setattr(blockvault.session, "CHECKPOINT_BLOCKS", 30)
 
 

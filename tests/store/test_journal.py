@@ -140,12 +140,10 @@ def test_a_disk_without_room_gets_no_journal(
     assert journal.left_behind(tmp_path) == []
 
 
-def test_a_sync_that_fails_is_told(
-    tmp_path: Path, made: Journal, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(_: int) -> None:
+def test_a_write_that_fails_is_told(made: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> int:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr(os, "fdatasync", broken)
+    monkeypatch.setattr(os, "pwrite", broken)
     with pytest.raises(IOFailed):
         made.append(0, 1, [b"x"], 0)
