@@ -24,7 +24,7 @@ from blockvault.ops import Progress, base, damage, mark, reading, rebuild, silen
 from blockvault.ops.check_frames import FrameCheck, Scan
 from blockvault.ops.needed import Needed
 from blockvault.ops.reading import StateDevice
-from blockvault.ops.report import Problem, Report
+from blockvault.ops.report import Problem, Report, hidden
 from blockvault.store import tables
 
 if TYPE_CHECKING:
@@ -136,6 +136,9 @@ class _Roots:
         latest = base.find(self.vault)
         for record in base.records(self.vault):
             self.report.events += record.count
+            with self.vault.read() as reader:
+                if not reader.stands(tables.LOG, record.first_seq):
+                    self.report.problems.append(hidden(f"record of event {record.first_seq}"))
             if record.pruned and (latest is None or not latest.accounts_for(record)):
                 raise Damaged(
                     f"the log has a gap at event {record.first_seq} that no prune accounts for",

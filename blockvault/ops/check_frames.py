@@ -27,8 +27,8 @@ from blockvault.errors import Damaged
 from blockvault.ids import object_id, short
 from blockvault.ops import Progress, entries
 from blockvault.ops.entries import Part
-from blockvault.ops.report import Problem, Report
-from blockvault.store import frames
+from blockvault.ops.report import Problem, Report, hidden
+from blockvault.store import frames, tables
 from blockvault.store.frames import Objects
 
 if TYPE_CHECKING:
@@ -110,6 +110,11 @@ class FrameCheck:
             with self.vault.read() as reader:
                 numbered = reader.frames(start)
                 batch = [pair for pair in islice(numbered, _FRAMES_A_BATCH) if pair[0] < stop]
+                self.report.problems += [
+                    hidden(f"frame {number}")
+                    for number, _ in batch
+                    if not reader.stands(tables.FRAMES, number)
+                ]
             if not batch:
                 return
             yield batch

@@ -22,6 +22,15 @@ class Problem:
     object: bytes | None = None
 
 
+def hidden(what: str) -> Problem:
+    """Something stands where a walk meets it, but is not found by its number."""
+    message = (
+        f"the {what} is there, but not found by its number: a key above it is damaged; "
+        "'blockvault compact' writes the tables anew"
+    )
+    return Problem("key-damaged", message)
+
+
 @dataclass(slots=True)
 class Report:
     """What was looked at and what was found; ``touched`` is what lost objects would have held."""

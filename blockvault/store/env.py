@@ -30,11 +30,13 @@ from blockvault.store import (
     freespace,
     rows,
     shared,
+    subpages,
     tables,
     writelock,
 )
 from blockvault.store import format as fmt
 from blockvault.store.headfile import Slot
+from blockvault.store.index import ENTRY_SIZE
 from blockvault.store.txn import LmdbReader, LmdbWriter
 from blockvault.store.types import Options, Writer
 
@@ -205,13 +207,14 @@ def _ends_there(found: tuple[int, bytes | memoryview], slot: Slot) -> bool:
 
 
 def _walked(path: str) -> list[str]:
-    """What py-lmdb's own walker, which has no types, says of a data file."""
+    """What py-lmdb's own walker, which has no types, says of a data file, and ours of the index."""
     from lmdb import verify as lmdb_verify
 
     try:
-        return [str(problem) for problem in lmdb_verify.verify(path)]  # type: ignore[no-untyped-call]
+        found = [str(problem) for problem in lmdb_verify.verify(path)]  # type: ignore[no-untyped-call]
     except lmdb_verify.VerifyError as error:  # it could not even begin
         return [str(error)]
+    return found + subpages.damaged(Path(path), tables.INDEX, ENTRY_SIZE - 1)
 
 
 def _create(path: Path, options: Options, populate: Populate | None) -> None:

@@ -136,6 +136,9 @@ class MemoryReader(Reader):
         heads = [(number, data[:HEADER_SIZE], len(data)) for number, data in self.frames(start)]
         return heads[:count]
 
+    def stands(self, table: str, number: int) -> bool:
+        return number in self._tables[table]
+
     def _log_at(self, seq: int) -> tuple[int, bytes] | None:
         log = self._tables[tables.LOG]
         first = max((key for key in log if key <= seq), default=None)

@@ -26,8 +26,8 @@ MAP_SIZE = 16 << 40
 
 MAGIC, VERSION = 0xBEEFC0DE, 1
 NO_PAGE = (1 << 64) - 1
-BRANCH, LEAF, META = 0x01, 0x02, 0x08
-BIG, SUBTREE = 0x01, 0x02
+BRANCH, LEAF, META, DIRTY, LEAF2, SUBPAGE = 0x01, 0x02, 0x08, 0x10, 0x20, 0x40
+BIG, SUBTREE, DUPLICATES = 0x01, 0x02, 0x04
 
 _PAGE = struct.Struct("<QHHHH")
 _NODE = struct.Struct("<HHHH")
@@ -196,7 +196,7 @@ def _leaf_rows(file: int, meta: Meta, page: bytes, start: int) -> Iterator[tuple
 
 def _node_offsets(page: bytes) -> Iterator[int]:
     _, _, _, lower, _ = _PAGE.unpack_from(page)
-    for index in range(_PAGE.size, lower, 2):
+    for index in range(_PAGE.size, min(lower, len(page) - 1), 2):
         yield int.from_bytes(page[index : index + 2], "little")
 
 
@@ -205,6 +205,8 @@ def _children(page: bytes) -> Iterator[tuple[int, int | None]]:
     if len(page) < _PAGE.size:
         return
     _, _, flags, lower, _ = _PAGE.unpack_from(page)
+    if flags & LEAF2:
+        return  # an array of duplicates, without nodes
     for index in range(_PAGE.size, min(lower, len(page) - 1), 2):
         at = int.from_bytes(page[index : index + 2], "little")
         if at + _NODE.size > len(page):
@@ -219,6 +221,26 @@ def _children(page: bytes) -> Iterator[tuple[int, int | None]]:
             root = _TREE.unpack_from(page, data)[-1]
             if root != NO_PAGE:
                 yield root, None
+
+
+def header_of(page: bytes) -> tuple[int, int, int, int] | None:
+    """(pad, flags, lower, upper) of a page or sub-page; None if it is too short."""
+    return _PAGE.unpack_from(page)[1:] if len(page) >= _PAGE.size else None
+
+
+def tree_root(record: bytes) -> int:
+    """The root page of a tree, from its record in the main tree; ``NO_PAGE`` if that is short."""
+    return int(_TREE.unpack_from(record)[-1]) if len(record) >= _TREE.size else NO_PAGE
+
+
+def nodes(page: bytes) -> Iterator[tuple[int, bytes, bytes, int]]:
+    """(flags, key, value, child) of a page's nodes: leaves have values, branches children."""
+    for at in _node_offsets(page):
+        if at + _NODE.size <= len(page):
+            low, high, flags, key_size = _NODE.unpack_from(page, at)
+            data = at + _NODE.size + key_size
+            value = page[data : data + (low | high << 16)]
+            yield flags, page[data - key_size : data], value, low | high << 16 | flags << 32
 
 
 _COPY_FIRST = "Copy the vault directory before anything else; do not write to it."

@@ -193,6 +193,9 @@ class LmdbReader(Reader):
         self._env.residency.note(len(heads) * A_LOOKUP)
         return heads
 
+    def stands(self, table: str, number: int) -> bool:
+        return self._txn.get(tables.integer_key(number), db=self._dbs[table]) is not None
+
     def _log_at(self, seq: int) -> tuple[int, memoryview] | None:
         cursor = self._txn.cursor(self._dbs[tables.LOG])
         if not cursor.set_range(tables.integer_key(max(seq, 0))):
@@ -378,7 +381,7 @@ def _pages(stat: Mapping[str, Any]) -> int:
 def _ascending(cursor: lmdb.Cursor[memoryview], start: int) -> int:
     """The number at the cursor.  One out of order would make a walk go round for ever."""
     number = tables.number_of_key(cursor.key())
-    if number < start:
+    if not start <= number <= tables.MAX_FRAME_NUMBER:
         raise Damaged(f"frame {number} stands behind frame {start - 1}", kind="damaged")
     return number
 

@@ -195,6 +195,13 @@ class Reader(ABC):
         self.touched(view)
         return bytes(view)
 
+    @abstractmethod
+    def stands(self, table: str, number: int) -> bool:
+        """Whether a row of ``frames`` or ``log`` is found by its number.
+
+        Where a key above the rows is damaged, a walk over all of them may still meet it.
+        """
+
     # log
 
     @abstractmethod

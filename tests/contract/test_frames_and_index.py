@@ -43,6 +43,7 @@ def test_objects_are_found_where_the_index_says(store: Store) -> None:
     with store.read() as reader:
         assert list(reader.frames(2)) == [(n, reader.frame(n)) for n in (2, 3)]
         assert list(reader.frames(4)) == []
+        assert [reader.stands(tables.FRAMES, n) for n in (1, 3, 4)] == [True, True, False]
 
 
 def test_what_is_not_there_is_none(store: Store) -> None:

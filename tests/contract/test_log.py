@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from blockvault.errors import BadRequest, Damaged
-from blockvault.store import eventlog
+from blockvault.store import eventlog, tables
 from blockvault.store.types import Record, Store, Writer
 from tests.contract.conftest import Make
 from tests.store.material import CODEC, OPTIONS
@@ -75,6 +75,7 @@ def test_several_records_of_one_commit(store: Store) -> None:
         assert [writer.append(b"x", 2, 5), writer.append(b"y", 1, 6)] == [1, 3]
         assert writer.last().seq == 3
         assert [r.payload for r in writer.records()] == [b"x", b"y"]
+        assert [writer.stands(tables.LOG, seq) for seq in (1, 2, 3)] == [True, False, True]
 
 
 def test_a_record_without_events_is_refused(store: Store) -> None:
