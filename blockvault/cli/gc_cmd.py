@@ -63,8 +63,9 @@ _DONE = {
     "--recompress",
     "level",
     metavar="LEVEL",
-    type=click.IntRange(1, 22),
-    help="Then pack frames together at this zstd level; slow, but may be interrupted.",
+    type=click.IntRange(0, 22),
+    help="Then pack frames together at this zstd level; slow, may be interrupted.  0: not now.  "
+    "[default: what 'policy set --recompress' says]",
 )
 @click.option(
     "--older",
@@ -97,8 +98,10 @@ def run(
         else:
             done = gc.collect(vault, wait=wait, progress=report)
             plan = done.plan
+    if level is None:
+        level, older = _by_policy(vault, older)
     packed = None
-    if level is not None and done is not None and done.complete:
+    if level and done is not None and done.complete:
         packed = _pack(vault, level, older, frame, as_json)
     if as_json:
         found = {"plan": output.pick(plan, _PLAN)}
@@ -115,6 +118,16 @@ def run(
     if packed is not None and not as_json:
         sizes = f"{output.size(packed.bytes_before)} became {output.size(packed.bytes_after)}"
         output.write(f"Packed {output.plural(packed.frames, 'frame')}: {sizes}")
+
+
+def _by_policy(vault: Vault, older: int | None) -> tuple[int, int | None]:
+    """Level and age by the stored policy, (0, ...) if it says nothing; ``older`` goes before it."""
+    from blockvault.ops import policy
+
+    packing = policy.packing(vault)
+    if packing is None:
+        return 0, older
+    return packing.level, packing.untouched_us if older is None else older
 
 
 def _pack(vault: Vault, level: int, older: int | None, frame: int, quiet: bool) -> Packed:

@@ -54,7 +54,7 @@ SECTIONS: dict[str, dict[str, str]] = {
         "vm": "Run machines from branches, with snapshots of all that they are.",
     },
     "Look after the vault": {
-        "policy": "Show or set what is kept.",
+        "policy": "Show or set what is kept, and how gc packs what is cold.",
         "hold": "Hold a revision so that no policy forgets it, or list what is held.",
         "unhold": "Unhold a revision: let the policies decide on it again.",
         "prune": "Forget snapshots and writes that the policies do not keep.",

@@ -1,14 +1,20 @@
-"""What the vault is told to keep: stored policies, and snapshots that are held by hand."""
+"""What the vault is told: what to keep, by policies and holds, and how to pack what is cold.
+
+What is kept is part of history, and stored as events.  How frames are packed changes nothing that
+can be read, so it is a row of ``meta``.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from blockvault.encoding import pack, unpack
 from blockvault.errors import NotFound
 from blockvault.ids import short
 from blockvault.model import events, projections
 from blockvault.model.retention import Policy
 from blockvault.ops import refs, states
+from blockvault.store import tables
 
 if TYPE_CHECKING:
     from blockvault.store.types import Reader
@@ -16,6 +22,16 @@ if TYPE_CHECKING:
 
 VAULT = 0
 """In the place of a branch: the policy of all branches that have none of their own."""
+
+
+_PACKING = b"packing"
+
+
+class Packing(NamedTuple):
+    """How every gc packs frames that no gc before has found younger than ``untouched_us``."""
+
+    level: int
+    untouched_us: int
 
 
 class Hold(NamedTuple):
@@ -56,6 +72,22 @@ def set_policy(vault: Vault, branch: str | None, policy: Policy | None) -> None:
             whose = "the vault" if branch is None else f"branch '{branch}'"
             raise NotFound(f"{whose} has no policy", kind="no-policy")
         transaction.add(events.PolicySet(branch=number, rules=rules))
+
+
+def packing(vault: Vault) -> Packing | None:
+    """How cold frames are to be packed; None if they are not."""
+    with vault.read() as reader:
+        data = reader.get(tables.META, _PACKING)
+    return None if data is None else Packing(*unpack(data, "how cold frames are packed"))
+
+
+def set_packing(vault: Vault, wanted: Packing | None) -> None:
+    """Store how cold frames are packed from now on, or that they are not."""
+    with vault.store.write() as writer:
+        if wanted is None:
+            writer.delete(tables.META, _PACKING)
+        else:
+            writer.put(tables.META, _PACKING, pack(wanted))
 
 
 def hold(vault: Vault, rev: str, text: str = "") -> Hold:

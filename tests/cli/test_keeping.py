@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from blockvault import Vault
 
 BLOCK = 4096
@@ -73,6 +75,37 @@ def test_policies_are_stored_and_shown(world) -> None:
     assert "no policy" in world("policy", "clear", "-b", "test", code=3).err
     kinds = [line.split()[4] for line in world("events", "-n", "3").out.splitlines()]
     assert kinds == ["policy-set"] * 3
+
+
+def test_cold_frames_are_packed_by_policy(world) -> None:
+    """Kept apart from what is kept: a policy of packing forgets nothing."""
+    snapshots(world, 3)
+    world("policy", "set", "--recompress", "19", "--untouched", "1d")
+    assert world("policy").out == "(cold frames): --recompress 19 --untouched 1d\n"
+    assert world("policy", "--json").lines == [{"packing": {"level": 19, "untouched": 86400}}]
+    assert "policy set" in world("prune", code=2).err
+    assert "Packed 0 frames" in world("gc").out, "nothing is a day old"
+    packed = world("gc", "--older", "0s", "--json").lines[0]["packed"]
+    assert packed["frames"] > 0
+    assert "packed" not in world("gc", "--recompress", "0", "--json").lines[0]
+    world("policy", "set", "--recompress", "0")
+    assert world("policy").out == ""
+    assert "packed" not in world("gc", "--json").lines[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("set", "-b", "main", "--recompress", "3"), "whole vault"),
+        (("set", "--keep-last", "3", "--untouched", "3d"), "--recompress"),
+        (("show", "--recompress", "3"), "takes no such option"),
+        (("clear", "--keep-last", "3"), "takes no such option"),
+        (("set", "--recompress", "23"), "23"),
+    ],
+)
+def test_options_of_packing_that_make_no_sense(world, words: tuple[str, ...], says: str) -> None:
+    assert says in world("policy", *words, code=2).err
+    assert world("policy").out == ""
 
 
 def test_a_deleted_branch_can_be_restored_until_it_is_pruned(world) -> None:
