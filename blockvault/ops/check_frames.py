@@ -16,7 +16,7 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -48,15 +48,23 @@ class Scan(NamedTuple):
     resume: bool = False
 
 
-class _Batch(NamedTuple):
-    """Some frames that are being decoded, up to number ``stop``; ``size`` is their bytes, and
-    ``entries`` are those that point at each, as place ‖ id.
+class _Seen(NamedTuple):
+    """What a thread found in some frames: how much, and the entries that do not fit.
+
+    With each the object that is there instead (empty: none), or a text that says why there is none.
     """
+
+    objects: int
+    size: int
+    wrong: list[tuple[bytes, bytes | str]]
+
+
+class _Batch(NamedTuple):
+    """Some frames that are being looked at, up to number ``stop``; ``size`` is their bytes."""
 
     stop: int
     size: int
-    entries: list[list[bytes]]
-    decoded: Future[list[Objects | str]]
+    seen: Future[_Seen]
 
 
 class FrameCheck:
@@ -88,7 +96,7 @@ class FrameCheck:
         (self.vault.path / STATE).unlink(missing_ok=True)
 
     def _part(self, pool: Executor, part: Part) -> None:
-        """Frames are decoded by threads, a few batches ahead of their objects being hashed here."""
+        """Frames are decoded and hashed by threads, a few batches ahead."""
         waiting: deque[_Batch] = deque()
         for numbered in self._fetched(part.start, part.stop):
             chosen: list[bytes] = []
@@ -98,8 +106,8 @@ class FrameCheck:
                 if self._takes():
                     chosen.append(data)
                     theirs.append(pointing)
-            size, decoded = sum(map(len, chosen)), pool.submit(_decoded, chosen)
-            waiting.append(_Batch(numbered[-1][0] + 1, size, theirs, decoded))
+            size, seen = sum(map(len, chosen)), pool.submit(_looked_at, chosen, theirs)
+            waiting.append(_Batch(numbered[-1][0] + 1, size, seen))
             if len(waiting) > _BATCHES_AHEAD:
                 self._take(waiting.popleft())
         for batch in waiting:
@@ -124,9 +132,12 @@ class FrameCheck:
         return self.scan.sample >= 1 or self._choice.random() < self.scan.sample
 
     def _take(self, batch: _Batch) -> None:
-        """Check a batch, and say how far the scan came."""
-        for objects, pointing in zip(batch.decoded.result(), batch.entries, strict=True):
-            self._frame(objects, pointing)
+        """Report on a batch, and say how far the scan came."""
+        seen = batch.seen.result()
+        self.report.objects += seen.objects
+        self.report.bytes += seen.size
+        for entry, instead in seen.wrong:
+            self._blame(entry, instead)
         self._done += batch.size
         self._progress(min(self._done, self._total), self._total)
         if self.scan.rate:
@@ -134,22 +145,6 @@ class FrameCheck:
         self._batches += 1
         if self._batches % _NOTE_EVERY == 0 and self.scan.sample >= 1:
             self._note(batch.stop)
-
-    def _frame(self, objects: Objects | str, pointing: Sequence[bytes]) -> None:
-        """Hash what the index has in one frame; a text says why the frame cannot be decoded."""
-        if isinstance(objects, str):
-            for entry in pointing:
-                self._blame(entry, objects)
-            return
-        size, count = 0, objects.count
-        for entry in pointing:
-            slot = entries.slot_of(entry)
-            content = objects[slot] if slot < count else b""
-            size += len(content)
-            if blake3(content).digest() != entries.id_of(entry):
-                self._blame(entry, content)
-        self.report.objects += len(pointing)
-        self.report.bytes += size
 
     # -- what does not fit -------------------------------------------------------------------------
 
@@ -199,12 +194,29 @@ class FrameCheck:
         fresh.replace(path)
 
 
-def _decoded(datas: Sequence[bytes]) -> list[Objects | str]:
-    """Decode frames, or say why not; runs in a thread."""
-    found: list[Objects | str] = []
-    for data in datas:
+def _looked_at(datas: Sequence[bytes], theirs: Sequence[Sequence[bytes]]) -> _Seen:
+    """Decode frames, and hash what the index has in each; runs in a thread."""
+    objects = size = 0
+    wrong: list[tuple[bytes, bytes | str]] = []
+    for data, pointing in zip(datas, theirs, strict=True):
         try:
-            found.append(frames.decode(data))
+            decoded = frames.decode(data)
         except Damaged as error:
-            found.append(error.message)
-    return found
+            wrong += [(entry, error.message) for entry in pointing]
+            continue
+        cut = _cutter(decoded)
+        for entry in pointing:
+            content = cut(entries.slot_of(entry))
+            size += len(content)
+            if blake3(content).digest() != entries.id_of(entry):
+                wrong.append((entry, bytes(content)))
+        objects += len(pointing)
+    return _Seen(objects, size, wrong)
+
+
+def _cutter(objects: Objects) -> Callable[[int], bytes | memoryview]:
+    """Takes an object out of a frame by its place; nothing where there is none."""
+    if not objects.uniform:
+        return lambda slot: objects[slot] if slot < objects.count else b""
+    payload, step = memoryview(objects.payload), objects.uniform
+    return lambda slot: payload[slot * step : (slot + 1) * step]
