@@ -23,6 +23,7 @@ from tools.bench.registry import ARCHIVES, MACHINES, SERVERS, everyone
 from tools.bench.results import Results
 from tools.bench.rows import (
     changes,
+    collecting,
     growth,
     latency,
     live,
@@ -45,6 +46,7 @@ SCENARIOS = (
     "scale",
     "nbd",
     "live",
+    "collecting",
     "vm",
 )
 DOCS = Path(__file__).parents[2] / "docs"
@@ -196,9 +198,10 @@ def _scenario(name: str, bench: Bench) -> None:
         "scale": lambda: scale.run(bench, archives),
         "nbd": lambda: nbd.run(bench, _wanted(SERVERS, bench.plan)),
         "live": lambda: live.run(bench),
+        "collecting": lambda: collecting.run(bench),
         "vm": lambda: vm.run(bench),
     }
-    if name in ("nbd", "live") and (reason := nbd.missing()):
+    if name in ("nbd", "live", "collecting") and (reason := nbd.missing()):
         say(f"{name}: {reason}")
         return
     runs[name]()

@@ -7,6 +7,9 @@ own, with a FLUSH now and then.  At 10,000 events and every tenfold more, a fres
 branch's newest state and reads blocks of it, and one opens a state half way back.  At each of these
 points, and at the end, the server's memory is noted, the highest since it began.
 
+With ``--collect`` all writes but the last of each block are then forgotten, and what collecting and
+verifying so many objects takes in time and memory is noted.
+
 Every block has other bytes, so the index grows with every event, but they compress to little: the
 run takes disk space for the trees, about 1.2 KB an event on a large volume.
 """
@@ -30,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import blockvault
-from tools.bench.commands import command
+from tools.bench.commands import command, run
 from tools.bench.peers import vault
 from tools.bench.servers import serving
 
@@ -125,6 +128,23 @@ def measure(work: Path, events: int, size: int) -> Iterator[dict[str, Any]]:
             }
 
 
+def maintained(work: Path) -> Iterator[dict[str, Any]]:
+    """What each step of maintenance takes of a vault with so many objects."""
+    folder = work / "vault"
+    for words in (
+        ("gc", "--dry-run"),
+        ("prune", "--keep-last", "1", "--keep-events", "0"),
+        ("gc",),
+        ("verify",),
+    ):
+        cost = run([command(*vault.program(), "-V", folder, *words)])
+        yield {
+            "command": " ".join(words),
+            "seconds": round(cost.wall, 1),
+            "peak_mb": round((cost.peak or 0) / 1e6, 1),
+        }
+
+
 def _steps(events: int) -> list[int]:
     steps = [FIRST]
     while steps[-1] * 10 < events:
@@ -192,6 +212,7 @@ def main() -> None:
     parser.add_argument("--events", type=int, default=1_000_000)
     parser.add_argument("--size", default="100G", help="of the volume: 512M, 100G, 1T")
     parser.add_argument("--work", type=Path, default=Path("/var/tmp"), help="the disk to use")
+    parser.add_argument("--collect", action="store_true", help="then collect what is dead, verify")
     parser.add_argument("--open", nargs=3, help=argparse.SUPPRESS)
     chosen = parser.parse_args()
     if chosen.open:
@@ -202,6 +223,8 @@ def main() -> None:
     with contextlib.ExitStack() as last:
         last.callback(shutil.rmtree, work)
         for figures in measure(work, chosen.events, size):
+            print(json.dumps(figures), flush=True)
+        for figures in maintained(work) if chosen.collect else ():
             print(json.dumps(figures), flush=True)
 
 

@@ -31,6 +31,7 @@ class Plan:
     nbd_jobs: tuple[str, ...]  # empty: all of them
     nbd_snapshots: int
     nbd_branches: int
+    collecting_runs: int
     machine_runs: int  # of tools.bench.machines, each with its own rounds
     machine_rounds: int
     time_limit: float  # for one command
@@ -62,6 +63,7 @@ QUICK = Plan(
     nbd_jobs=("randwrite-16", "hotread-16"),
     nbd_snapshots=20,
     nbd_branches=3,
+    collecting_runs=0,
     machine_runs=0,
     machine_rounds=0,
     time_limit=30,
@@ -100,6 +102,7 @@ FULL = Plan(
     nbd_jobs=(),
     nbd_snapshots=1000,
     nbd_branches=50,
+    collecting_runs=5,
     machine_runs=5,
     machine_rounds=3,
     time_limit=900,

@@ -81,6 +81,17 @@ class Blockvault(Archive, Machine):
         rules = ("--keep-last", "1", "--keep-events", "0")
         return [self._run("prune", "-b", "main", *rules), self._run("gc")]
 
+    def litter(self, image: Path, name: str) -> list[Command]:
+        """What ``collect`` will find: a disk that was stored, and forgotten with its branch."""
+        return [
+            self._run("import", image, "-b", name, "--volume", VOLUME, "-m", name),
+            self._run("branch", "-d", name),
+            self._run("prune", "--keep-last", "1", "--keep-events", "0"),
+        ]
+
+    def collect(self) -> list[Command]:
+        return [self._run("gc")]
+
     def diff(self, old: str, new: str) -> list[Command]:
         return [self._run("diff", "--extents", self._revision(old), self._revision(new))]
 

@@ -7,22 +7,20 @@ the machine does by itself.
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from tools.bench import synthetic
 from tools.bench.bench import Bench, Lane, say
+from tools.bench.beside import repeated
 from tools.bench.commands import CommandFailed
 from tools.bench.commands import run as run_commands
 from tools.bench.peers.nbd import QemuNbd, VaultServer
 from tools.bench.results import Row
-from tools.bench.rows.nbd import JOBS, fio
+from tools.bench.rows.nbd import JOBS, figures_of, fio
 from tools.bench.servers import serving
 
 GROUP = "snapshot while it is written to"
@@ -80,36 +78,11 @@ def _written(
         listening, report = Path(folder, "nbd.sock"), Path(folder, "fio.json")
         client = fio(bench, JOB, server.uri(listening), report)
         taken: list[float] = []
-        with serving(server.serve(listening)[0], listening):
+        with ExitStack() as stack:
+            stack.enter_context(serving(server.serve(listening)[0], listening))
             if snapshots:
-                with _snapshots(server, number, taken):
-                    run_commands([client], limit=bench.plan.time_limit)
-            else:
-                run_commands([client], limit=bench.plan.time_limit)
-        figures: dict[str, Any] = json.loads(report.read_text())["jobs"][0]["write"]
+                named = lambda each: server.machine.snapshot(f"live{number}-{each}")  # noqa: E731
+                taken = stack.enter_context(repeated(named, PAUSE))
+            run_commands([client], limit=bench.plan.time_limit)
+        figures = figures_of(report, "write")
     return figures, taken
-
-
-@contextmanager
-def _snapshots(server: VaultServer, number: int, taken: list[float]) -> Iterator[None]:
-    """Take snapshots until the block ends; the first failure is raised at its end."""
-    enough = threading.Event()
-    failures: list[CommandFailed] = []
-
-    def work() -> None:
-        try:
-            while not enough.wait(PAUSE):
-                spelled = server.machine.snapshot(f"live{number}-{len(taken)}")
-                taken.append(run_commands(spelled).wall)
-        except CommandFailed as failure:
-            failures.append(failure)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    try:
-        yield
-    finally:
-        enough.set()
-        thread.join()
-    if failures:
-        raise failures[0]

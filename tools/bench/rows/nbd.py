@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tools.bench import synthetic
 from tools.bench.bench import Bench, Lane, say, turns
@@ -135,7 +136,7 @@ def _measure(bench: Bench, lane: Lane[NbdServer], job: Job) -> None:
             server_command = lane.contender.serve(listening)
             with serving(server_command[0], listening) as server:
                 run_commands([client], limit=bench.plan.time_limit)
-            figures = json.loads(report.read_text())["jobs"][0][job.side]
+            figures = figures_of(report, job.side)
     except CommandFailed as failure:
         lane.out = str(failure)
         bench.results.leave_out(row, lane.name, "failed", lane.out)
@@ -150,6 +151,12 @@ def _measure(bench: Bench, lane: Lane[NbdServer], job: Job) -> None:
     if lane.name not in spelled:
         names = {**bench.names(lane.contender), Path(folder): "OUT"}
         spelled[lane.name] = shown([*server_command, client], names)
+
+
+def figures_of(report: Path, side: str) -> dict[str, Any]:
+    """fio's figures of the one job, of what it read or wrote."""
+    found: dict[str, Any] = json.loads(report.read_text())["jobs"][0][side]
+    return found
 
 
 def fio(bench: Bench, job: Job, uri: str, report: Path) -> Command:
