@@ -164,7 +164,7 @@ class _Planner:
             self._keep(line, why)
             return
         self._keep(tips, f"newest of {row.name}")
-        self._keep(recent, f"{row.name} within {retention.format_duration(policy.events)}")
+        self._keep(recent, f"{row.name} events within {retention.format_duration(policy.events)}")
         found = retention.kept(policy, [self._candidate(oid) for oid in line])
         for oid, names in found.items():
             for name in names:
