@@ -37,6 +37,10 @@ class NbdServer(Contender):
         """Where a client finds the disk."""
         return f"nbd+unix:///?socket={listening}"
 
+    def uri_made(self, listening: Path) -> str:
+        """The same for the disk as ``prepare`` made it, where no state but the newest is served."""
+        return self.uri(listening)
+
     def start(self) -> list[Command]:
         return [command(self.programs[0], "--version")]
 
@@ -183,7 +187,8 @@ class VaultServer(NbdServer):
         return self.machine.start()
 
     def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
-        return self.machine.create_disk(image.stat().st_size, image)
+        made = self.machine.create_disk(image.stat().st_size, image)
+        return [*made, *self.machine.tag("made", self.machine.snapshots[-1])]
 
     def serve(self, listening: Path) -> list[Command]:
         program = (*vault.program(), "-V", str(self.folder))
@@ -191,6 +196,9 @@ class VaultServer(NbdServer):
 
     def uri(self, listening: Path) -> str:
         return f"nbd+unix:///{self.branch}/{vault.VOLUME}?socket={listening}"
+
+    def uri_made(self, listening: Path) -> str:
+        return f"nbd+unix:///made/{vault.VOLUME}?socket={listening}"
 
 
 class VaultServerSnapshot(VaultServer):

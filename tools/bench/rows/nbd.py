@@ -34,13 +34,15 @@ LONG = (VaultServer.name, QemuNbd.name)  # the servers of the job that goes on a
 @dataclass(frozen=True, slots=True)
 class Job:
     """One fio job on ``span`` bytes (0: the whole disk); ``long`` ones go on for some time, and
-    are asked of a few servers only."""
+    are asked of a few servers only.  With ``made`` it reads the disk as it was when it was made,
+    if the server still knows that, whatever the jobs before have written."""
 
     key: str
     title: str
     words: tuple[str, ...]
     long: bool = False
     span: int = 0
+    made: bool = False
 
     @property
     def side(self) -> str:
@@ -72,6 +74,12 @@ JOBS = (
     _job("fsync-32", "4 KiB random write, fsync after 32", "randwrite", "4k", 16, "--fsync=32"),
     _job("seqwrite", "256 KiB sequential write, depth 4", "write", "256k", 4),
     _job("seqread", "256 KiB sequential read, depth 4", "read", "256k", 4),
+    Job(
+        "seqread-made",
+        "256 KiB sequential read, depth 4, of the disk before all those writes",
+        ("--rw=read", "--bs=256k", "--iodepth=4"),
+        made=True,
+    ),
     Job(
         "sustained",
         "4 KiB random write, depth 16, on and on, flushed at the end",
@@ -132,7 +140,8 @@ def _measure(bench: Bench, lane: Lane[NbdServer], job: Job) -> None:
         with tempfile.TemporaryDirectory(prefix="bench-") as folder:
             listening = Path(folder, "nbd.sock")
             report = Path(folder, "fio.json")
-            client = fio(bench, job, lane.contender.uri(listening), report)
+            uri = lane.contender.uri_made if job.made else lane.contender.uri
+            client = fio(bench, job, uri(listening), report)
             server_command = lane.contender.serve(listening)
             with serving(server_command[0], listening) as server:
                 run_commands([client], limit=bench.plan.time_limit)
