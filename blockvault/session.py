@@ -49,6 +49,8 @@ CHECKPOINT_BLOCKS = 49152
 """Overlay entries that start a checkpoint; the format allows 65,536 (format.md)."""
 CHECKPOINT_LEAVES = 16384
 """Touched leaves that start one: writing them anew is what a checkpoint, or a snapshot, takes."""
+NODES_AT_ONCE = 4096
+"""Tree nodes that one commit of a checkpoint stores at most."""
 COMMIT_BYTES = 8 << 20
 """Pending bytes that start a commit in the background, so that a flush has little left to do."""
 PENDING_BYTES = 64 << 20
@@ -320,7 +322,7 @@ class Session:
     def _checkpoint_now(self, beside: ObjectWriter | None = None) -> None:
         """Fold the overlays; ``beside`` collects blocks for the commit after this one."""
         with self.vault.guard():
-            volumes, frames = self._folded()
+            volumes, frames = self._folded(beside)
             with self.vault.transaction() as transaction:
                 transaction.add_frames(frames)
                 transaction.add(events.Checkpointed(branch=self.branch.id, volumes=volumes))
@@ -328,8 +330,14 @@ class Session:
                 beside.passed(frames, transaction.number)
         self._rebase(volumes)
 
-    def _folded(self) -> tuple[tuple[Volume, ...], list[Frame]]:
-        """The volumes with their overlays folded in, and the frames of the new tree nodes."""
+    def _folded(
+        self, beside: ObjectWriter | None = None
+    ) -> tuple[tuple[Volume, ...], list[Frame]]:
+        """The volumes with their overlays folded in, and the last frames of the new tree nodes.
+
+        The others are stored by then, in commits without an event: until its commit, a row of a
+        large index is a page of memory.
+        """
         objects = self.vault.new_objects()
         volumes = tuple(
             Volume(
@@ -339,7 +347,18 @@ class Session:
             )
             for name, head in sorted(self._heads.items())
         )
-        return volumes, objects.finish()
+        frames = objects.finish()
+        while sum(len(frame.ids) for frame in frames) > NODES_AT_ONCE:
+            first, frames = _divided(frames)
+            with self.vault.transaction() as transaction:
+                transaction.add_frames(first)
+            number = transaction.number
+            if beside is not None:
+                beside.passed(first, number)
+            # What was new when it was folded is so still, if nobody but us committed since.
+            if first[0].absent_at == number - 1:
+                frames = [frame._replace(absent_at=number) for frame in frames]
+        return volumes, frames
 
     def _rebase(self, volumes: Sequence[Volume]) -> None:
         for volume in volumes:
@@ -398,3 +417,12 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _divided(frames: list[Frame]) -> tuple[list[Frame], list[Frame]]:
+    """As many frames as one commit takes, at least one, and the rest."""
+    count = taken = 0
+    while count < len(frames) and (not count or taken + len(frames[count].ids) <= NODES_AT_ONCE):
+        taken += len(frames[count].ids)
+        count += 1
+    return frames[:count], frames[count:]

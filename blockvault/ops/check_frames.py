@@ -16,7 +16,7 @@ import os
 import random
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 STATE = "verify.at"
-_FRAMES_A_BATCH = 16
+_FRAMES_A_BATCH = 4
 _BATCHES_AHEAD = 4
-_NOTE_EVERY = 64
+_NOTE_EVERY = 256
 
 
 class Scan(NamedTuple):
@@ -204,9 +204,7 @@ def _looked_at(datas: Sequence[bytes], theirs: Sequence[Sequence[bytes]]) -> _Se
         except Damaged as error:
             wrong += [(entry, error.message) for entry in pointing]
             continue
-        cut = _cutter(decoded)
-        for entry in pointing:
-            content = cut(entries.slot_of(entry))
+        for entry, content in zip(pointing, _contents(decoded, pointing), strict=True):
             size += len(content)
             if blake3(content).digest() != entries.id_of(entry):
                 wrong.append((entry, bytes(content)))
@@ -214,9 +212,10 @@ def _looked_at(datas: Sequence[bytes], theirs: Sequence[Sequence[bytes]]) -> _Se
     return _Seen(objects, size, wrong)
 
 
-def _cutter(objects: Objects) -> Callable[[int], bytes | memoryview]:
-    """Takes an object out of a frame by its place; nothing where there is none."""
+def _contents(objects: Objects, pointing: Sequence[bytes]) -> list[bytes | memoryview]:
+    """The objects that entries point at; nothing where there is none."""
+    slots = map(entries.slot_of, pointing)
     if not objects.uniform:
-        return lambda slot: objects[slot] if slot < objects.count else b""
+        return [objects[slot] if slot < objects.count else b"" for slot in slots]
     payload, step = memoryview(objects.payload), objects.uniform
-    return lambda slot: payload[slot * step : (slot + 1) * step]
+    return [payload[slot * step : (slot + 1) * step] for slot in slots]

@@ -59,10 +59,9 @@ def _entries(vault: Vault, low: bytes, high: bytes) -> tuple[dict[bytes, list[by
                 row for row in _ROW.iter_unpack(reader.index_entries(first)) if low <= row[1] < high
             ]
             # A walk from leaf to leaf does not meet the keys by which an object is looked up.
-            places = reader.locate([oid for oid, _ in rows])
-        for (oid, place), looked_up in zip(rows, places, strict=True):
+            hidden += reader.hidden(rows)
+        for oid, place in rows:
             found.setdefault(place[:_NUMBER], []).append(place + oid)
-            hidden += looked_up is None
     return found, hidden
 
 

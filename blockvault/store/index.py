@@ -58,6 +58,11 @@ class Index:
                     found[oid] = _place(row)
         return found
 
+    def hidden(self, entries: Iterable[tuple[bytes, bytes]]) -> int:
+        """How many of these rows are not found by themselves."""
+        found = self._cursor.set_key_dup
+        return sum([not found(_FIRST[oid[0]], oid[1:] + place) for oid, place in entries])
+
     def scan(self, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[tuple[bytes, int]]:
         """Rows with start <= id < stop in order, or the same rows backwards."""
         cursor = self._cursor

@@ -27,8 +27,8 @@ from blockvault.store.types import Reader, Writer, not_the_end
 PAGE = 256
 """Rows that a scan in a write transaction takes at a time, so that its table may change."""
 
-ADD_AT_ONCE = 1024
-"""Rows that the index takes between two looks at how much of it is in memory."""
+AT_ONCE = 512
+"""Rows of the index that are looked up or added between two looks at how much is in memory."""
 
 READER_CHECK_EVERY = 64
 """Commits between two searches for readers that died: what a dead one pins cannot be reused."""
@@ -131,6 +131,14 @@ class LmdbReader(Reader):
     def index_entries(self, first: int) -> bytes:
         return self._index().entries(first)
 
+    def hidden(self, entries: Sequence[tuple[bytes, bytes]]) -> int:
+        count = 0
+        for at in range(0, len(entries), AT_ONCE):
+            some = entries[at : at + AT_ONCE]
+            count += self._index().hidden(some)
+            self._looked_up(len(some))
+        return count
+
     def index_size(self) -> int:
         return int(self._txn.stat(self._dbs[tables.INDEX])["entries"])
 
@@ -138,8 +146,12 @@ class LmdbReader(Reader):
         return set(self._placed(ids))
 
     def _placed(self, ids: Collection[bytes]) -> dict[bytes, int]:
-        found = self._index().get_many(ids)
-        self._looked_up(len(ids))
+        index, found = self._index(), {}
+        ordered = sorted(ids)
+        for at in range(0, len(ordered), AT_ONCE):
+            some = ordered[at : at + AT_ONCE]
+            found.update(index.get_many(some))
+            self._looked_up(len(some))
         return found
 
     def _looked_up(self, count: int) -> None:
@@ -334,9 +346,9 @@ class LmdbWriter(LmdbReader, Writer):
             for oid in self.indexed(list(index)):
                 self._index().delete(oid)
         new = sorted(index.items())
-        for at in range(0, len(new), ADD_AT_ONCE):
-            self._index().add(new[at : at + ADD_AT_ONCE])
-            self._looked_up(ADD_AT_ONCE)
+        for at in range(0, len(new), AT_ONCE):
+            self._index().add(new[at : at + AT_ONCE])
+            self._looked_up(AT_ONCE)
 
     def move_frames(self, frames: Sequence[Frame]) -> None:
         index = self._index()

@@ -118,6 +118,13 @@ class Reader(ABC):
         """For each id its location (``tables.split_location``), or None if it is not stored."""
 
     @abstractmethod
+    def hidden(self, entries: Sequence[tuple[bytes, bytes]]) -> int:
+        """How many of these entries, as (id, place), are not found when they are asked for.
+
+        What a walk over the index has met is hidden by a damaged key above it.
+        """
+
+    @abstractmethod
     def index_entries(self, first: int) -> bytes:
         """The index of ids whose first byte is ``first``: id ‖ place (7 bytes), one after another.
 
