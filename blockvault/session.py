@@ -11,10 +11,10 @@ a commit fails (a full disk), its writes go back to the front of the pending one
 readable, and the next flush tries again.
 
 A checkpoint folds the overlays into new tree roots, so that opening the branch never replays more
-than ``CHECKPOINT_BLOCKS`` blocks; a snapshot is a checkpoint that also has a name.
+than a bounded number of blocks; a snapshot is a checkpoint that also has a name.
 
 ``pending`` holds the writes, ``committing`` and ``storing`` make rows and frames of them,
-``journaling`` promises.
+``folding`` makes trees of what is stored, ``journaling`` promises.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING
 from blockvault import journaling
 from blockvault.committing import Pipeline, Step
 from blockvault.errors import Conflict, NotFound
+from blockvault.folding import Folding
 from blockvault.head import HeadDevice
 from blockvault.ids import ZERO_ID
 from blockvault.journaling import Journaling
@@ -45,12 +46,6 @@ if TYPE_CHECKING:
     from blockvault.store.gathering import ObjectWriter
     from blockvault.vault import Vault
 
-CHECKPOINT_BLOCKS = 49152
-"""Overlay entries that start a checkpoint; the format allows 65,536 (format.md)."""
-CHECKPOINT_LEAVES = 16384
-"""Touched leaves that start one: writing them anew is what a checkpoint, or a snapshot, takes."""
-NODES_AT_ONCE = 4096
-"""Tree nodes that one commit of a checkpoint stores at most."""
 COMMIT_BYTES = 8 << 20
 """Pending bytes that start a commit in the background, so that a flush has little left to do."""
 PENDING_BYTES = 64 << 20
@@ -81,6 +76,7 @@ class Session:
         self._lease = Lease(vault.path, branch.id, branch.name, holder)
         try:
             self._heads = self._open_heads()
+            self._folding = Folding(vault, self._heads)
             self._recover()
         except BaseException:
             self._journaling.abandon()
@@ -302,11 +298,7 @@ class Session:
                 self._promised = max(self._promised, step.batch.stop)
             if max(step.batch.stop, self._journaling.journaled) >= self.pending.taken:
                 self.unstored[0] = 0
-        overlays = [head.overlay for head in self._heads.values()]
-        if (
-            sum(map(len, overlays)) >= CHECKPOINT_BLOCKS
-            or sum(len(overlay.leaves) for overlay in overlays) >= CHECKPOINT_LEAVES
-        ):
+        if self._folding.due:
             self._checkpoint_now(step.objects)
 
     # -- checkpoints and snapshots ---------------------------------------------------------------
@@ -315,54 +307,20 @@ class Session:
         """Make all writes durable and fold them: the branch's volumes as plain trees."""
         with self._commit_lock:
             self.flush()
-            if any(len(head.overlay) for head in self._heads.values()):
+            if self._folding.wanted:
                 self._checkpoint_now()
             return list(self.volumes)
 
     def _checkpoint_now(self, beside: ObjectWriter | None = None) -> None:
         """Fold the overlays; ``beside`` collects blocks for the commit after this one."""
         with self.vault.guard():
-            volumes, frames = self._folded(beside)
+            volumes, frames = self._folding.fold(beside)
             with self.vault.transaction() as transaction:
                 transaction.add_frames(frames)
                 transaction.add(events.Checkpointed(branch=self.branch.id, volumes=volumes))
             if beside is not None:
                 beside.passed(frames, transaction.number)
-        self._rebase(volumes)
-
-    def _folded(
-        self, beside: ObjectWriter | None = None
-    ) -> tuple[tuple[Volume, ...], list[Frame]]:
-        """The volumes with their overlays folded in, and the last frames of the new tree nodes.
-
-        The others are stored by then, in commits without an event: until its commit, a row of a
-        large index is a page of memory.
-        """
-        objects = self.vault.new_objects()
-        volumes = tuple(
-            Volume(
-                name,
-                head.size,
-                head.overlay.fold(self.vault.objects, objects, head.tree.root, head.tree.height),
-            )
-            for name, head in sorted(self._heads.items())
-        )
-        frames = objects.finish()
-        while sum(len(frame.ids) for frame in frames) > NODES_AT_ONCE:
-            first, frames = _divided(frames)
-            with self.vault.transaction() as transaction:
-                transaction.add_frames(first)
-            number = transaction.number
-            if beside is not None:
-                beside.passed(first, number)
-            # What was new when it was folded is so still, if nobody but us committed since.
-            if first[0].absent_at == number - 1:
-                frames = [frame._replace(absent_at=number) for frame in frames]
-        return volumes, frames
-
-    def _rebase(self, volumes: Sequence[Volume]) -> None:
-        for volume in volumes:
-            self._heads[volume.name].rebase(volume.root)
+        self._folding.rebase(volumes)
 
     def snapshot(
         self,
@@ -375,7 +333,7 @@ class Session:
         """Flush, and make the state of this moment an immutable version of the branch."""
         with self._commit_lock, self.vault.guard():
             self.flush()
-            volumes, nodes = self._folded()
+            volumes, nodes = self._folding.fold()
             made = snapshots.record(
                 self.vault,
                 self.branch.id,
@@ -388,7 +346,7 @@ class Session:
                 attachments=attachments,
                 frames=[*frames, *nodes],
             )
-            self._rebase(volumes)
+            self._folding.rebase(volumes)
             return made
 
     # -- the end ---------------------------------------------------------------------------------
@@ -417,12 +375,3 @@ class Session:
         trace: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _divided(frames: list[Frame]) -> tuple[list[Frame], list[Frame]]:
-    """As many frames as one commit takes, at least one, and the rest."""
-    count = taken = 0
-    while count < len(frames) and (not count or taken + len(frames[count].ids) <= NODES_AT_ONCE):
-        taken += len(frames[count].ids)
-        count += 1
-    return frames[:count], frames[count:]

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import blockvault.folding
 import blockvault.pending
 import blockvault.session
 from blockvault import Vault
@@ -439,7 +440,8 @@ def test_many_threads_beside_commits_checkpoints_and_snapshots(
     monkeypatch.setattr(blockvault.session, "COMMIT_BYTES", 16 * BLOCK)
     monkeypatch.setattr(blockvault.pending, "TRANSACTION_BYTES", 6 * BLOCK)
     monkeypatch.setattr(blockvault.session, "PENDING_BYTES", 64 * BLOCK)
-    monkeypatch.setattr(blockvault.session, "CHECKPOINT_BLOCKS", 40)
+    monkeypatch.setattr(blockvault.folding, "NODES_AT_ONCE", 8)
+    monkeypatch.setattr(blockvault.folding, "CHECKPOINT_BLOCKS", 40)
     request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
     sys.setswitchinterval(1e-5)  # threads change places in the middle of everything
     writers, blocks = 3, 16

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import blockvault.folding
 import blockvault.pending
 import blockvault.session
 from blockvault import Vault
@@ -16,6 +17,7 @@ from blockvault.errors import Busy, Conflict, NoSpace, NotFound
 from blockvault.model import events
 from blockvault.session import Session
 from blockvault.store.frames import decode
+from blockvault.store.gathering import ObjectWriter
 from blockvault.vault import Transaction
 from tests.oracle import BLOCK, Disk, noise, whole
 
@@ -158,7 +160,7 @@ def test_what_the_batch_before_stores_is_not_stored_again(
 ) -> None:
     """It is not in the tables yet when the next batch is looked up."""
     monkeypatch.setattr(blockvault.pending, "TRANSACTION_BYTES", 2 * BLOCK)
-    monkeypatch.setattr(blockvault.session, "CHECKPOINT_BLOCKS", checkpoint)
+    monkeypatch.setattr(blockvault.folding, "CHECKPOINT_BLOCKS", checkpoint)
     with vault.read() as reader:
         before = reader.index_size()
     for number in range(30):
@@ -214,7 +216,7 @@ def test_times_of_events_never_lie_in_the_future(
 def test_checkpoints_bound_what_a_reader_replays(
     vault: Vault, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blockvault.session, "CHECKPOINT_BLOCKS", 10)
+    monkeypatch.setattr(blockvault.folding, "CHECKPOINT_BLOCKS", 10)
     disk = Disk(SIZE, session.device())
     for number in range(60):
         disk.write(number * 7 % 64 * BLOCK, noise(number, BLOCK))
@@ -247,10 +249,51 @@ def test_a_storm_of_trims_is_committed_in_parts(
     assert most <= 2 * blockvault.session.PENDING_BYTES // BLOCK + run
 
 
+def test_nodes_are_stored_ahead_of_their_checkpoint(
+    vault: Vault, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In commits of bounded size, none of them twice; only the last one has the event."""
+    monkeypatch.setattr(blockvault.folding, "NODES_AT_ONCE", 3)
+    monkeypatch.setattr(vault, "new_objects", lambda: ObjectWriter(vault.store, 2 << 10))
+    size = 512 * BLOCK
+    disk = Disk(size, session.create_volume("large", size))
+    for number in range(0, 512, 32):
+        disk.write(number * BLOCK, noise(number, BLOCK))
+    session.flush()
+    before = vault.branch().seq
+    with vault.read() as reader:
+        commit = reader.txn_id
+    session.checkpoint()
+    assert kinds(vault, before + 1) == ["Checkpointed"]
+    with vault.read() as reader:
+        assert reader.txn_id > commit + 1
+        frames = [data for _, data in reader.frames()]
+    stored = [data for frame in frames for data in decode(frame)]
+    assert len(stored) == len(set(stored))
+    assert whole(session.device("large")) == disk.data
+
+
+def test_leaves_bound_checkpoints_too(
+    vault: Vault, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scattered writes cost a leaf each, neighbours share one."""
+    monkeypatch.setattr(blockvault.folding, "CHECKPOINT_LEAVES", 3)
+    device = session.create_volume("large", 512 * BLOCK)
+    before = vault.branch().seq
+    for number in range(20):
+        device.write(number * BLOCK, noise(number, BLOCK))
+        session.commit(barrier=False)
+    assert "Checkpointed" not in kinds(vault, before + 1)
+    for number in (40, 70):
+        device.write(number * BLOCK, noise(number, BLOCK))
+        session.commit(barrier=False)
+    assert kinds(vault, before + 1)[-1] == "Checkpointed"
+
+
 def test_volumes_share_the_limit_of_a_checkpoint(
     session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blockvault.session, "CHECKPOINT_BLOCKS", 10)
+    monkeypatch.setattr(blockvault.folding, "CHECKPOINT_BLOCKS", 10)
     other = session.create_volume("vdb", SIZE)
     for number in range(5):
         session.device("vda").write(number * BLOCK, b"x")

@@ -28,6 +28,7 @@ from typing import Any, NamedTuple
 
 import lmdb
 
+import blockvault.folding
 import blockvault.pending
 import blockvault.session
 from blockvault import Vault
@@ -370,7 +371,8 @@ def quicken(change: Callable[[object, str, int], None] = setattr) -> None:
     """Small limits, so that a short story meets background commits and checkpoints."""
     change(blockvault.session, "COMMIT_BYTES", 24 * BLOCK)
     change(blockvault.pending, "TRANSACTION_BYTES", 10 * BLOCK)
-    change(blockvault.session, "CHECKPOINT_BLOCKS", 30)
+    change(blockvault.folding, "NODES_AT_ONCE", 8)
+    change(blockvault.folding, "CHECKPOINT_BLOCKS", 30)
 
 
 def endanger(mode: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import blockvault.session
+import blockvault.folding
 from blockvault import Vault
 from blockvault.errors import BadRequest, NotFound, VaultError
 from blockvault.model import events
@@ -69,7 +69,7 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Iterator[History]:
     with pytest.MonkeyPatch.context() as patch:
         clock = [START]
         patch.setattr(events, "now_us", lambda: clock.__setitem__(0, clock[0] + 1000) or clock[0])
-        patch.setattr(blockvault.session, "CHECKPOINT_BLOCKS", 12)
+        patch.setattr(blockvault.folding, "CHECKPOINT_BLOCKS", 12)
         with Vault.create(tmp_path_factory.mktemp("history")) as vault:
             made = History(vault, _live(vault, clock))
             made.replay()

@@ -28,7 +28,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from blockvault import session as session_module
+from blockvault import folding
 from blockvault.errors import NotFound
 from blockvault.model import events
 from blockvault.model.retention import Policy
@@ -449,7 +449,7 @@ class Keeping(RuleBasedStateMachine):
 
 
 def test_keeping(nightly: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(session_module, "CHECKPOINT_BLOCKS", 30)
+    monkeypatch.setattr(folding, "CHECKPOINT_BLOCKS", 30)
     monkeypatch.setattr("blockvault.ops.sweep._DROPS_A_STEP", 1)
     monkeypatch.setattr("blockvault.ops.sweep._MOVES_A_STEP", 3 * BLOCK)
     monkeypatch.setattr("blockvault.ops.sweep._LOOKS_A_STEP", 1)

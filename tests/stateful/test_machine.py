@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+import blockvault.folding
 import blockvault.pending
 import blockvault.session
 from blockvault import Vault
@@ -351,7 +352,8 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short lives meet background commits and checkpoints."""
     monkeypatch.setattr(blockvault.session, "COMMIT_BYTES", 24 * BLOCK)
     monkeypatch.setattr(blockvault.pending, "TRANSACTION_BYTES", 10 * BLOCK)
-    monkeypatch.setattr(blockvault.session, "CHECKPOINT_BLOCKS", 30)
+    monkeypatch.setattr(blockvault.folding, "NODES_AT_ONCE", 8)
+    monkeypatch.setattr(blockvault.folding, "CHECKPOINT_BLOCKS", 30)
 
 
 def test_the_vault_and_the_oracle_agree(small_limits: None, nightly: bool) -> None:

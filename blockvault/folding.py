@@ -1,0 +1,92 @@
+"""Overlays folded into the trees below them: what checkpoints and snapshots are made of.
+
+An overlay is cheap to add to and dear to open, for whoever opens the branch replays the log since
+the last fold.  A fold writes every touched leaf anew, and the nodes above; so both the entries of
+the overlays and the leaves that they touch are bounded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from blockvault.model.snapshot import Volume
+
+if TYPE_CHECKING:
+    from blockvault.head import HeadDevice
+    from blockvault.store.frames import Frame
+    from blockvault.store.gathering import ObjectWriter
+    from blockvault.vault import Vault
+
+CHECKPOINT_BLOCKS = 49152
+"""Overlay entries that start a checkpoint; the format allows 65,536 (format.md)."""
+CHECKPOINT_LEAVES = 16384
+"""Touched leaves that start one: writing them anew is what a checkpoint, or a snapshot, takes."""
+NODES_AT_ONCE = 4096
+"""Tree nodes that one commit stores at most."""
+
+
+class Folding:
+    """The overlays of a session's volumes, ``heads`` by name; for one caller at a time."""
+
+    def __init__(self, vault: Vault, heads: Mapping[str, HeadDevice]) -> None:
+        self._vault = vault
+        self._heads = heads
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to fold."""
+        return any(len(head.overlay) for head in self._heads.values())
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for a checkpoint."""
+        overlays = [head.overlay for head in self._heads.values()]
+        return (
+            sum(map(len, overlays)) >= CHECKPOINT_BLOCKS
+            or sum(len(overlay.leaves) for overlay in overlays) >= CHECKPOINT_LEAVES
+        )
+
+    def fold(
+        self, beside: ObjectWriter | None = None
+    ) -> tuple[tuple[Volume, ...], list[Frame]]:
+        """The volumes with their overlays folded in, and the last frames of the new nodes.
+
+        The other frames are stored by then, in commits without an event: until its commit, a row of
+        a large index is a page of memory.  ``beside`` collects blocks for a commit after these.
+        """
+        objects = self._vault.new_objects()
+        volumes = tuple(
+            Volume(
+                name,
+                head.size,
+                head.overlay.fold(self._vault.objects, objects, head.tree.root, head.tree.height),
+            )
+            for name, head in sorted(self._heads.items())
+        )
+        frames = objects.finish()
+        while sum(len(frame.ids) for frame in frames) > NODES_AT_ONCE:
+            first, frames = _divided(frames)
+            with self._vault.transaction() as transaction:
+                transaction.add_frames(first)
+            number = transaction.number
+            if beside is not None:
+                beside.passed(first, number)
+            # What was new when it was folded is so still, if nobody but us committed since.
+            if first[0].absent_at == number - 1:
+                frames = [frame._replace(absent_at=number) for frame in frames]
+        return volumes, frames
+
+    def rebase(self, volumes: Sequence[Volume]) -> None:
+        """The roots of these volumes are in the log: they take the place of the overlays."""
+        for volume in volumes:
+            self._heads[volume.name].rebase(volume.root)
+
+
+def _divided(frames: list[Frame]) -> tuple[list[Frame], list[Frame]]:
+    """As many frames as one commit takes, at least one, and the rest."""
+    count = taken = 0
+    while count < len(frames) and (not count or taken + len(frames[count].ids) <= NODES_AT_ONCE):
+        taken += len(frames[count].ids)
+        count += 1
+    return frames[:count], frames[count:]
