@@ -141,6 +141,10 @@ class HeadDevice(StateDevice):
         """
         self._session.sync()
 
+    def flush_ahead(self) -> None:
+        """A flush will follow at once, in all likelihood: do what it would wait for."""
+        self._session.ahead()
+
     def _clear(self, offset: int, length: int, code: int) -> None:
         self.check(offset, length)
         size, end = self.block_size, offset + length

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blockvault.encoding import pack, unpack
 from blockvault.errors import Damaged, VaultError
@@ -35,6 +35,15 @@ SETTLE_SECONDS = 0.2
 """How long the tables may be behind the journal."""
 
 
+class _Missing(NamedTuple):
+    """Entries ``first`` to ``stop - 1``, which the journal lacks; the tables have ``stored``."""
+
+    first: int
+    stop: int
+    entries: Sequence[Entry]
+    stored: int
+
+
 class Journaling:
     """The journal of one session, once it has one; safe to use from several threads."""
 
@@ -54,7 +63,7 @@ class Journaling:
         return self._journal is not None and self._wanted
 
     def promise(self) -> int:
-        """Append what was taken so far, and sync; the number behind it, or -1.
+        """Append what was taken so far, unless that is done already; the number behind it, or -1.
 
         -1 means that the tables must do it: there is no journal yet, or it has no room, or a
         commit that is under way has entries that the journal has not.
@@ -64,25 +73,52 @@ class Journaling:
             journal = self._journal or self._begin()
             if journal is None or not self._wanted:
                 return -1
-            pending = self._pending
-            with pending.mutex:
-                first, stop = max(self.journaled, pending.stored), pending.taken
-                if first < pending.base:
+            with self._pending.mutex:
+                missing = self._missing()
+                if missing is None:
                     return -1
-                entries, now = pending.since(first), events.now_us()
-                pending.add_barrier(now)
-                stored = pending.stored
-            if _weight(entries) > APPENDED_BYTES:
-                return -1
-            try:
-                if not journal.append(first, stop, [now, *map(_row, entries)], stored):
-                    return -1
-            except VaultError:
-                # Commits go on saying what they store: the file may hold promises all the same.
-                self._wanted = False
-                return -1
-            self.journaled = stop
-            return stop
+                self._pending.add_barrier(events.now_us())
+            return missing.stop if self._append(journal, missing) else -1
+
+    def ahead(self) -> None:
+        """Append what was taken so far, since a flush is likely to follow at once.
+
+        Without one nothing is promised; but a record that is found after a crash ends with a
+        barrier all the same: what it holds was written in this order, so the disk may be so.
+        """
+        with self._lock:
+            if self._journal is None or not self._wanted:
+                return
+            with self._pending.mutex:
+                missing = self._missing()
+            if missing is not None:
+                self._append(self._journal, missing)
+
+    def _missing(self) -> _Missing | None:
+        """What neither tables nor journal have; None if a commit has taken some.  Under the mutex.
+        """
+        pending = self._pending
+        first, stop = max(self.journaled, pending.stored), pending.taken
+        if first < pending.base:
+            return None
+        return _Missing(first, stop, pending.since(first), pending.stored)
+
+    def _append(self, journal: Journal, missing: _Missing) -> bool:
+        """Append these entries, if there are any; False if the tables must store them."""
+        first, stop, entries, stored = missing
+        if first == stop:
+            return True
+        if _weight(entries) > APPENDED_BYTES:
+            return False
+        try:
+            if not journal.append(first, stop, [events.now_us(), *map(_row, entries)], stored):
+                return False
+        except VaultError:
+            # Commits go on saying what they store: the file may hold promises all the same.
+            self._wanted = False
+            return False
+        self.journaled = stop
+        return True
 
     def _begin(self) -> Journal | None:
         if self._wanted and self._flushes > AFTER_FLUSHES:

@@ -250,6 +250,10 @@ class Session:
                 self.unstored[0] = 0
             self._commit_behind()
 
+    def ahead(self) -> None:
+        """Do what the next ``sync`` would have to do, without promising anything."""
+        self._journaling.ahead()
+
     @property
     def journaled(self) -> bool:
         """Whether ``sync`` uses the journal."""

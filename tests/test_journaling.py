@@ -112,6 +112,65 @@ def test_what_was_flushed_survives_and_what_was_not_does_not(vault: Vault) -> No
 
 
 @pytest.mark.usefixtures("slow")
+def test_what_is_appended_ahead_is_not_appended_again(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, append, records = vault.branch().seq, journal.Journal.append, []
+
+    def watched(self: journal.Journal, first: int, stop: int, *more: Any) -> bool:
+        records.append((first, stop))
+        return append(self, first, stop, *more)
+
+    monkeypatch.setattr(journal.Journal, "append", watched)
+    with vault.session() as session:
+        device = session.device()
+        device.flush_ahead()
+        device.write(0, b"the first flush makes the journal")
+        device.flush()
+        for number in range(1, 4):
+            device.write(number * BLOCK, b"x")
+            device.flush_ahead()
+            device.flush_ahead()
+            assert session.unstored[0], "nothing is promised"
+            device.flush()
+            assert not session.unstored[0]
+        assert records == [(number, number + 1) for number in range(4)]
+    assert kinds(vault, before + 1) == ["Wrote", "Barrier"] * 4
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("flushed", [True, False])
+def test_a_crash_after_a_record_that_was_appended_ahead(vault: Vault, flushed: bool) -> None:
+    """What was flushed is there; what was not may be, as on a disk, in the order of the writes."""
+    before = vault.branch().seq
+    session = vault.session()
+    disk = Disk(SIZE, session.device())
+    disk.write(0, b"one")
+    session.device().flush()
+    disk.write(BLOCK, b"two")
+    session.device().flush_ahead()
+    if flushed:
+        session.device().flush()
+    session.device().write(2 * BLOCK, b"three, neither flushed nor ahead")
+    crash(session)
+    with vault.session() as again:
+        assert whole(again.device()) == disk.data
+    assert kinds(vault, before + 1) == ["Wrote", "Barrier"] * 2
+
+
+def test_a_record_ahead_waits_for_no_commit(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a commit has taken entries that the journal lacks, nothing is appended."""
+    with vault.session() as session:
+        session.device().write(0, b"x")
+        session.device().flush()
+        session.device().write(BLOCK, b"y")
+        batch = session.pending.take(session.pending.taken)
+        monkeypatch.setattr(journal.Journal, "append", lambda *_: pytest.fail("appended"))
+        session.device().flush_ahead()
+        session.pending.give_back(batch)
+
+
+@pytest.mark.usefixtures("slow")
 def test_nothing_is_stored_twice(vault: Vault) -> None:
     """Commits go on beside the journal; what they have stored is not taken from it again."""
     before = vault.branch().seq

@@ -5,7 +5,8 @@ socket, the one that has the *role*; it handles what it reads in order and sends
 batch with one call.  When a request must wait for a commit, the reader lets go of the role, the
 other thread goes on with the requests behind it, and the reply follows when the disk is done.  So a
 FLUSH costs the requests behind it nothing, and costs itself no hand-over.  A FLUSH with nothing
-behind it, of a device that says it will not take long, is done on the spot.
+behind it, of a device that says it will not take long, is done on the spot; and if a client has
+flushed after each write for a while, the device begins before it asks.
 
     reader:    receive ── parse ── handle ── send ─┬─ receive ...
                                                    └─ FLUSH: hand over the role, commit, send
@@ -216,6 +217,8 @@ class Transmission:
                         else:
                             self._hand_over()
                             return True
+                    elif self._alone:
+                        self._service.anticipate()
                 elif connection.closed or not self._receive():
                     self._ended = True
         return False

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from blockvault import Vault, journaling
+from blockvault.nbd import service
 from blockvault.nbd.exports import Exports, GroupFlush
 from blockvault.nbd.server import Server
 from blockvault.nbd.volumes import VaultCatalogue
@@ -38,7 +39,7 @@ def main(directory: str, path: str, mode: str) -> None:
         GroupFlush.flush = lambda self: None  # type: ignore[method-assign]
     if mode == "loose":
         filesystem.open_synced = partial(os.open, flags=os.O_RDWR)  # the journal's alone
-    journaling.AFTER_FLUSHES, journal.HALF = 2, 64 << 10
+    journaling.AFTER_FLUSHES, journal.HALF, service.SURE = 2, 64 << 10, 1
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with Vault.open(directory) as vault, vault.session(BRANCH) as session:

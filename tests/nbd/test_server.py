@@ -18,6 +18,7 @@ from blockvault.errors import Busy, Conflict, IOFailed
 from blockvault.nbd import inbox
 from blockvault.nbd.exports import Exports
 from blockvault.nbd.server import Server
+from blockvault.nbd.service import SURE
 from tests.nbd import messages as m
 from tests.nbd.conftest import SIZE, Client, wait_until
 from tests.nbd.memory import MemoryVolume
@@ -213,6 +214,37 @@ def test_a_quick_flush_with_nothing_behind_it_needs_no_other_thread(
         assert client.ask(m.request(m.FLUSH)) == (0, b"")
     assert threads == {"nbd client"}
     assert volume.device.durable[:5] == b"x" * 5
+
+
+def test_who_flushes_after_each_write_is_expected_to(
+    connect: Connect, volume: MemoryVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The device begins before it is asked; not once a client writes twice in between."""
+    ahead: list[int] = []
+    monkeypatch.setattr(
+        volume.device, "flush_ahead", lambda: ahead.append(volume.device.flushes), raising=False
+    )
+    volume.device.quick_flush = True
+    client = connect().enter()
+
+    def writes(count: int) -> None:
+        for number in range(count):
+            assert client.ask(m.write(number, b"x")) == (0, b"")
+        assert client.ask(m.request(m.FLUSH)) == (0, b"")
+
+    for _ in range(SURE):
+        writes(1)
+    assert ahead == [], "not sure yet"
+    writes(1)
+    assert ahead == [SURE]
+    writes(3)
+    assert ahead == [SURE, SURE + 1], "it could not know"
+    writes(1)
+    assert len(ahead) == 2
+    volume.device.quick_flush = False
+    for _ in range(2 * SURE):
+        writes(1)
+    assert len(ahead) == 2, "a slow device is asked for nothing that may be in vain"
 
 
 def test_flushes_of_many_connections_share_commits(connect: Connect, volume: MemoryVolume) -> None:
