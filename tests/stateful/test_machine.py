@@ -376,7 +376,7 @@ def test_a_wrong_vault_is_found(small_limits: None, monkeypatch: pytest.MonkeyPa
         run_state_machine_as_test(
             VaultMachine,
             settings=settings(
-                max_examples=100,
+                max_examples=400,
                 stateful_step_count=25,
                 deadline=None,
                 database=None,
