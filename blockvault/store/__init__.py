@@ -24,8 +24,9 @@ Reading order: ``types`` says what a store is, ``codec``, ``frames`` and ``event
 bytes, ``tables`` and ``format`` name and version them; ``env`` is the LMDB store, over ``shared``
 (one environment per process), ``txn`` (its transactions), ``index`` (its largest table),
 ``writelock`` (who writes next), ``headfile``, ``journal`` (flushes before their commit), ``pages``
-(the file as seen without the engine), ``freespace`` (unused pages given back), ``residency`` (what
-was read does not stay mapped), ``faults`` (errors); ``memory`` is the same store in dictionaries.
+and ``subpages`` (the file as seen without the engine), ``freespace`` (unused pages given back),
+``residency`` (what was read does not stay mapped), ``faults`` (errors); ``memory`` is the same store
+in dictionaries.
 ``objects`` gets objects through either, ``decoded`` keeps what small reads decoded, ``runs`` gets
 whole leaves, ``gathering`` collects new objects into frames.
 
