@@ -25,8 +25,8 @@ bytes, ``tables`` and ``format`` name and version them; ``env`` is the LMDB stor
 (one environment per process), ``txn`` (its transactions), ``index`` (its largest table),
 ``writelock`` (who writes next), ``headfile``, ``journal`` (flushes before their commit), ``pages``
 and ``subpages`` (the file as seen without the engine), ``freespace`` (unused pages given back),
-``residency`` (what was read does not stay mapped), ``faults`` (errors); ``memory`` is the same store
-in dictionaries.
+``residency`` (what was read does not stay mapped), ``faults`` (errors); ``memory`` is the same
+store in dictionaries.
 ``objects`` gets objects through either, ``decoded`` keeps what small reads decoded, ``runs`` gets
 whole leaves, ``gathering`` collects new objects into frames.
 

@@ -103,6 +103,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rows", nargs="+", choices=SCENARIOS, help="only these scenarios")
     parser.add_argument("--contenders", nargs="+", metavar="NAME", help="only these (see --list)")
+    parser.add_argument(
+        "--jobs", nargs="+", metavar="KEY", help="of the NBD rows only these: seqread, fsync-1, ..."
+    )
     parser.add_argument("--work", type=Path, metavar="DIR", help="the disk to measure on")
     parser.add_argument("--out", type=Path, metavar="JSON", help="where the raw results go")
     parser.add_argument("--report", action="store_true", help="write docs/benchmarks.md and plots")
@@ -159,6 +162,10 @@ def _plan(options: argparse.Namespace) -> Plan:
         plan = dataclasses.replace(plan, runs=options.runs, machine_runs=machine_runs)
     if options.part:
         plan = dataclasses.replace(plan, part=options.part)
+    if options.jobs:
+        if unknown := set(options.jobs) - {job.key for job in nbd.JOBS}:
+            raise ValueError(f"no job {', '.join(sorted(unknown))}")
+        plan = dataclasses.replace(plan, nbd_jobs=tuple(options.jobs))
     if options.contenders:
         if unknown := set(options.contenders) - set(names):
             raise ValueError(f"no contender {', '.join(sorted(unknown))}; see --list")

@@ -3,7 +3,7 @@
 fio and the server share the machine, as a guest and its server do.  Each job gets a server of its
 own, started for it and ended after it, so that its CPU and memory are the job's.  The value is
 fio's; the sample's CPU and peak are the server's.  So reads over the whole disk begin cold, with
-the data in the page cache but nothing decoded; the warm ones have half a second before they count.
+the data in the page cache but nothing decoded; the warm ones have some seconds before they count.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from tools.bench.servers import serving
 GROUP = "NBD"
 HOT = 16 << 20  # of a disk's blocks are read again and again
 PROTOCOL = "client and protocol alone: nbdkit answering from memory"
-WARM = "--ramp_time=500ms"
 LONG = (VaultServer.name, QemuNbd.name)  # the servers of the job that goes on and on
 
 
@@ -35,7 +34,8 @@ LONG = (VaultServer.name, QemuNbd.name)  # the servers of the job that goes on a
 class Job:
     """One fio job on ``span`` bytes (0: the whole disk); ``long`` ones go on for some time, and
     are asked of a few servers only.  With ``made`` it reads the disk as it was when it was made,
-    if the server still knows that, whatever the jobs before have written."""
+    if the server still knows that, whatever the jobs before have written.  With ``warm`` it goes on
+    for a while before it counts."""
 
     key: str
     title: str
@@ -43,6 +43,7 @@ class Job:
     long: bool = False
     span: int = 0
     made: bool = False
+    warm: bool = False
 
     @property
     def side(self) -> str:
@@ -61,14 +62,16 @@ JOBS = (
     Job(
         "hotread-1",
         "4 KiB random read of 16 MiB, warm, depth 1",
-        ("--rw=randread", "--bs=4k", "--iodepth=1", WARM),
+        ("--rw=randread", "--bs=4k", "--iodepth=1"),
         span=HOT,
+        warm=True,
     ),
     Job(
         "hotread-16",
         "4 KiB random read of 16 MiB, warm, depth 16",
-        ("--rw=randread", "--bs=4k", "--iodepth=16", WARM),
+        ("--rw=randread", "--bs=4k", "--iodepth=16"),
         span=HOT,
+        warm=True,
     ),
     _job("fsync-1", "4 KiB random write, fsync after each", "randwrite", "4k", 1, "--fsync=1"),
     _job("fsync-32", "4 KiB random write, fsync after 32", "randwrite", "4k", 16, "--fsync=32"),
@@ -178,6 +181,7 @@ def fio(bench: Bench, job: Job, uri: str, report: Path) -> Command:
         f"--uri={uri}",
         *job.words,
         f"--size={job.span or bench.plan.nbd_size}",
+        *((f"--ramp_time={bench.plan.nbd_warm * 1000:.0f}ms",) if job.warm else ()),
         "--time_based",
         f"--runtime={seconds * 1000:.0f}ms",
         "--randrepeat=0",
