@@ -216,29 +216,28 @@ class HeadDevice(StateDevice):
     def settle_write(self, first: int, blocks: Sequence[bytes], ids: bytes) -> None:
         """A stored write: its ids become the overlay, its bytes leave unless written again."""
         self.overlay.write(first, ids)
-        dirty = self.dirty
-        for number, block in enumerate(blocks, first):
-            if dirty.get(number) is block:
-                del dirty[number]
+        self._clean(enumerate(blocks, first))
 
     def settle_singles(self, written: Sequence[tuple[int, bytes, bytes]]) -> None:
         """``settle_write`` for writes of one block each, as (number, block, id) in order."""
-        self.overlay.write_singles([(number, oid) for number, _, oid in written])
-        dirty = self.dirty
-        for number, block, _ in written:
-            if dirty.get(number) is block:
-                del dirty[number]
+        numbers, blocks, ids = zip(*written, strict=True)
+        self.overlay.write_singles(numbers, ids)
+        self._clean(zip(numbers, blocks, strict=True))
 
     def settle_clear(self, first: int, count: int, mark: bytes) -> None:
         """A stored zero or trim."""
         self.overlay.clear(first, count)
-        dirty = self.dirty
         if not mark:
             with self._session.pending.mutex:
                 self._clearing -= 1
             return
-        for number in range(first, first + count):
-            if dirty.get(number) is mark:
+        self._clean((number, mark) for number in range(first, first + count))
+
+    def _clean(self, blocks: Iterable[tuple[int, bytes]]) -> None:
+        """Stored blocks, with their numbers, leave the dirty layer unless written again."""
+        dirty = self.dirty
+        for number, block in blocks:
+            if dirty.get(number) is block:
                 del dirty[number]
 
     def rebase(self, root: bytes) -> None:

@@ -299,9 +299,9 @@ def test_the_same_bytes_written_again_are_another_write(
         write(overlay, first, ids)
         seen.append(head.read(0, BLOCK))
 
-    def watched_singles(overlay: Overlay, written: Sequence[tuple[int, bytes]]) -> None:
-        for each in written:
-            write_singles(overlay, [each])
+    def watched_singles(overlay: Overlay, numbers: Sequence[int], ids: Sequence[bytes]) -> None:
+        for number, oid in zip(numbers, ids, strict=True):
+            write_singles(overlay, [number], [oid])
             seen.append(head.read(0, BLOCK))
 
     monkeypatch.setattr(Overlay, "write", watched)

@@ -40,9 +40,9 @@ class Overlay:
 
     def write(self, first: int, ids: bytes) -> None:
         """Blocks from ``first`` on have these concatenated ids now."""
-        self.leaves.add(first >> tree.BITS)
         if len(ids) == ID_SIZE:
             self.blocks[first] = ids
+            self.leaves.add(first >> tree.BITS)
             return
         count = len(ids) // ID_SIZE
         self.leaves.update(_leaves(first, first + count))
@@ -54,10 +54,10 @@ class Overlay:
             )
         )
 
-    def write_singles(self, written: Sequence[tuple[int, bytes]]) -> None:
-        """``write`` for single blocks, as (number, id) in order."""
-        self.blocks.update(written)
-        self.leaves.update([number >> tree.BITS for number, _ in written])
+    def write_singles(self, numbers: Sequence[int], ids: Sequence[bytes]) -> None:
+        """``write`` for single blocks, in order."""
+        self.blocks.update(zip(numbers, ids, strict=True))
+        self.leaves.update([number >> tree.BITS for number in numbers])
 
     def clear(self, first: int, count: int) -> None:
         """The ``count`` blocks from ``first`` on read as zeros now."""

@@ -38,6 +38,15 @@ _PAGE_SIZES = (4096, 8192, 16384, 32768, 65536)
 _TRIES = 3
 
 
+class Node(NamedTuple):
+    """A node: those of leaves have a value, as far as it lies in the page, of branches a child."""
+
+    flags: int
+    key: bytes
+    value: bytes
+    child: int
+
+
 class Meta(NamedTuple):
     """One of the two meta pages: the commit ``txn_id`` and the roots of its trees."""
 
@@ -233,14 +242,15 @@ def tree_root(record: bytes) -> int:
     return int(_TREE.unpack_from(record)[-1]) if len(record) >= _TREE.size else NO_PAGE
 
 
-def nodes(page: bytes) -> Iterator[tuple[int, bytes, bytes, int]]:
-    """(flags, key, value, child) of a page's nodes: leaves have values, branches children."""
+def nodes(page: bytes) -> Iterator[Node]:
+    """The nodes of a branch or leaf."""
     for at in _node_offsets(page):
         if at + _NODE.size <= len(page):
             low, high, flags, key_size = _NODE.unpack_from(page, at)
             data = at + _NODE.size + key_size
             value = page[data : data + (low | high << 16)]
-            yield flags, page[data - key_size : data], value, low | high << 16 | flags << 32
+            child = low | high << 16 | flags << 32
+            yield Node(flags, page[data - key_size : data], value, child)
 
 
 _COPY_FIRST = "Copy the vault directory before anything else; do not write to it."

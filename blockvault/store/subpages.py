@@ -12,21 +12,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from blockvault.store import pages
-from blockvault.store.pages import Meta
+from blockvault.store.pages import Meta, Node
 
 _HEADER = 16
 _EXPECTED = pages.LEAF | pages.LEAF2 | pages.SUBPAGE
-
-
-class Node(NamedTuple):
-    """A node of a leaf: its flags, key and the value that lies in the page."""
-
-    flags: int
-    key: bytes
-    value: bytes
 
 
 def damaged(path: Path, table: str, size: int) -> list[str]:
@@ -73,9 +64,9 @@ def _nodes(file: int, meta: Meta, root: int) -> Iterator[Node]:
         header = pages.header_of(page)
         if header is None or header[1] & pages.LEAF2:
             continue
-        for flags, key, value, child in pages.nodes(page):
+        for node in pages.nodes(page):
             if not header[1] & pages.BRANCH:
-                yield Node(flags, key, value)
-            elif child not in seen:
-                seen.add(child)
-                waiting.append(child)
+                yield node
+            elif node.child not in seen:
+                seen.add(node.child)
+                waiting.append(node.child)

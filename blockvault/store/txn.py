@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import lmdb
 
@@ -29,6 +29,8 @@ PAGE = 256
 
 AT_ONCE = 512
 """Rows of the index that are looked up or added between two looks at how much is in memory."""
+
+T = TypeVar("T")
 
 READER_CHECK_EVERY = 64
 """Commits between two searches for readers that died: what a dead one pins cannot be reused."""
@@ -132,12 +134,7 @@ class LmdbReader(Reader):
         return self._index().entries(first)
 
     def hidden(self, entries: Sequence[tuple[bytes, bytes]]) -> int:
-        count = 0
-        for at in range(0, len(entries), AT_ONCE):
-            some = entries[at : at + AT_ONCE]
-            count += self._index().hidden(some)
-            self._looked_up(len(some))
-        return count
+        return sum(map(self._index().hidden, self._in_parts(entries)))
 
     def index_size(self) -> int:
         return int(self._txn.stat(self._dbs[tables.INDEX])["entries"])
@@ -147,17 +144,20 @@ class LmdbReader(Reader):
 
     def _placed(self, ids: Collection[bytes]) -> dict[bytes, int]:
         index, found = self._index(), {}
-        ordered = sorted(ids)
-        for at in range(0, len(ordered), AT_ONCE):
-            some = ordered[at : at + AT_ONCE]
+        for some in self._in_parts(sorted(ids)):
             found.update(index.get_many(some))
-            self._looked_up(len(some))
         return found
 
-    def _looked_up(self, count: int) -> None:
-        """So many objects were looked for; a transaction may look for any number of them."""
-        self._env.residency.note(A_LOOKUP * count)
-        self._env.residency.settle()
+    def _in_parts(self, rows: Sequence[T]) -> Iterator[Sequence[T]]:
+        """Rows of the index, a part at a time: a transaction may ask for any number of them.
+
+        When the caller comes for the next part, what the last one touched is counted.
+        """
+        for at in range(0, len(rows), AT_ONCE):
+            some = rows[at : at + AT_ONCE]
+            yield some
+            self._env.residency.note(A_LOOKUP * len(some))
+            self._env.residency.settle()
 
     def find(self, oid: bytes) -> tuple[int, memoryview] | None:
         get, databases = self._txn.get, self._dbs
@@ -345,10 +345,8 @@ class LmdbWriter(LmdbReader, Writer):
         if self.condemning:
             for oid in self.indexed(list(index)):
                 self._index().delete(oid)
-        new = sorted(index.items())
-        for at in range(0, len(new), AT_ONCE):
-            self._index().add(new[at : at + AT_ONCE])
-            self._looked_up(AT_ONCE)
+        for some in self._in_parts(sorted(index.items())):
+            self._index().add(some)
 
     def move_frames(self, frames: Sequence[Frame]) -> None:
         index = self._index()

@@ -8,19 +8,14 @@ time, again and again until the writer is done, in the other half it is collecte
 from __future__ import annotations
 
 import dataclasses
-import tempfile
-from contextlib import ExitStack
-from pathlib import Path
 
 from tools.bench import synthetic
 from tools.bench.bench import Bench, Lane, say
-from tools.bench.beside import repeated
 from tools.bench.commands import CommandFailed
 from tools.bench.commands import run as run_commands
 from tools.bench.peers.nbd import VaultServer
 from tools.bench.results import Row
-from tools.bench.rows.nbd import JOBS, figures_of, fio
-from tools.bench.servers import serving
+from tools.bench.rows.nbd import JOBS, written
 
 GROUP = "gc while a disk is written to"
 WITH = Row("collecting/slow-with", GROUP, "4 KiB random write, depth 1: 99.9 % within, during gc")
@@ -58,17 +53,8 @@ def _one(bench: Bench, lane: Lane[VaultServer], number: int, *, collecting: bool
     server = lane.contender
     try:
         _litter(bench, server, number)
-        with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-            listening, report = Path(folder, "nbd.sock"), Path(folder, "fio.json")
-            client = fio(bench, JOB, server.uri(listening), report)
-            taken: list[float] = []
-            with ExitStack() as stack:
-                stack.enter_context(serving(server.serve(listening)[0], listening))
-                if collecting:
-                    collect = server.machine.collect
-                    taken = stack.enter_context(repeated(lambda _: collect(), 0))
-                run_commands([client], limit=bench.plan.time_limit)
-            figures = figures_of(report, "write")
+        collect = (lambda _: server.machine.collect()) if collecting else None
+        figures, taken = written(bench, server, JOB, collect)
         run_commands(server.machine.collect(), limit=bench.plan.time_limit)
     except CommandFailed as failure:
         lane.out = str(failure)

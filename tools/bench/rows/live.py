@@ -8,20 +8,13 @@ the machine does by itself.
 from __future__ import annotations
 
 import statistics
-import tempfile
-from contextlib import ExitStack
-from pathlib import Path
-from typing import Any
 
 from tools.bench import synthetic
 from tools.bench.bench import Bench, Lane, say
-from tools.bench.beside import repeated
 from tools.bench.commands import CommandFailed
-from tools.bench.commands import run as run_commands
 from tools.bench.peers.nbd import QemuNbd, VaultServer
 from tools.bench.results import Row
-from tools.bench.rows.nbd import JOBS, figures_of, fio
-from tools.bench.servers import serving
+from tools.bench.rows.nbd import JOBS, written
 
 GROUP = "snapshot while it is written to"
 SNAPSHOT = Row("live/snapshot", GROUP, "Snapshot of a disk under load, the command")
@@ -59,7 +52,14 @@ def _one(bench: Bench, lane: Lane[VaultServer], number: int, *, snapshots: bool)
         bench.results.leave_out(row, lane.name, "not run", lane.out)
         return
     try:
-        figures, taken = _written(bench, lane.contender, number, snapshots=snapshots)
+        machine = lane.contender.machine
+        figures, taken = written(
+            bench,
+            lane.contender,
+            JOB,
+            (lambda each: machine.snapshot(f"live{number}-{each}")) if snapshots else None,
+            PAUSE,
+        )
     except CommandFailed as failure:
         lane.out = str(failure)
         bench.results.leave_out(row, lane.name, "failed", lane.out)
@@ -69,20 +69,3 @@ def _one(bench: Bench, lane: Lane[VaultServer], number: int, *, snapshots: bool)
     if taken:
         bench.results.add(SNAPSHOT, lane.name, statistics.median(taken))
 
-
-def _written(
-    bench: Bench, server: VaultServer, number: int, *, snapshots: bool
-) -> tuple[dict[str, Any], list[float]]:
-    """fio's figures of one job, and the seconds of each snapshot that was taken meanwhile."""
-    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        listening, report = Path(folder, "nbd.sock"), Path(folder, "fio.json")
-        client = fio(bench, JOB, server.uri(listening), report)
-        taken: list[float] = []
-        with ExitStack() as stack:
-            stack.enter_context(serving(server.serve(listening)[0], listening))
-            if snapshots:
-                named = lambda each: server.machine.snapshot(f"live{number}-{each}")  # noqa: E731
-                taken = stack.enter_context(repeated(named, PAUSE))
-            run_commands([client], limit=bench.plan.time_limit)
-        figures = figures_of(report, "write")
-    return figures, taken

@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tools.bench import synthetic
 from tools.bench.bench import Bench, Lane, say, turns
+from tools.bench.beside import repeated
 from tools.bench.commands import Command, CommandFailed, command, shown
 from tools.bench.commands import run as run_commands
 from tools.bench.peers.base import find_program
@@ -163,6 +165,24 @@ def _measure(bench: Bench, lane: Lane[NbdServer], job: Job) -> None:
     if lane.name not in spelled:
         names = {**bench.names(lane.contender), Path(folder): "OUT"}
         spelled[lane.name] = shown([*server_command, client], names)
+
+
+def written(
+    bench: Bench,
+    server: NbdServer,
+    job: Job,
+    beside: Callable[[int], Sequence[Command]] | None,
+    pause: float = 0,
+) -> tuple[dict[str, Any], list[float]]:
+    """fio's figures of a job that writes, and the seconds of each time that ``beside`` was run."""
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        listening, report = Path(folder, "nbd.sock"), Path(folder, "fio.json")
+        client = fio(bench, job, server.uri(listening), report)
+        with ExitStack() as running:
+            running.enter_context(serving(server.serve(listening)[0], listening))
+            taken = running.enter_context(repeated(beside, pause)) if beside else []
+            run_commands([client], limit=bench.plan.time_limit)
+        return figures_of(report, job.side), taken
 
 
 def figures_of(report: Path, side: str) -> dict[str, Any]:
