@@ -27,8 +27,8 @@ bytes, ``tables`` and ``format`` name and version them; ``env`` is the LMDB stor
 and ``subpages`` (the file as seen without the engine), ``freespace`` (unused pages given back),
 ``residency`` (what was read does not stay mapped), ``faults`` (errors); ``memory`` is the same
 store in dictionaries.
-``objects`` gets objects through either, ``decoded`` keeps what small reads decoded, ``runs`` gets
-whole leaves, ``gathering`` collects new objects into frames.
+``objects`` gets objects through either, ``caches`` and ``decoded`` keep what was read in memory and
+in a file, ``runs`` gets whole leaves, ``gathering`` collects new objects into frames.
 
 What is not here: events, trees, branches, and when an object is garbage.
 """

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
@@ -19,6 +18,7 @@ from pathlib import Path
 from blockvault.errors import Damaged
 from blockvault.ids import object_id, short
 from blockvault.store import frames, runs, tables, workers
+from blockvault.store.caches import DecodedFrame, FrameCache, ObjectCache, checked
 from blockvault.store.decoded import DecodedFile
 from blockvault.store.frames import Objects
 from blockvault.store.types import Reader, Store
@@ -56,8 +56,8 @@ class ObjectReader:
 
     def __init__(self, store: Store, cache_bytes: int = CACHE_BYTES) -> None:
         self._store = store
-        self._cache = _FrameCache(cache_bytes)
-        self._hot = _ObjectCache(HOT_BYTES)
+        self._cache = FrameCache(cache_bytes)
+        self._hot = ObjectCache(HOT_BYTES)
         self._places: dict[bytes, int] = {}
         self._decoding = [threading.Lock() for _ in range(_LOCKS)]
         self._file: DecodedFile | None = None
@@ -82,7 +82,7 @@ class ObjectReader:
             place, view = found
             data = frames.raw_object(view, place & 0xFFFF)
             if data is not None:
-                return _checked(data, oid)
+                return checked(data, oid)
             self._remember({oid: place})
             data = None if place == known else self._at_hand(place, oid)
             if data is not None:
@@ -152,7 +152,7 @@ class ObjectReader:
             objects = self._frame(reader, number)
             if objects is None:
                 return
-            found[oid] = _checked(objects[slot], oid)
+            found[oid] = checked(objects[slot], oid)
             for at in range(slot + 1, min(slot + len(wanted) - before, objects.count)):
                 oid, data = wanted[len(found)], objects[at]
                 if object_id(data) != oid:
@@ -183,7 +183,9 @@ class ObjectReader:
             self._give(groups[number], cached, found)
         return found
 
-    def _give(self, members: Sequence[Member], cached: _Cached, found: dict[bytes, bytes]) -> None:
+    def _give(
+        self, members: Sequence[Member], cached: DecodedFrame, found: dict[bytes, bytes]
+    ) -> None:
         """Objects of a decoded frame; a few of them are kept by themselves."""
         objects = [(oid, cached.get(slot, oid)) for slot, oid in members]
         found.update(objects)
@@ -191,9 +193,7 @@ class ObjectReader:
             for oid, data in objects:
                 self._hot.put(oid, data)
 
-    def _take_kept(
-        self, number: int, members: Sequence[Member], found: dict[bytes, bytes]
-    ) -> bool:
+    def _take_kept(self, number: int, members: Sequence[Member], found: dict[bytes, bytes]) -> bool:
         """Take a few objects of a frame out of the file; False if they are not all there."""
         if self._file is None or len(members) > SMALL:
             return False
@@ -205,7 +205,7 @@ class ObjectReader:
             self._hot.put(oid, data)
         return True
 
-    def _keep(self, number: int, objects: Objects, wanted: int) -> _Cached:
+    def _keep(self, number: int, objects: Objects, wanted: int) -> DecodedFrame:
         """Keep a decoded frame, in the file too if little of it was wanted."""
         if self._file is not None and wanted <= SMALL:
             self._file.put(number, objects)
@@ -247,7 +247,7 @@ class ObjectReader:
         if self._file is not None:
             self._file.close()
 
-    def _decoded(self, number: int, view: memoryview) -> _Cached:
+    def _decoded(self, number: int, view: memoryview) -> DecodedFrame:
         cached = self._cache.get(number)
         if cached is None:
             objects = frames.decode(view)
@@ -263,86 +263,6 @@ class ObjectReader:
         self._places.update(places)
 
 
-class _Cached:
-    """A decoded frame; each of its objects is hashed once, when it is first asked for."""
-
-    __slots__ = ("_checked", "objects", "size")
-
-    def __init__(self, objects: Objects) -> None:
-        self.objects = objects
-        self.size = len(objects.payload)
-        self._checked: list[bytes | None] = [None] * len(objects)
-
-    def get(self, slot: int, oid: bytes) -> bytes:
-        data = self.objects[slot]
-        # Compared with the id, so that a damaged index cannot pass one object for another.
-        if self._checked[slot] != oid:
-            _checked(data, oid)
-            self._checked[slot] = oid
-        return data
-
-
-class _ObjectCache:
-    """Objects that were proved, the ones that came first making room, up to a number of bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._size = 0
-        self._objects: OrderedDict[bytes, bytes] = OrderedDict()
-        self._guard = threading.Lock()
-        self.get = self._objects.get
-
-    def get_many(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
-        """Those of ``ids`` that are here."""
-        get = self._objects.get
-        return {oid: data for oid in ids if (data := get(oid)) is not None}
-
-    def put(self, oid: bytes, data: bytes) -> None:
-        with self._guard:
-            if oid not in self._objects:
-                self._objects[oid] = data
-                self._size += len(data)
-            while self._size > self._limit:
-                self._size -= len(self._objects.popitem(last=False)[1])
-
-    def clear(self) -> None:
-        with self._guard:
-            self._objects.clear()
-            self._size = 0
-
-
-class _FrameCache:
-    """The most recently used decoded frames, up to a number of bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._size = 0
-        self._frames: OrderedDict[int, _Cached] = OrderedDict()
-        self._guard = threading.Lock()
-
-    def get(self, number: int) -> _Cached | None:
-        with self._guard:
-            cached = self._frames.get(number)
-            if cached is not None:
-                self._frames.move_to_end(number)
-            return cached
-
-    def put(self, number: int, objects: Objects) -> _Cached:
-        cached = _Cached(objects)
-        with self._guard:
-            replaced = self._frames.pop(number, None)
-            self._size += cached.size - (replaced.size if replaced else 0)
-            self._frames[number] = cached
-            while self._size > self._limit and len(self._frames) > 1:
-                self._size -= self._frames.popitem(last=False)[1].size
-        return cached
-
-    def clear(self) -> None:
-        with self._guard:
-            self._frames.clear()
-            self._size = 0
-
-
 def _located(reader: Reader, ids: Sequence[bytes]) -> list[tuple[int, bytes]]:
     placed = []
     for oid, place in zip(ids, reader.locate(ids), strict=True):
@@ -356,7 +276,7 @@ def _slice(view: memoryview, members: Sequence[Member], found: dict[bytes, bytes
     """Copy the members out of a raw frame, checked; False if the frame must be decoded."""
     pieces = frames.raw_objects(view, [slot for slot, _ in members])
     for (_, oid), data in zip(members, pieces or (), strict=pieces is not None):
-        found[oid] = _checked(data, oid)
+        found[oid] = checked(data, oid)
     return pieces is not None
 
 
@@ -378,15 +298,6 @@ def _by_frame(placed: Sequence[tuple[int, bytes]]) -> dict[int, list[Member]]:
     for place, oid in placed:
         groups.setdefault(place >> tables.SLOT_BITS, []).append((place & 0xFFFF, oid))
     return dict(sorted(groups.items()))
-
-
-def _checked(data: bytes, oid: bytes) -> bytes:
-    if object_id(data) != oid:
-        raise Damaged(
-            f"object {short(oid)} is damaged: its bytes are not what was stored",
-            kind="object-damaged",
-        )
-    return data
 
 
 def _missing(oid: bytes) -> Damaged:

@@ -19,7 +19,7 @@ from lmdb.verify import verify as structure
 from blockvault import Vault
 from blockvault.errors import VaultError
 from blockvault.ops import check
-from blockvault.store import objects
+from blockvault.store import caches, objects
 from tools.faults.bitrot import Damage, Seen
 
 HOME = ".blockvault"
@@ -49,7 +49,8 @@ def vault_reader(
     """
     here = scratch / f"read{lane}" / HOME
     if believe:
-        setattr(objects, "_checked", lambda data, oid: data)  # noqa: B010
+        for module in (objects, caches):
+            setattr(module, "checked", lambda data, oid: data)  # noqa: B010
 
     def check_damage(damage: Damage) -> Seen:
         lay_out(sound, here, file, damage)

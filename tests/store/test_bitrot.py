@@ -94,6 +94,7 @@ def test_without_hashes_the_same_flips_are_not_found(
     pages.inspect(data)
     with pytest.raises(Damaged, match="not what was stored"):
         read_everything(home)
-    monkeypatch.setattr("blockvault.store.objects._checked", lambda data, oid: data)
+    for module in ("objects", "caches"):
+        monkeypatch.setattr(f"blockvault.store.{module}.checked", lambda data, oid: data)
     with LmdbStore.open(home) as store:
         assert ObjectReader(store).get_many(IDS) != dict(zip(IDS, DATAS, strict=True))

@@ -1,0 +1,104 @@
+"""What a reader keeps of objects that it has read: whole frames, and single objects.
+
+Both caches are bounded by bytes, and several threads use them at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+
+from blockvault.errors import Damaged
+from blockvault.ids import object_id, short
+from blockvault.store.frames import Objects
+
+
+def checked(data: bytes, oid: bytes) -> bytes:
+    """The object's bytes; ``Damaged`` if they are not what its id says."""
+    if object_id(data) != oid:
+        raise Damaged(
+            f"object {short(oid)} is damaged: its bytes are not what was stored",
+            kind="object-damaged",
+        )
+    return data
+
+
+class DecodedFrame:
+    """A decoded frame; each of its objects is hashed once, when it is first asked for."""
+
+    __slots__ = ("_checked", "objects", "size")
+
+    def __init__(self, objects: Objects) -> None:
+        self.objects = objects
+        self.size = len(objects.payload)
+        self._checked: list[bytes | None] = [None] * len(objects)
+
+    def get(self, slot: int, oid: bytes) -> bytes:
+        data = self.objects[slot]
+        # Compared with the id, so that a damaged index cannot pass one object for another.
+        if self._checked[slot] != oid:
+            checked(data, oid)
+            self._checked[slot] = oid
+        return data
+
+
+class ObjectCache:
+    """Objects that were proved, the ones that came first making room, up to a number of bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._objects: OrderedDict[bytes, bytes] = OrderedDict()
+        self._guard = threading.Lock()
+        self.get = self._objects.get
+
+    def get_many(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
+        """Those of ``ids`` that are here."""
+        get = self._objects.get
+        return {oid: data for oid in ids if (data := get(oid)) is not None}
+
+    def put(self, oid: bytes, data: bytes) -> None:
+        with self._guard:
+            if oid not in self._objects:
+                self._objects[oid] = data
+                self._size += len(data)
+            while self._size > self._limit:
+                self._size -= len(self._objects.popitem(last=False)[1])
+
+    def clear(self) -> None:
+        with self._guard:
+            self._objects.clear()
+            self._size = 0
+
+
+class FrameCache:
+    """The most recently used decoded frames, up to a number of bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._size = 0
+        self._frames: OrderedDict[int, DecodedFrame] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def get(self, number: int) -> DecodedFrame | None:
+        with self._guard:
+            cached = self._frames.get(number)
+            if cached is not None:
+                self._frames.move_to_end(number)
+            return cached
+
+    def put(self, number: int, objects: Objects) -> DecodedFrame:
+        cached = DecodedFrame(objects)
+        with self._guard:
+            replaced = self._frames.pop(number, None)
+            self._size += cached.size - (replaced.size if replaced else 0)
+            self._frames[number] = cached
+            while self._size > self._limit and len(self._frames) > 1:
+                self._size -= self._frames.popitem(last=False)[1].size
+        return cached
+
+    def clear(self) -> None:
+        with self._guard:
+            self._frames.clear()
+            self._size = 0
