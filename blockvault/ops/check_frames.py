@@ -82,9 +82,9 @@ class FrameCheck:
         self._progress, self._began = progress, time.monotonic()
         self._total = (self.vault.path / "data.mdb").stat().st_size
         first = self._noted() if self.scan.resume else 0
+        self._lying = entries.hidden(self.vault)
         with ThreadPoolExecutor(2, "verify") as pool:
             for part in entries.parts(self.vault, first):
-                self._lying += part.hidden
                 self._part(pool, part)
                 self._gone(chain.from_iterable(part.entries.values()))
         if self._lying:
@@ -204,12 +204,17 @@ def _looked_at(datas: Sequence[bytes], theirs: Sequence[Sequence[bytes]]) -> _Se
         except Damaged as error:
             wrong += [(entry, error.message) for entry in pointing]
             continue
-        for entry, content in zip(pointing, _contents(decoded, pointing), strict=True):
-            size += len(content)
-            if blake3(content).digest() != entries.id_of(entry):
+        contents = _contents(decoded, pointing)
+        for entry, content, digest in zip(pointing, contents, map(_digest, contents), strict=True):
+            if not entry.endswith(digest):
                 wrong.append((entry, bytes(content)))
         objects += len(pointing)
+        size += sum(map(len, contents))
     return _Seen(objects, size, wrong)
+
+
+def _digest(content: bytes | memoryview) -> bytes:
+    return blake3(content).digest()
 
 
 def _contents(objects: Objects, pointing: Sequence[bytes]) -> list[bytes | memoryview]:

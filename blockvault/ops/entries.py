@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,23 +16,22 @@ if TYPE_CHECKING:
 _AT_A_TIME = 1 << 20
 """About 80 bytes of memory each."""
 
+_FIRST_BYTES = 256
 _NUMBER, _PLACE = 5, ENTRY_SIZE - ID_SIZE
-_ROW = struct.Struct(f"{ID_SIZE}s{_PLACE}s")
+_ROW = struct.Struct(f"{ID_SIZE}s{_NUMBER}s{_PLACE - _NUMBER}s")
 _END = b"\xff" * _PLACE
-"""Greater than every place."""
+"""Greater than every frame's number."""
 
 
 class Part(NamedTuple):
     """Frames with ``start`` <= number < ``stop``, and by frame the entries that point there.
 
-    An entry is place ‖ id.  The last part has also those that point at greater numbers.  ``hidden``
-    is how many of them the index holds and does not find: a damaged key above them leads elsewhere.
+    An entry is place ‖ id.  The last part has also those that point at greater numbers.
     """
 
     start: int
     stop: int
     entries: dict[bytes, list[bytes]]
-    hidden: int
 
     def take(self, number: int) -> list[bytes]:
         """Take out the entries of one frame; what is left in the end points at no frame."""
@@ -46,23 +46,30 @@ def parts(vault: Vault, first: int = 0) -> Iterator[Part]:
     for start in range(first, max(stop, first + 1), step):
         end = start + step
         upto = end.to_bytes(_NUMBER) if end < stop else _END
-        found, hidden = _entries(vault, start.to_bytes(_NUMBER), upto)
-        yield Part(start, min(end, stop), found, hidden)
+        yield Part(start, min(end, stop), _entries(vault, start.to_bytes(_NUMBER), upto))
 
 
-def _entries(vault: Vault, low: bytes, high: bytes) -> tuple[dict[bytes, list[bytes]], int]:
-    found: dict[bytes, list[bytes]] = {}
-    hidden = 0
-    for first in range(256):
+def _entries(vault: Vault, low: bytes, high: bytes) -> dict[bytes, list[bytes]]:
+    found: defaultdict[bytes, list[bytes]] = defaultdict(list)
+    for first in range(_FIRST_BYTES):
         with vault.read() as reader:
-            rows = [
-                row for row in _ROW.iter_unpack(reader.index_entries(first)) if low <= row[1] < high
-            ]
-            # A walk from leaf to leaf does not meet the keys by which an object is looked up.
-            hidden += reader.hidden(rows)
-        for oid, place in rows:
-            found.setdefault(place[:_NUMBER], []).append(place + oid)
-    return found, hidden
+            rows = reader.index_entries(first)
+        for oid, number, slot in _ROW.iter_unpack(rows):
+            if low <= number < high:
+                found[number].append(number + slot + oid)
+    return found
+
+
+def hidden(vault: Vault) -> int:
+    """How many entries the index holds and does not find: a damaged key above leads elsewhere.
+
+    A walk from leaf to leaf does not meet the keys by which an object is looked up.
+    """
+    count = 0
+    for first in range(_FIRST_BYTES):
+        with vault.read() as reader:
+            count += reader.hidden(first)
+    return count
 
 
 def frame_of(entry: bytes) -> int:

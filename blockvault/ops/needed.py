@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from blockvault.ids import ID_SIZE, ZERO_ID
@@ -34,8 +35,9 @@ class Needed:
         self._count = 0
 
     def add(self, ids: Iterable[bytes]) -> None:
+        gathered = self._gathered
         for oid in ids:
-            self._gathered[oid[0]].add(oid)
+            gathered[oid[0]].add(oid)
             self._count += 1
         if self._count >= _AT_A_TIME:
             self._look()
@@ -50,6 +52,6 @@ class Needed:
             if ids:
                 with self._vault.read() as reader:
                     found = reader.index_entries(first)
-                ids.difference_update(oid for (oid,) in _ENTRIES.iter_unpack(found))
+                ids.difference_update(chain.from_iterable(_ENTRIES.iter_unpack(found)))
                 self._missing |= ids
         self._begin()

@@ -12,7 +12,9 @@ To everybody else the index is still a table with 32-byte keys and 8-byte values
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
 
 import lmdb
 
@@ -26,6 +28,8 @@ ENTRY_SIZE = ID_SIZE + _PLACE
 """Bytes of an entry of the index, as id ‖ place."""
 
 _FIRST = [bytes([first]) for first in range(256)]
+_VALUE = struct.Struct(f"x{_REST + _PLACE}s")
+"""An entry as the table has it: without the byte that is the key."""
 
 
 class Index:
@@ -58,10 +62,12 @@ class Index:
                     found[oid] = _place(row)
         return found
 
-    def hidden(self, entries: Iterable[tuple[bytes, bytes]]) -> int:
-        """How many of these rows are not found by themselves."""
-        found = self._cursor.set_key_dup
-        return sum([not found(_FIRST[oid[0]], oid[1:] + place) for oid, place in entries])
+    def hidden(self, first: int) -> int:
+        """How many rows of ids that begin with this byte are not found by themselves."""
+        rows = self.entries(first)
+        values = chain.from_iterable(_VALUE.iter_unpack(rows))
+        found = sum(map(self._cursor.set_key_dup, repeat(_FIRST[first]), values))
+        return len(rows) // ENTRY_SIZE - found
 
     def scan(self, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[tuple[bytes, int]]:
         """Rows with start <= id < stop in order, or the same rows backwards."""

@@ -133,8 +133,8 @@ class LmdbReader(Reader):
     def index_entries(self, first: int) -> bytes:
         return self._index().entries(first)
 
-    def hidden(self, entries: Sequence[tuple[bytes, bytes]]) -> int:
-        return sum(map(self._index().hidden, self._in_parts(entries)))
+    def hidden(self, first: int) -> int:
+        return self._index().hidden(first)
 
     def index_size(self) -> int:
         return int(self._txn.stat(self._dbs[tables.INDEX])["entries"])

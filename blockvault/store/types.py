@@ -118,8 +118,8 @@ class Reader(ABC):
         """For each id its location (``tables.split_location``), or None if it is not stored."""
 
     @abstractmethod
-    def hidden(self, entries: Sequence[tuple[bytes, bytes]]) -> int:
-        """How many of these entries, as (id, place), are not found when they are asked for.
+    def hidden(self, first: int) -> int:
+        """How many entries of ``index_entries(first)`` are not found when they are asked for.
 
         What a walk over the index has met is hidden by a damaged key above it.
         """
