@@ -28,7 +28,7 @@ from blockvault.ops.resolve import Position
 from blockvault.pins import Guards, Pin
 from blockvault.store import journal, tables
 from blockvault.store.env import LmdbStore
-from blockvault.store.format import check_options
+from blockvault.store.format import FEATURES, check_options
 from blockvault.store.frames import Frame
 from blockvault.store.gathering import ObjectWriter
 from blockvault.store.objects import ObjectReader
@@ -125,7 +125,7 @@ class Vault:
         home = Path(path) / DIRECTORY
         if home.exists():
             raise Conflict(f"{home} exists already; nothing was changed", kind="vault-exists")
-        options = check_options(Options(os.urandom(16), block_size, compression))
+        options = check_options(Options(os.urandom(16), block_size, compression, FEATURES))
         home.parent.mkdir(parents=True, exist_ok=True)
         return cls(LmdbStore.create(home, options, lambda writer: _begin(writer, options)), home)
 

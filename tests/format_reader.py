@@ -137,7 +137,9 @@ class FormatReader:
         self.meta = {key.decode(): unpack(value) for key, value in self.rows("meta")}
         need(self.meta["format"] == 1, "a format that this reader does not know")
         required, _ = self.meta["features"]
-        need(not required, f"features that this reader does not know: {required}")
+        self.recent = "recent-rows" in required
+        unknown = set(required) - {"recent-rows"}
+        need(not unknown, f"features that this reader does not know: {unknown}")
         self.vault_id = self.meta["vault_id"]
         self.block_size = self.meta["block_size"]
         need(len(self.vault_id) == 16, "vault id")
@@ -157,11 +159,14 @@ class FormatReader:
         """Frame number and slot of an object."""
         with self.env.begin() as txn:
             cursor = txn.cursor(self.tables["index"])
-            if not cursor.set_range_dup(oid[:1], oid[1:]):
-                return None
-            value = bytes(cursor.value())
-        need(len(value) == 38, "an index value has 38 bytes")
-        return divmod(int.from_bytes(value[31:], "big"), 65536) if value[:31] == oid[1:] else None
+            for key in (oid[:1], oid[:1] + b"\0") if self.recent else (oid[:1],):
+                if not cursor.set_range_dup(key, oid[1:]):
+                    continue
+                value = bytes(cursor.value())
+                need(len(value) == 38, "an index value has 38 bytes")
+                if value[:31] == oid[1:]:
+                    return divmod(int.from_bytes(value[31:], "big"), 65536)
+        return None
 
     def object(self, oid: bytes) -> bytes:
         """An object by its id, proved."""
@@ -174,9 +179,12 @@ class FormatReader:
 
     def indexed(self) -> dict[bytes, int]:
         """The whole index: id -> place."""
-        return {
-            key + value[:31]: int.from_bytes(value[31:], "big") for key, value in self.rows("index")
-        }
+        found = {}
+        for key, value in self.rows("index"):
+            need(len(key) == 1 or (self.recent and key[1:] == b"\0"), "a key of the index")
+            need(key[:1] + value[:31] not in found, "an id that the index has twice")
+            found[key[:1] + value[:31]] = int.from_bytes(value[31:], "big")
+        return found
 
     def stored(self) -> dict[bytes, set[int]]:
         """What the frames hold: id -> its places."""

@@ -23,7 +23,9 @@ from blockvault.store.codec import Codec
 from blockvault.store.types import Options
 
 FORMAT = 1
-FEATURES: tuple[str, ...] = ()
+RECENT_ROWS = "recent-rows"
+"""The index has rows under keys of two bytes too; see ``index``."""
+FEATURES = (RECENT_ROWS,)
 """Required features of the vaults that this program creates."""
 
 KNOWN_FEATURES = frozenset(FEATURES)
@@ -48,7 +50,7 @@ def to_meta(options: Options, *, optional: Iterable[str] = ()) -> dict[bytes, by
     """The meta rows of a new vault."""
     rows = {
         "format": FORMAT,
-        "features": [sorted(FEATURES), sorted(optional)],
+        "features": [sorted(options.features), sorted(optional)],
         "vault_id": options.vault_id,
         "block_size": options.block_size,
         "compression": options.compression,
@@ -63,11 +65,11 @@ def from_meta(rows: Mapping[bytes, bytes]) -> Options:
     program wrote.
     """
     _check_version(_row(rows, "format"))
-    _check_features(_row(rows, "features"))
+    features = _check_features(_row(rows, "features"))
     values = [_row(rows, name) for name in ("vault_id", "block_size", "compression")]
     match values:
         case [bytes() as vault_id, int() as block_size, str() as compression]:
-            options = Options(vault_id, block_size, compression)
+            options = Options(vault_id, block_size, compression, features)
         case _:
             raise _damaged("its options have the wrong types")
     try:
@@ -94,7 +96,8 @@ def _check_version(version: object) -> None:
         )
 
 
-def _check_features(features: object) -> None:
+def _check_features(features: object) -> tuple[str, ...]:
+    """The required ones."""
     match features:
         case (tuple() as required, tuple() as optional) if all(
             isinstance(name, str) for name in (*required, *optional)
@@ -108,6 +111,7 @@ def _check_features(features: object) -> None:
             "Nothing was changed. Use a newer blockvault.",
             kind="unknown-feature",
         )
+    return required
 
 
 def _damaged(why: str) -> Damaged:

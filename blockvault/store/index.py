@@ -7,6 +7,12 @@ of the id is the key and everything else one fixed-size duplicate of it::
     value  id[1:32] ‖ place u56 BE          38 bytes, sorted, one after another without headers
 
 which LMDB stores as 256 sorted arrays in trees of their own (``MDB_DUPFIXED``), a fifth smaller.
+
+Ids come in no order, so the rows of a small commit fall on nearly as many pages, each of which is
+written anew.  So new rows go under a second key first, ``id[0] ‖ 00``, whose rows are few and lie
+on the same page or two; when there are enough of them they move on together.  That needs the
+feature ``RECENT_ROWS``, since a program that does not look there would miss objects.
+
 To everybody else the index is still a table with 32-byte keys and 8-byte values.
 """
 
@@ -14,7 +20,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, repeat
+from itertools import chain, groupby, repeat
 
 import lmdb
 
@@ -27,85 +33,92 @@ _PLACE = 7
 ENTRY_SIZE = ID_SIZE + _PLACE
 """Bytes of an entry of the index, as id ‖ place."""
 
-_FIRST = [bytes([first]) for first in range(256)]
-_VALUE = struct.Struct(f"x{_REST + _PLACE}s")
-"""An entry as the table has it: without the byte that is the key."""
+_FIRSTS = 256
+_SETTLED = [bytes([first]) for first in range(_FIRSTS)]
+_RECENT = [bytes([first, 0]) for first in range(_FIRSTS)]
+_FEWEST, _MOST = 64, 192
+_LIMITS = [
+    _FEWEST + first * 37 % _FIRSTS * (_MOST - _FEWEST) // _FIRSTS for first in range(_FIRSTS)
+]
+"""Recent rows at which those of a first byte move: not the same for all, or all move at once."""
+
+_ROW_SIZE = _REST + _PLACE
+_ROWS = {length: struct.Struct(f"{length}x{_ROW_SIZE}s") for length in (1, 2)}
+"""A row behind a key of that length."""
+_ENTRY = struct.Struct(f"{ID_SIZE}s{_PLACE}s")
 
 
 class Index:
-    """The index within one transaction, read through one cursor."""
+    """The index within one transaction, read through one cursor; ``recent``: see above."""
 
-    __slots__ = ("_cursor",)
+    __slots__ = ("_cursor", "_recent")
 
-    def __init__(self, cursor: lmdb.Cursor[memoryview]) -> None:
+    def __init__(self, cursor: lmdb.Cursor[memoryview], recent: bool) -> None:
         self._cursor = cursor
+        self._recent = recent
 
     def get(self, oid: bytes) -> int | None:
         """The place of an object, or None."""
-        rest = oid[1:]
-        cursor = self._cursor
-        if cursor.set_range_dup(oid[:1], rest):
-            value = cursor.value()
-            if value[:_REST] == rest:
-                return _place(value)
-        return None
+        return _place(self._cursor.value()) if self._find(oid) else None
+
+    def _find(self, oid: bytes) -> bool:
+        """Go to the row of an object, if there is one."""
+        first, rest, cursor = oid[0], oid[1:], self._cursor
+        for keys in (_SETTLED, _RECENT):
+            if cursor.set_range_dup(keys[first], rest) and cursor.value()[:_REST] == rest:
+                return True
+        return False
 
     def get_many(self, ids: Iterable[bytes]) -> dict[bytes, int]:
         """The places of those ids that are there; asked in order, so that pages are met once."""
         seek, value = self._cursor.set_range_dup, self._cursor.value
         found = {}
         for oid in sorted(ids):
-            rest = oid[1:]
-            if seek(oid[:1], rest):
-                row = bytes(value())
-                if row.startswith(rest):
-                    found[oid] = _place(row)
+            first, rest = oid[0], oid[1:]
+            for keys in (_SETTLED, _RECENT):
+                if seek(keys[first], rest):
+                    row = bytes(value())
+                    if row.startswith(rest):
+                        found[oid] = _place(row)
+                        break
         return found
 
     def hidden(self, first: int) -> int:
         """How many rows of ids that begin with this byte are not found by themselves."""
-        rows = self.entries(first)
-        values = chain.from_iterable(_VALUE.iter_unpack(rows))
-        found = sum(map(self._cursor.set_key_dup, repeat(_FIRST[first]), values))
-        return len(rows) // ENTRY_SIZE - found
+        there = found = 0
+        for key in (_SETTLED[first], _RECENT[first]):
+            rows = self._rows(key)
+            there += len(rows)
+            found += sum(map(self._cursor.set_key_dup, repeat(key), rows))
+        return there - found
 
     def scan(self, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[tuple[bytes, int]]:
         """Rows with start <= id < stop in order, or the same rows backwards."""
-        cursor = self._cursor
-        if reverse:
-            more = self._before(stop)
-        else:
-            more = self._at(start) if start else cursor.first()
-        while more:
-            value = bytes(cursor.value())
-            oid = bytes(cursor.key()) + value[:_REST]
-            if (oid < start) if reverse else (stop is not None and oid >= stop):
-                return
-            yield oid, _place(value)
-            more = cursor.prev() if reverse else cursor.next()
+        firsts = range(start[0] if start else 0, stop[0] + 1 if stop else _FIRSTS)
+        for first in reversed(firsts) if reverse else firsts:
+            for oid, place in sorted(_ENTRY.iter_unpack(self.entries(first)), reverse=reverse):
+                if start <= oid and (stop is None or oid < stop):
+                    yield oid, int.from_bytes(place)
 
     def entries(self, first: int) -> bytes:
-        """All rows of ids that begin with this byte, as id ‖ place one after another."""
-        found = self._cursor.getmulti(
-            [_FIRST[first]], dupdata=True, dupfixed_bytes=ENTRY_SIZE - 1, keyfixed=True
+        """All rows of ids that begin with this byte, as id ‖ place one after another.
+
+        In order only as far as they are settled.
+        """
+        byte = _SETTLED[first]
+        recent = [byte + row for row in self._rows(_RECENT[first])]
+        return b"".join((self._with_keys(byte), *recent))
+
+    def _rows(self, key: bytes) -> list[bytes]:
+        """The rows under a key, in order."""
+        found = self._with_keys(key)
+        return list(chain.from_iterable(_ROWS[len(key)].iter_unpack(found)))
+
+    def _with_keys(self, key: bytes) -> bytes:
+        """The rows under a key, each behind that key, one after another."""
+        return bytes(
+            self._cursor.getmulti([key], dupdata=True, dupfixed_bytes=_ROW_SIZE, keyfixed=True)
         )
-        return bytes(found)
-
-    def _at(self, oid: bytes) -> bool:
-        """Go to the first row at or after ``oid``."""
-        # A longer key is what a scan goes on from: all rows of that id are before it.
-        fill = b"\xff" if len(oid) > ID_SIZE else b"\0"
-        cursor = self._cursor
-        if cursor.set_range_dup(oid[:1], oid[1:ID_SIZE].ljust(_REST + _PLACE, fill)):
-            return True
-        return oid[0] < 255 and cursor.set_range(_FIRST[oid[0] + 1])
-
-    def _before(self, oid: bytes | None) -> bool:
-        """Go to the last row before ``oid``, or to the last of all."""
-        cursor = self._cursor
-        if oid is not None and self._at(oid):
-            return cursor.prev()
-        return cursor.last()
 
     def put(self, oid: bytes, place: int) -> None:
         """Set an object's place."""
@@ -114,35 +127,50 @@ class Index:
 
     def add(self, rows: Sequence[tuple[bytes, int]]) -> None:
         """Add rows of objects that are not there yet."""
-        ordered = sorted(rows)
-        for oid, place in ordered:
+        for oid, place in rows:
             if len(oid) != ID_SIZE or not 0 <= place <= MAX_PLACE:
                 raise BadRequest(f"object {oid.hex()} cannot be at place {place}")
-        self._cursor.putmulti(
-            [(oid[:1], oid[1:] + place.to_bytes(_PLACE)) for oid, place in ordered], dupdata=True
-        )
+        for first, some in groupby(sorted(rows), lambda row: row[0][0]):
+            values = [oid[1:] + place.to_bytes(_PLACE) for oid, place in some]
+            if self._recent and len(values) < _LIMITS[first]:
+                self._add_recent(first, values)
+            else:
+                self._put(_SETTLED[first], values)
+
+    def _add_recent(self, first: int, values: Sequence[bytes]) -> None:
+        self._put(_RECENT[first], values)
+        self._cursor.set_key(_RECENT[first])
+        if self._cursor.count() >= _LIMITS[first]:
+            self._put(_SETTLED[first], self._take(_RECENT[first]))
+
+    def _put(self, key: bytes, values: Sequence[bytes], *, append: bool = False) -> None:
+        self._cursor.putmulti([(key, value) for value in values], dupdata=True, append=append)
+
+    def _take(self, key: bytes) -> list[bytes]:
+        """The rows under a key, which are gone then."""
+        if not self._cursor.set_key(key):
+            return []
+        values = [bytes(value) for value in self._cursor.iternext_dup(keys=False)]
+        self._cursor.set_key(key)
+        self._cursor.delete(dupdata=True)
+        return values
 
     def delete(self, oid: bytes) -> bool:
         """Forget an object; True if it was there."""
-        return self.get(oid) is not None and self._cursor.delete()
+        return self._find(oid) and self._cursor.delete()
 
     def tighten(self, first: int) -> int:
         """Write the rows whose ids begin with one byte anew: full pages instead of split ones.
 
         Return how many there are.
         """
-        key = _FIRST[first]
-        if not self._cursor.set_key(key):
-            return 0
-        values = [bytes(value) for value in self._cursor.iternext_dup(keys=False)]
-        self._cursor.set_key(key)
-        self._cursor.delete(dupdata=True)
-        self._cursor.putmulti([(key, value) for value in values], dupdata=True, append=True)
+        values = sorted(self._take(_SETTLED[first]) + self._take(_RECENT[first]))
+        self._put(_SETTLED[first], values, append=True)
         return len(values)
 
 
 def _place(row: bytes | memoryview) -> int:
     """The place in a row.  A damaged page gives rows of any length."""
-    if len(row) != _REST + _PLACE:
+    if len(row) != _ROW_SIZE:
         raise Damaged("a row of the object index has the wrong length", kind="bad-encoding")
     return int.from_bytes(row[_REST:])

@@ -18,6 +18,7 @@ import lmdb
 
 from blockvault.errors import BadRequest, Busy, Damaged
 from blockvault.store import faults, rows, tables
+from blockvault.store.format import RECENT_ROWS
 from blockvault.store.frames import HEADER_SIZE, Frame
 from blockvault.store.index import Index
 from blockvault.store.residency import A_LOOKUP
@@ -121,7 +122,8 @@ class LmdbReader(Reader):
         return rows.rows_of(self._txn.cursor(self._keyed(table)), table)
 
     def _index(self) -> Index:
-        return Index(self._txn.cursor(self._dbs[tables.INDEX]))
+        cursor = self._txn.cursor(self._dbs[tables.INDEX])
+        return Index(cursor, RECENT_ROWS in self.options.features)
 
     def table_bytes(self) -> dict[str, int]:
         return {name: _pages(dict(self._txn.stat(db))) for name, db in self._dbs.items()}
@@ -352,8 +354,9 @@ class LmdbWriter(LmdbReader, Writer):
         index = self._index()
         for number, frame in enumerate(frames, self._first_free_frame()):
             self._append(tables.FRAMES, number, frame.data)
-            for slot, oid in enumerate(frame.ids):
-                index.put(oid, tables.location(number, slot))
+            for oid in frame.ids:
+                index.delete(oid)
+            index.add([(oid, tables.location(number, at)) for at, oid in enumerate(frame.ids)])
 
     def unindex(self, ids: Sequence[bytes]) -> None:
         index, runs = self._index(), self._table(tables.RUNS)

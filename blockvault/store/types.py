@@ -33,6 +33,8 @@ class Options(NamedTuple):
     vault_id: bytes
     block_size: int
     compression: str
+    features: tuple[str, ...] = ()
+    """Required ones; see ``format``."""
 
 
 class Store(Protocol):

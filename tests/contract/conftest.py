@@ -19,7 +19,7 @@ from tests.store.material import OPTIONS
 Make = Callable[[Options], Store]
 
 
-@pytest.fixture(params=["lmdb", "memory"])
+@pytest.fixture(params=["lmdb", "lmdb-without-features", "memory"])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     """Makes new stores, which are closed at the end."""
     with ExitStack() as stack:
@@ -27,6 +27,8 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
         def make_one(options: Options = OPTIONS) -> Store:
             if request.param == "memory":
                 return stack.enter_context(MemoryStore(options))
+            if request.param == "lmdb-without-features":
+                options = options._replace(features=())
             name = f"vault{len(list(tmp_path.iterdir()))}"
             return stack.enter_context(LmdbStore.create(tmp_path / name, options))
 

@@ -10,11 +10,12 @@ from pathlib import Path
 from blockvault.ids import object_id
 from blockvault.store import frames
 from blockvault.store.codec import Codec
+from blockvault.store.format import FEATURES
 from blockvault.store.frames import Frame
 from blockvault.store.types import Options, Writer
 
 ROOT = Path(__file__).resolve().parents[2]
-OPTIONS = Options(bytes(range(16)), 4096, "zstd:3")
+OPTIONS = Options(bytes(range(16)), 4096, "zstd:3", FEATURES)
 CODEC = Codec("zstd:3")
 
 

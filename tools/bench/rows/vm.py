@@ -26,6 +26,9 @@ LIMIT_TEXT = limits.TEXT["restore"]
 RESTORE = Row(
     "vm/restore", GROUP, "A full snapshot running again, until the guest answers", limit=LIMIT_TEXT
 )
+ORDER = Row(
+    "vm/order", GROUP, "The same as an order to the process that runs it", limit=LIMIT_TEXT
+)
 CLONE = Row("vm/clone", GROUP, "A clone of a full snapshot, ready to run", limit=LIMIT_TEXT)
 USED = Row("vm/used", GROUP, "Memory that the guest uses", "B")
 FIRST = Row("vm/first", GROUP, "Stored by the first full snapshot", "B")
@@ -37,7 +40,7 @@ def run(bench: Bench) -> None:
     reason = missing(bench)
     if reason is not None:
         state: State = "not run" if vault.offers("vm") else "not built yet"
-        for row in (PAUSE, RESTORE, CLONE, FIRST, LATER):
+        for row in (PAUSE, RESTORE, ORDER, CLONE, FIRST, LATER):
             bench.results.leave_out(row, OURS, state, reason)
         return
     report = bench.work / "machines.json"
@@ -73,9 +76,12 @@ def _record(bench: Bench, found: dict[str, dict[str, float]]) -> None:
     add(PAUSE, QemuMigrate.name, theirs["migrate_ms"] / 1000)
     add(RESTORE, OURS, ours["restore_s"])
     add(RESTORE, QemuSavevm.name, theirs["loadvm_s"])
+    add(ORDER, OURS, ours["restore_order_s"])
+    add(ORDER, QemuSavevm.name, theirs["loadvm_s"])
     add(CLONE, OURS, ours["clone_s"])
+    add(CLONE, QemuSavevm.name, theirs["start_loadvm_s"])
     copied = limits.copy_seconds(bench, int(ours["used_bytes"]))
-    for row in (RESTORE, CLONE):
+    for row in (RESTORE, ORDER, CLONE):
         add(row, LIMIT, copied)
     add(USED, OURS, ours["used_bytes"])
     add(FIRST, OURS, ours["first_stored_of_used"] * ours["used_bytes"])

@@ -1,0 +1,168 @@
+"""The object index against a dictionary, with and without rows that wait under a second key."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from blockvault.store import index
+from blockvault.store.index import ENTRY_SIZE, Index
+
+FIRSTS = (0, 7, 255)
+LIMIT = 5
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lmdb.Environment]:
+    path = tmp_path_factory.mktemp("index")
+    with lmdb.open(str(path), max_dbs=1, map_size=1 << 26, sync=False) as environment:
+        yield environment
+
+
+@pytest.fixture(autouse=True)
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that rows move within a few steps."""
+    monkeypatch.setattr(index, "_LIMITS", [LIMIT] * 256)
+
+
+def oid(first: int, number: int) -> bytes:
+    return bytes([first]) + random.Random(number).randbytes(31)
+
+
+OIDS = [oid(first, number) for first in FIRSTS for number in range(20)]
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.sets(st.sampled_from(OIDS), min_size=1, max_size=12)),
+        st.tuples(st.just("put"), st.sampled_from(OIDS)),
+        st.tuples(st.just("delete"), st.sampled_from(OIDS)),
+        st.tuples(st.just("tighten"), st.sampled_from(FIRSTS)),
+    ),
+    max_size=25,
+)
+
+
+@settings(deadline=None)
+@given(steps=STEPS, recent=st.booleans())
+def test_it_is_a_table(
+    env: lmdb.Environment, steps: list[tuple[str, object]], recent: bool
+) -> None:
+    database = env.open_db(b"index", dupsort=True, dupfixed=True)
+    with env.begin(write=True, buffers=True) as txn:
+        txn.drop(database, delete=False)
+        tested, model = Index(txn.cursor(database), recent), {}
+        for place, (what, given_) in enumerate(steps, 1 << 20):
+            apply(tested, model, what, given_, place)
+            agree(tested, model)
+            assert txn.stat(database)["entries"] == len(model)
+
+
+def apply(tested: Index, model: dict[bytes, int], what: str, given_: object, place: int) -> None:
+    if what == "add":
+        assert isinstance(given_, set)
+        rows = {each: place << 8 | n for n, each in enumerate(given_) if each not in model}
+        tested.add(list(rows.items()))
+        model.update(rows)
+    elif what == "put":
+        assert isinstance(given_, bytes)
+        tested.put(given_, place)
+        model[given_] = place
+    elif what == "delete":
+        assert isinstance(given_, bytes)
+        assert tested.delete(given_) == (model.pop(given_, None) is not None)
+    else:
+        assert isinstance(given_, int)
+        assert tested.tighten(given_) == sum(each[0] == given_ for each in model)
+
+
+def agree(tested: Index, model: dict[bytes, int]) -> None:
+    rows = sorted(model.items())
+    assert [tested.get(each) for each in OIDS] == [model.get(each) for each in OIDS]
+    assert tested.get_many(OIDS) == model
+    assert list(tested.scan(b"", None, False)) == rows
+    assert list(tested.scan(b"", None, True)) == rows[::-1]
+    low, high = sorted(random.Random(len(rows)).sample(OIDS, 2))
+    assert list(tested.scan(low, high, False)) == [row for row in rows if low <= row[0] < high]
+    assert list(tested.scan(low, high, True)) == [row for row in rows if low <= row[0] < high][::-1]
+    for first in FIRSTS:
+        packed = [each + place.to_bytes(7) for each, place in rows if each[0] == first]
+        found = tested.entries(first)
+        cut = [found[at : at + ENTRY_SIZE] for at in range(0, len(found), ENTRY_SIZE)]
+        assert sorted(cut) == packed
+        assert tested.hidden(first) == 0
+
+
+def keys(env: lmdb.Environment, counts: list[int], recent: bool) -> dict[bytes, int]:
+    """How many rows lie under each key after commits of so many rows each."""
+    database = env.open_db(b"index", dupsort=True, dupfixed=True)
+    numbers = iter(range(1000))
+    with env.begin(write=True, buffers=True) as txn:
+        txn.drop(database, delete=False)
+        for count in counts:
+            rows = [(oid(9, next(numbers)), 1) for _ in range(count)]
+            Index(txn.cursor(database), recent).add(rows)
+        found = {}
+        cursor = txn.cursor(database)
+        for key in cursor.iternext_nodup():
+            found[bytes(key)] = cursor.count()
+        return found
+
+
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        pytest.param([2, 2], {b"\x09\0": 4}, id="few wait"),
+        pytest.param([2, 2, 1], {b"\x09": 5}, id="enough move on together"),
+        pytest.param([2, 3, 1], {b"\x09": 5, b"\x09\0": 1}, id="and the next ones wait"),
+        pytest.param([2, 5], {b"\x09": 5, b"\x09\0": 2}, id="many go straight"),
+    ],
+)
+def test_new_rows_wait_until_they_are_enough(
+    env: lmdb.Environment, counts: list[int], expected: dict[bytes, int]
+) -> None:
+    assert keys(env, counts, recent=True) == expected
+    assert keys(env, counts, recent=False) == {b"\x09": sum(counts)}
+
+
+def test_not_all_first_bytes_move_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    limits = sorted(index._LIMITS)
+    assert (limits[0], limits[-1]) == (64, 191)
+    assert len(set(limits)) == 128
+
+
+def test_small_commits_touch_fewer_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the second key is for: bytes written by commits of few rows into an index of many."""
+    monkeypatch.undo()
+    written = {
+        recent: pages_of_a_commit(tmp_path / str(recent), recent) for recent in (True, False)
+    }
+    assert written[True] < 0.6 * written[False]
+
+
+def pages_of_a_commit(path: Path, recent: bool) -> float:
+    """Pages that a commit of 1,000 rows takes, by how far the unused pages are used up."""
+    rng = random.Random(3)
+    path.mkdir()
+    with lmdb.open(str(path), max_dbs=1, map_size=1 << 28, sync=False) as env:
+        database = env.open_db(b"index", dupsort=True, dupfixed=True)
+
+        def commit(count: int) -> None:
+            with env.begin(write=True, buffers=True) as txn:
+                Index(txn.cursor(database), recent).add(
+                    [(rng.randbytes(32), number) for number in range(count)]
+                )
+
+        commit(200_000)
+        for _ in range(20):
+            commit(1_000)
+        with env.begin():  # so that no page can be used again
+            before = env.info()["last_pgno"]
+            for _ in range(20):
+                commit(1_000)
+            return (env.info()["last_pgno"] - before) / 20
