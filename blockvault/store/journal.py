@@ -34,7 +34,8 @@ from blockvault.encoding import pack, unpack
 from blockvault.errors import Damaged
 from blockvault.store import faults, filesystem
 
-HALF = 8 << 20
+HALF = 16 << 20
+"""About what a client that writes at full speed flushes while a checkpoint holds the tables."""
 RECORD_BYTES = 2 << 20
 """The longest record, for which memory is kept."""
 PAGE = 4096
