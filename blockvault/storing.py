@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
 from blockvault.ids import ZERO_ID, object_id
@@ -11,6 +13,10 @@ if TYPE_CHECKING:
     from blockvault.head import HeadDevice
     from blockvault.pending import Batch, Settling
     from blockvault.store.gathering import ObjectWriter
+
+
+Placed = tuple[int, bytes, bytes]
+"""A block's number on its volume, its id, and its bytes."""
 
 
 class Prepared:
@@ -25,12 +31,10 @@ class Prepared:
         self.settling: list[Settling] = []
         self._branch = branch
         self._size = block_size
-        self._new: dict[bytes, bytes] = {}
+        self._placed: defaultdict[str, list[Placed]] = defaultdict(list)
         self._delta = 0
         self._rows_of(batch)
-        self._new.pop(ZERO_ID, None)
-        objects.add_blocks(list(self._new), list(self._new.values()))
-        self._new.clear()
+        self._collect(objects)
 
     def end_with_barrier(self) -> None:
         """A flush ends here, if none does already."""
@@ -48,7 +52,7 @@ class Prepared:
 
     def _rows_of(self, batch: Batch) -> None:
         size, branch = self._size, self._branch
-        zero, new = bytes(size), self._new
+        zero = bytes(size)
         row, settle = self.rows.append, self.settling.append
         barriers = {barrier.at: barrier.time_us for barrier in batch.barriers}
         if batch.first in barriers:
@@ -70,14 +74,16 @@ class Prepared:
                 if len(what) == 1:
                     (block,) = what
                     ids = object_id(block) if block != zero else ZERO_ID
-                    new[ids] = block
                     if single is not head:
                         single, singles = head, []
+                        placed = self._placed[head.name]
                         settle((head.settle_singles, (singles,)))
                     singles.append((first, block, ids))
+                    placed.append((first, ids, block))
                 else:
                     each = [object_id(block) if block != zero else ZERO_ID for block in what]
-                    new.update(zip(each, what, strict=True))
+                    numbers = range(first, first + len(what))
+                    self._placed[head.name] += zip(numbers, each, what, strict=True)
                     ids = b"".join(each)
                     single = None
                     settle((head.settle_write, (first, what, ids)))
@@ -85,6 +91,16 @@ class Prepared:
             if number + 1 in barriers:
                 self._barrier(barriers[number + 1])
                 delta = self._delta
+
+    def _collect(self, objects: ObjectWriter) -> None:
+        """Give the blocks to the frames as they lie on the disk, not as they were written.
+
+        Who reads the disk from end to end then comes to each frame once, not for each block of it.
+        """
+        for placed in self._placed.values():
+            placed.sort(key=itemgetter(0))
+            objects.add_blocks([oid for _, oid, _ in placed], [block for _, _, block in placed])
+        self._placed.clear()
 
     def _barrier(self, time_us: int) -> None:
         self.rows.append((events.BARRIER, self._after(time_us), self._branch))

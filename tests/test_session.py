@@ -154,6 +154,27 @@ def test_memory_is_bounded(vault: Vault, session: Session, monkeypatch: pytest.M
     assert (session.pending_bytes, session.device().dirty) == (0, {})
 
 
+def test_blocks_of_a_commit_are_stored_as_they_lie_on_the_disk(
+    vault: Vault, session: Session
+) -> None:
+    """And each version of a block: only the events say which came last."""
+    session.create_volume("vdb", SIZE)
+    writes = {("vda", 7): 1, ("vdb", 2): 2, ("vda", 3): 3, ("vdb", 1): 4, ("vda", 8): 5}
+    with vault.read() as reader:
+        before = reader.newest_frame()
+    session.device("vda").write(3 * BLOCK, noise(6, BLOCK))
+    for (volume, number), seed in writes.items():
+        session.device(volume).write(number * BLOCK, noise(seed, BLOCK))
+    session.device("vda").write(4 * BLOCK, noise(7, BLOCK) + noise(8, BLOCK))
+    session.flush()
+    with vault.read() as reader:
+        frames = [decode(data) for _, data in reader.frames(before + 1)]
+    stored = [block for frame in frames if frame.uniform == BLOCK for block in frame]
+    assert stored == [noise(seed, BLOCK) for seed in (6, 3, 7, 8, 1, 5, 4, 2)]
+    for (volume, number), seed in writes.items():
+        assert session.device(volume).read(number * BLOCK, BLOCK) == noise(seed, BLOCK)
+
+
 @pytest.mark.parametrize("checkpoint", [4, 1000])
 def test_what_the_batch_before_stores_is_not_stored_again(
     vault: Vault, session: Session, monkeypatch: pytest.MonkeyPatch, checkpoint: int
