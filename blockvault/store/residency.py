@@ -13,6 +13,7 @@ kernel, and the kernel says whether there is anything to drop.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 from pathlib import Path
 
@@ -23,7 +24,13 @@ LOOK_EVERY = 4 << 20
 A_LOOKUP = 32 << 10
 """Bytes that finding one object maps: a page of the index or a frame, and some neighbours."""
 
+LARGE = 2 << 30
+"""Bytes of a file in which hardly two of some hundred look-ups meet on a page."""
+_AT_ONCE, _AT_ONCE_IN_LARGE = 512, 128
+
 _DONT_NEED = 4
+_SHARED = 2
+"""Which number of ``statm`` tells the pages that belong to files (``proc(5)``)."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -37,6 +44,11 @@ class Residency:
     def note(self, count: int) -> None:
         """So many bytes were read.  Inexact between threads, which does no harm."""
         self._read += count
+
+    def lookups_at_once(self) -> int:
+        """How many objects may be looked up between two calls of ``settle``."""
+        large = os.stat(self._path).st_size > LARGE
+        return _AT_ONCE_IN_LARGE if large else _AT_ONCE
 
     def settle(self) -> None:
         """Drop the map's pages if enough was read since the last time to make a look worth it."""
@@ -54,13 +66,10 @@ class Residency:
 def _mapped_bytes() -> int:
     """Bytes of files in the memory of this process; 0 where the system does not tell."""
     try:
-        with open("/proc/self/status") as status:
-            for line in status:
-                if line.startswith("RssFile:"):
-                    return int(line.split()[1]) << 10
+        with open("/proc/self/statm", "rb", buffering=0) as sizes:
+            return int(sizes.read().split()[_SHARED]) * mmap.PAGESIZE
     except OSError:
-        pass
-    return 0
+        return 0
 
 
 def _mapped_at(path: Path) -> int | None:

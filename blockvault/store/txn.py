@@ -28,9 +28,6 @@ from blockvault.store.types import Reader, Writer, not_the_end
 PAGE = 256
 """Rows that a scan in a write transaction takes at a time, so that its table may change."""
 
-AT_ONCE = 512
-"""Rows of the index that are looked up or added between two looks at how much is in memory."""
-
 T = TypeVar("T")
 
 READER_CHECK_EVERY = 64
@@ -155,11 +152,13 @@ class LmdbReader(Reader):
 
         When the caller comes for the next part, what the last one touched is counted.
         """
-        for at in range(0, len(rows), AT_ONCE):
-            some = rows[at : at + AT_ONCE]
+        residency = self._env.residency
+        at_once = residency.lookups_at_once()
+        for at in range(0, len(rows), at_once):
+            some = rows[at : at + at_once]
             yield some
-            self._env.residency.note(A_LOOKUP * len(some))
-            self._env.residency.settle()
+            residency.note(A_LOOKUP * len(some))
+            residency.settle()
 
     def find(self, oid: bytes) -> tuple[int, memoryview] | None:
         get, databases = self._txn.get, self._dbs
