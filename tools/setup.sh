@@ -82,7 +82,8 @@ make_environment() {
     done
     log=$(mktemp)
     say "installing Python packages into $venv"
-    if ! "$venv/bin/python" -m pip install --disable-pip-version-check -e "$wanted" >"$log" 2>&1; then
+    if ! "$venv/bin/python" -m pip install --disable-pip-version-check \
+        --config-settings editable_mode=compat -e "$wanted" >"$log" 2>&1; then
         tail -n 20 "$log" >&2
         say "pip could not install the Python packages"
         exit 1

@@ -10,7 +10,6 @@ takes a mismatch for a frame that is not here.
 from __future__ import annotations
 
 import os
-import tempfile
 import threading
 from pathlib import Path
 
@@ -28,6 +27,8 @@ class DecodedFile:
 
     def __init__(self, directory: Path, limit: int) -> None:
         """``OSError`` if the disk takes no file."""
+        import tempfile  # only servers get here, and it takes a while to load
+
         status = os.statvfs(directory)
         limit = min(limit, status.f_bavail * status.f_frsize // FREE_SHARE)
         self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115 - kept open

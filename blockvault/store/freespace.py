@@ -17,7 +17,6 @@ is.  Pages that LMDB moved to an earlier row of its list in between are left for
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import os
 import struct
@@ -34,8 +33,6 @@ _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 _WORTH_BYTES = 4 << 20
 _WORTH_SHARE = 100
 _PUNCH_BYTES = 1 << 20
-
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Reached(NamedTuple):
@@ -93,7 +90,9 @@ def _runs(numbers: list[int]) -> Iterator[tuple[int, int]]:
 
 def _punch(fd: int, offset: int, length: int) -> bool:
     """Make a range a hole; False where the file system cannot."""
-    call = getattr(_libc, "fallocate", None)
+    import ctypes  # most commands never get here
+
+    call = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
     if call is None:
         return False
     arguments = (ctypes.c_int(fd), _PUNCH_HOLE_KEEP_SIZE, ctypes.c_long(offset))

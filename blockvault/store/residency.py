@@ -12,7 +12,6 @@ kernel, and the kernel says whether there is anything to drop.
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 from pathlib import Path
@@ -31,7 +30,6 @@ _AT_ONCE, _AT_ONCE_IN_LARGE = 512, 128
 _DONT_NEED = 4
 _SHARED = 2
 """Which number of ``statm`` tells the pages that belong to files (``proc(5)``)."""
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Residency:
@@ -59,8 +57,13 @@ class Residency:
             return
         start = _mapped_at(self._path)
         if start is not None:
-            length = os.stat(self._path).st_size
-            _libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _DONT_NEED)
+            _drop(start, os.stat(self._path).st_size)
+
+
+def _drop(start: int, length: int) -> None:
+    import ctypes  # most commands never get here
+
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _DONT_NEED)
 
 
 def _mapped_bytes() -> int:
