@@ -212,15 +212,20 @@ class LmdbReader(Reader):
     def _log_at(self, seq: int) -> tuple[int, memoryview] | None:
         cursor = self._txn.cursor(self._dbs[tables.LOG])
         if not cursor.set_range(tables.integer_key(max(seq, 0))):
-            return _numbered(cursor) if cursor.last() else None
+            return self._numbered(cursor) if cursor.last() else None
         if tables.number_of_key(cursor.key()) == seq:
-            return _numbered(cursor)
-        return _numbered(cursor) if cursor.prev() else None
+            return self._numbered(cursor)
+        return self._numbered(cursor) if cursor.prev() else None
 
     def _log_after(self, seq: int) -> tuple[int, memoryview] | None:
         cursor = self._txn.cursor(self._dbs[tables.LOG])
         found = cursor.set_range(tables.integer_key(max(seq + 1, 0)))
-        return _numbered(cursor) if found else None
+        return self._numbered(cursor) if found else None
+
+    def _numbered(self, cursor: lmdb.Cursor[memoryview]) -> tuple[int, memoryview]:
+        view = cursor.value()
+        self._env.residency.note(len(view))
+        return tables.number_of_key(cursor.key()), view
 
     def _keyed(self, table: str) -> Database:
         if table not in tables.KEYED:
@@ -359,9 +364,10 @@ class LmdbWriter(LmdbReader, Writer):
 
     def unindex(self, ids: Sequence[bytes]) -> None:
         index, runs = self._index(), self._table(tables.RUNS)
-        for oid in sorted(ids):
-            index.delete(oid)
-            runs.delete(oid)
+        for some in self._in_parts(sorted(ids)):
+            for oid in some:
+                index.delete(oid)
+                runs.delete(oid)
 
     def tighten_index(self, part: int) -> int:
         return self._index().tighten(part)
@@ -396,7 +402,3 @@ def _ascending(cursor: lmdb.Cursor[memoryview], start: int) -> int:
     if not start <= number <= tables.MAX_FRAME_NUMBER:
         raise Damaged(f"frame {number} stands behind frame {start - 1}", kind="damaged")
     return number
-
-
-def _numbered(cursor: lmdb.Cursor[memoryview]) -> tuple[int, memoryview]:
-    return tables.number_of_key(cursor.key()), cursor.value()
