@@ -18,7 +18,7 @@ from blockvault.store import frames, tables
 if TYPE_CHECKING:
     from blockvault.vault import Vault
 
-_HEADS_A_READ = 2048
+_HEADS_A_READ = 512
 
 
 class Counted(NamedTuple):

@@ -358,9 +358,11 @@ class LmdbWriter(LmdbReader, Writer):
         index = self._index()
         for number, frame in enumerate(frames, self._first_free_frame()):
             self._append(tables.FRAMES, number, frame.data)
-            for oid in frame.ids:
-                index.delete(oid)
-            index.add([(oid, tables.location(number, at)) for at, oid in enumerate(frame.ids)])
+            places = {oid: tables.location(number, at) for at, oid in enumerate(frame.ids)}
+            for some in self._in_parts(sorted(places.items())):
+                for oid, _ in some:
+                    index.delete(oid)
+                index.add(some)
 
     def unindex(self, ids: Sequence[bytes]) -> None:
         index, runs = self._index(), self._table(tables.RUNS)
@@ -368,6 +370,7 @@ class LmdbWriter(LmdbReader, Writer):
             for oid in some:
                 index.delete(oid)
                 runs.delete(oid)
+            self._env.residency.note(A_LOOKUP * len(some))
 
     def tighten_index(self, part: int) -> int:
         return self._index().tighten(part)
