@@ -7,6 +7,7 @@
     progress.py    progress bars, on a terminal, when it takes longer than a second
     history.py, changes.py, describe.py, graph.py
                    how snapshots, differences, events and lines of history are shown
+    heap.py        how memory is taken by commands that decode much
     complete.py    what a shell offers after a TAB
     *_cmd.py       one command each: parse, call the vault, print; no logic of their own
 """

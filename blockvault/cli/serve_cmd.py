@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from blockvault.cli import complete, output
+from blockvault.cli import complete, heap, output
 from blockvault.cli.common import command, size_option, with_vault
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ FILE = click.Path(path_type=Path)
 TLS_EXAMPLE = "--tls-cert c.pem --tls-key k.pem --tls-ca ca.pem"
 SWITCH_SECONDS = 0.0005
 """How long a thread that hashes may keep one from running that has a guest to answer."""
-_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3
 LOOPBACK_ONLY = "without TLS only a loopback address may be served, with --insecure"
 
 
@@ -141,7 +140,6 @@ def run(
 
 def _settle_in() -> None:
     """What a process wants that runs for months and has many threads."""
-    import ctypes
     import gc
 
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -149,14 +147,7 @@ def _settle_in() -> None:
     # cycle: looking through them every 700 objects made requests wait.
     gc.freeze()
     gc.set_threshold(100_000, 20, 10)
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        # Frames are freed by other threads than take them: with an arena for each thread the C
-        # library would keep twice what is used.  They stay on the heap, since memory that comes
-        # from the kernel anew for each is cleared page by page, which took half of the time of a
-        # sequential read; longer pieces are rare, and go back at once.
-        libc.mallopt(_M_ARENA_MAX, 2)
-        libc.mallopt(_M_MMAP_THRESHOLD, 1024 << 10)
+    heap.for_months()
 
 
 def _where(vault: Vault, socket: Path | None, listen: str | None) -> Listen:

@@ -13,6 +13,10 @@ from blockvault.errors import Damaged
 from blockvault.ids import object_id, short
 from blockvault.store.frames import Objects
 
+AS_WRITTEN = 512 << 10
+"""Bytes of a decoded frame that nobody has packed, at most."""
+PACKED_TIMES = 2
+
 
 def checked(data: bytes, oid: bytes) -> bytes:
     """The object's bytes; ``Damaged`` if they are not what its id says."""
@@ -73,10 +77,15 @@ class ObjectCache:
 
 
 class FrameCache:
-    """The most recently used decoded frames, up to a number of bytes."""
+    """The most recently used decoded frames, up to a number of bytes.
+
+    Up to ``PACKED_TIMES`` as many once there are packed frames among them: what lies together in
+    one of those is needed at more places of a disk, and decoding it again costs eight times more.
+    """
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
+        self._packed_limit = limit * PACKED_TIMES
         self._size = 0
         self._frames: OrderedDict[int, DecodedFrame] = OrderedDict()
         self._guard = threading.Lock()
@@ -94,6 +103,8 @@ class FrameCache:
             replaced = self._frames.pop(number, None)
             self._size += cached.size - (replaced.size if replaced else 0)
             self._frames[number] = cached
+            if cached.size > AS_WRITTEN:
+                self._limit = self._packed_limit
             while self._size > self._limit and len(self._frames) > 1:
                 self._size -= self._frames.popitem(last=False)[1].size
         return cached
