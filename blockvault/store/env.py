@@ -15,6 +15,7 @@ import errno
 import fcntl
 import glob
 import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,6 +46,10 @@ OPEN_WAIT = 5.0
 
 _BUILDING = ".new-"
 
+_INDEX_PAGES = re.compile(
+    r"main/index DB: walked (\d+) (?:branch|leaf) pages(?: \((\d+) with dup sub-trees\))?, "
+    r"record says (\d+)"
+)
 _TRIES = 3
 _REST = 0.004
 """Seconds between two slices of punching: those who wait for the lock ask for it again in that."""
@@ -214,7 +219,17 @@ def _walked(path: str) -> list[str]:
         found = [str(problem) for problem in lmdb_verify.verify(path)]  # type: ignore[no-untyped-call]
     except lmdb_verify.VerifyError as error:  # it could not even begin
         return [str(error)]
+    found = [problem for problem in found if not _counts_pages_that_went(problem)]
     return found + subpages.damaged(Path(path), tables.INDEX, ENTRY_SIZE - 1)
+
+
+def _counts_pages_that_went(problem: str) -> bool:
+    """Whether it is only that LMDB counts more pages of the index than there are.
+
+    It may, once all rows of a first byte have gone (see ``index``); nothing depends on the number.
+    """
+    match = _INDEX_PAGES.fullmatch(problem)
+    return match is not None and int(match[2] or match[1]) < int(match[3])
 
 
 def _create(path: Path, options: Options, populate: Populate | None) -> None:

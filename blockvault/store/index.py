@@ -139,34 +139,58 @@ class Index:
 
     def _add_recent(self, first: int, values: Sequence[bytes]) -> None:
         self._put(_RECENT[first], values)
-        self._cursor.set_key(_RECENT[first])
-        if self._cursor.count() >= _LIMITS[first]:
-            self._put(_SETTLED[first], self._take(_RECENT[first]))
+        if self._count(_RECENT[first]) >= _LIMITS[first]:
+            self._put(_SETTLED[first], self._take_behind_first(_RECENT[first]))
 
     def _put(self, key: bytes, values: Sequence[bytes], *, append: bool = False) -> None:
         self._cursor.putmulti([(key, value) for value in values], dupdata=True, append=append)
 
-    def _take(self, key: bytes) -> list[bytes]:
-        """The rows under a key, which are gone then."""
-        if not self._cursor.set_key(key):
+    def _take_behind_first(self, key: bytes) -> list[bytes]:
+        """All rows under a key but the first one; they are gone then.
+
+        LMDB 0.9 adds the pages of the rows under a key to those of the table, and does not take
+        them off again when the last of these rows goes.  Its verifier takes that for damage.
+        """
+        cursor = self._cursor
+        if not cursor.set_key(key):
             return []
-        values = [bytes(value) for value in self._cursor.iternext_dup(keys=False)]
-        self._cursor.set_key(key)
-        self._cursor.delete(dupdata=True)
+        values = [bytes(value) for value in cursor.iternext_dup(keys=False)][1:]
+        cursor.set_key(key)
+        cursor.next_dup()
+        for _ in values:
+            cursor.delete()
         return values
 
     def delete(self, oid: bytes) -> bool:
         """Forget an object; True if it was there."""
-        return self._find(oid) and self._cursor.delete()
+        cursor = self._cursor
+        if not self._find(oid):
+            return False
+        if cursor.count() == 1 and len(cursor.key()) == 2:
+            self._refill(oid[0])
+            self._find(oid)
+        return cursor.delete()
+
+    def _refill(self, first: int) -> None:
+        """A settled row becomes a recent one: see ``_take_behind_first``."""
+        cursor = self._cursor
+        if cursor.set_key(_SETTLED[first]) and cursor.count() > 1:
+            value = bytes(cursor.value())
+            cursor.delete()
+            self._put(_RECENT[first], [value])
 
     def tighten(self, first: int) -> int:
         """Write the rows whose ids begin with one byte anew: full pages instead of split ones.
 
         Return how many there are.
         """
-        values = sorted(self._take(_SETTLED[first]) + self._take(_RECENT[first]))
+        self._put(_SETTLED[first], self._take_behind_first(_RECENT[first]))
+        values = self._take_behind_first(_SETTLED[first])
         self._put(_SETTLED[first], values, append=True)
-        return len(values)
+        return self._count(_SETTLED[first]) + self._count(_RECENT[first])
+
+    def _count(self, key: bytes) -> int:
+        return self._cursor.count() if self._cursor.set_key(key) else 0
 
 
 def _place(row: bytes | memoryview) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import lmdb
+import lmdb.verify
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -117,8 +118,8 @@ def keys(env: lmdb.Environment, counts: list[int], recent: bool) -> dict[bytes, 
     ("counts", "expected"),
     [
         pytest.param([2, 2], {b"\x09\0": 4}, id="few wait"),
-        pytest.param([2, 2, 1], {b"\x09": 5}, id="enough move on together"),
-        pytest.param([2, 3, 1], {b"\x09": 5, b"\x09\0": 1}, id="and the next ones wait"),
+        pytest.param([2, 2, 1], {b"\x09": 4, b"\x09\0": 1}, id="enough move, but for one"),
+        pytest.param([2, 3, 1], {b"\x09": 4, b"\x09\0": 2}, id="and the next ones wait"),
         pytest.param([2, 5], {b"\x09": 5, b"\x09\0": 2}, id="many go straight"),
     ],
 )
@@ -127,6 +128,31 @@ def test_new_rows_wait_until_they_are_enough(
 ) -> None:
     assert keys(env, counts, recent=True) == expected
     assert keys(env, counts, recent=False) == {b"\x09": sum(counts)}
+
+
+@pytest.mark.parametrize("recent", [True, False])
+@pytest.mark.parametrize("deleted", [0, 120, 400])
+def test_lmdb_counts_its_pages_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recent: bool, deleted: int
+) -> None:
+    """Its verifier takes a wrong count for damage."""
+    monkeypatch.undo()
+    firsts, rng, ids = range(16), random.Random(deleted), list[bytes]()
+    with lmdb.open(str(tmp_path), max_dbs=1, map_size=1 << 28, sync=False) as env:
+        database = env.open_db(b"index", dupsort=True, dupfixed=True)
+        for _ in range(60):
+            with env.begin(write=True, buffers=True) as txn:
+                tested = Index(txn.cursor(database), recent)
+                rows = [(bytes([rng.choice(firsts)]) + rng.randbytes(31), n) for n in range(500)]
+                tested.add(rows)
+                ids += [each for each, _ in rows]
+                rng.shuffle(ids)
+                assert all(tested.delete(ids.pop()) for _ in range(deleted))
+        assert lmdb.verify.verify(str(tmp_path / "data.mdb")) == []
+        with env.begin(write=True, buffers=True) as txn:
+            tested = Index(txn.cursor(database), recent)
+            assert sum(map(tested.tighten, firsts)) == len(ids)
+        assert lmdb.verify.verify(str(tmp_path / "data.mdb")) == []
 
 
 def test_not_all_first_bytes_move_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +168,7 @@ def test_small_commits_touch_fewer_pages(tmp_path: Path, monkeypatch: pytest.Mon
     written = {
         recent: pages_of_a_commit(tmp_path / str(recent), recent) for recent in (True, False)
     }
-    assert written[True] < 0.6 * written[False]
+    assert written[True] < 0.65 * written[False]
 
 
 def pages_of_a_commit(path: Path, recent: bool) -> float:
