@@ -12,6 +12,7 @@ kernel, and the kernel says whether there is anything to drop.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 from pathlib import Path
@@ -43,10 +44,9 @@ class Residency:
         """So many bytes were read.  Inexact between threads, which does no harm."""
         self._read += count
 
-    def lookups_at_once(self) -> int:
-        """How many objects may be looked up between two calls of ``settle``."""
-        large = os.stat(self._path).st_size > LARGE
-        return _AT_ONCE_IN_LARGE if large else _AT_ONCE
+    def lookups_at_once(self, size: int) -> int:
+        """How many objects may be looked up between two calls of ``settle``, by the file's size."""
+        return _AT_ONCE_IN_LARGE if size > LARGE else _AT_ONCE
 
     def settle(self) -> None:
         """Drop the map's pages if enough was read since the last time to make a look worth it."""
@@ -55,9 +55,11 @@ class Residency:
         self._read = 0
         if _mapped_bytes() < LIMIT:
             return
-        start = _mapped_at(self._path)
-        if start is not None:
-            _drop(start, os.stat(self._path).st_size)
+        # A disk that fails just now says so to whoever reads or writes, not here.
+        with contextlib.suppress(OSError):
+            start = _mapped_at(self._path)
+            if start is not None:
+                _drop(start, os.stat(self._path).st_size)
 
 
 def _drop(start: int, length: int) -> None:

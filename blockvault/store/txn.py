@@ -10,6 +10,7 @@ transaction is a crash, not an exception.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -153,7 +154,7 @@ class LmdbReader(Reader):
         When the caller comes for the next part, what the last one touched is counted.
         """
         residency = self._env.residency
-        at_once = residency.lookups_at_once()
+        at_once = residency.lookups_at_once(self._env.lmdb.info()["last_pgno"] * mmap.PAGESIZE)
         for at in range(0, len(rows), at_once):
             some = rows[at : at + at_once]
             yield some
