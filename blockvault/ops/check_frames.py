@@ -21,8 +21,6 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from blake3 import blake3
-
 from blockvault.errors import Damaged
 from blockvault.ids import object_id, short
 from blockvault.ops import Progress, entries
@@ -205,16 +203,14 @@ def _looked_at(datas: Sequence[bytes], theirs: Sequence[Sequence[bytes]]) -> _Se
             wrong += [(entry, error.message) for entry in pointing]
             continue
         contents = _contents(decoded, pointing)
-        for entry, content, digest in zip(pointing, contents, map(_digest, contents), strict=True):
+        for entry, content, digest in zip(
+            pointing, contents, map(object_id, contents), strict=True
+        ):
             if not entry.endswith(digest):
                 wrong.append((entry, bytes(content)))
         objects += len(pointing)
         size += sum(map(len, contents))
     return _Seen(objects, size, wrong)
-
-
-def _digest(content: bytes | memoryview) -> bytes:
-    return blake3(content).digest()
 
 
 def _contents(objects: Objects, pointing: Sequence[bytes]) -> list[bytes | memoryview]:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.ids import ID_SIZE
+from blockvault.store import tables
 from blockvault.store.index import ENTRY_SIZE
 
 if TYPE_CHECKING:
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
 _AT_A_TIME = 1 << 20
 """About 80 bytes of memory each."""
 
-_FIRST_BYTES = 256
 _NUMBER, _PLACE = 5, ENTRY_SIZE - ID_SIZE
 _ROW = struct.Struct(f"{ID_SIZE}s{_NUMBER}s{_PLACE - _NUMBER}s")
 _END = b"\xff" * _PLACE
@@ -51,7 +51,7 @@ def parts(vault: Vault, first: int = 0) -> Iterator[Part]:
 
 def _entries(vault: Vault, low: bytes, high: bytes) -> dict[bytes, list[bytes]]:
     found: defaultdict[bytes, list[bytes]] = defaultdict(list)
-    for first in range(_FIRST_BYTES):
+    for first in range(tables.INDEX_PARTS):
         with vault.read() as reader:
             rows = reader.index_entries(first)
         for oid, number, slot in _ROW.iter_unpack(rows):
@@ -66,7 +66,7 @@ def hidden(vault: Vault) -> int:
     A walk from leaf to leaf does not meet the keys by which an object is looked up.
     """
     count = 0
-    for first in range(_FIRST_BYTES):
+    for first in range(tables.INDEX_PARTS):
         with vault.read() as reader:
             count += reader.hidden(first)
     return count

@@ -26,19 +26,19 @@ import lmdb
 
 from blockvault.errors import BadRequest, Damaged
 from blockvault.ids import ID_SIZE
-from blockvault.store.tables import MAX_PLACE
+from blockvault.store.tables import INDEX_PARTS, MAX_PLACE
 
 _REST = ID_SIZE - 1
 _PLACE = 7
 ENTRY_SIZE = ID_SIZE + _PLACE
 """Bytes of an entry of the index, as id ‖ place."""
 
-_FIRSTS = 256
-_SETTLED = [bytes([first]) for first in range(_FIRSTS)]
-_RECENT = [bytes([first, 0]) for first in range(_FIRSTS)]
+_SETTLED = [bytes([first]) for first in range(INDEX_PARTS)]
+_RECENT = [bytes([first, 0]) for first in range(INDEX_PARTS)]
 _FEWEST, _MOST = 64, 192
 _LIMITS = [
-    _FEWEST + first * 37 % _FIRSTS * (_MOST - _FEWEST) // _FIRSTS for first in range(_FIRSTS)
+    _FEWEST + first * 37 % INDEX_PARTS * (_MOST - _FEWEST) // INDEX_PARTS
+    for first in range(INDEX_PARTS)
 ]
 """Recent rows at which those of a first byte move: not the same for all, or all move at once."""
 
@@ -94,7 +94,7 @@ class Index:
 
     def scan(self, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[tuple[bytes, int]]:
         """Rows with start <= id < stop in order, or the same rows backwards."""
-        firsts = range(start[0] if start else 0, stop[0] + 1 if stop else _FIRSTS)
+        firsts = range(start[0] if start else 0, stop[0] + 1 if stop else INDEX_PARTS)
         for first in reversed(firsts) if reverse else firsts:
             for oid, place in sorted(_ENTRY.iter_unpack(self.entries(first)), reverse=reverse):
                 if start <= oid and (stop is None or oid < stop):
