@@ -10,8 +10,7 @@
 Nothing is removed before all four have been told of it, and nothing depends on a clock.  A run that
 is killed leaves condemned places behind, which are marks on paper, and what it has marked
 (``marksfile``): the next run goes on from there, and what was stored since then is left to a second
-one behind it.  Each transaction is short, and after each the collector rests as long as it took, so
-that writers get their turn.
+one behind it.  Each transaction is short, and writers get their turn after each (``turns``).
 """
 
 from __future__ import annotations
@@ -30,6 +29,7 @@ from blockvault.ops.mark import Marker
 from blockvault.ops.marks import Counted, Marks
 from blockvault.ops.prune import Plan as PrunePlan
 from blockvault.ops.sweep import Sweeper
+from blockvault.ops.turns import Turns
 from blockvault.store import tables
 
 if TYPE_CHECKING:
@@ -45,7 +45,6 @@ _LEAVE_ANYWAY = 0.001
 _ROWS_A_COMMIT = 2000
 _RECORDS_A_COMMIT = 500
 _POLL = 0.02
-_PAUSE, _LONG_PAUSE = 0.002, 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +159,7 @@ class Collection:
 
     def __init__(self, vault: Vault, progress: Progress = silent) -> None:
         self.vault = vault
+        self.turns = Turns(vault)
         self.progress = progress
 
     def run(self, wait: float) -> Collected:
@@ -168,10 +168,8 @@ class Collection:
         if not self.drain(wait):
             return Collected(_Choice(self.marks).plan)
         self.settle()
-        began = time.monotonic()
         for _ in self.sweep():
-            self._rest(time.monotonic() - began)
-            began = time.monotonic()
+            pass
         done = self.done
         done.records = self.forget_records()
         recompress.note_age(self.vault, events.now_us())
@@ -196,11 +194,10 @@ class Collection:
         changed = list(self._changed(before))
         self.fresh = {number for number, _ in changed}
         for at in range(0, len(changed), _ROWS_A_COMMIT):
-            with self.vault.store.write() as writer:
+            with self.turns.write() as writer:
                 writer.condemn(True)
                 for number, slots in changed[at : at + _ROWS_A_COMMIT]:
                     writer.set_dead(number, slots)
-            self._rest()
         with self.vault.store.write() as writer:
             self.ended = pins.next_epoch(writer)
 
@@ -232,7 +229,7 @@ class Collection:
         """
         choice = _Choice(self.marks)
         done = self.done = Collected(choice.plan)
-        sweeper = Sweeper(self.vault, self.marks, done)
+        sweeper = Sweeper(self.vault, self.turns, self.marks, done)
         doomed = sum(frame.length for frame in [*choice.drop, *choice.rewrite]) or 1
         seen = 0
         for step in sweeper.steps(choice.drop, choice.rewrite, self._left(choice.leave)):
@@ -260,15 +257,10 @@ class Collection:
         count, start = 0, 1
         for first, end, _ in [*found.kept, (found.seq, found.seq, b"")]:
             while start < first:
-                with self.vault.store.write() as writer:
+                with self.turns.write() as writer:
                     took = writer.forget_records(start, first, _RECORDS_A_COMMIT)
                 if took <= 1:
                     break
                 count += took - 1
-                self._rest()
             start = end
         return count
-
-    def _rest(self, took: float = 0.0) -> None:
-        """Let waiting writers in: they queue in the kernel, and a pause lets them be next."""
-        time.sleep(max(_PAUSE, min(took, _LONG_PAUSE)))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.store import frames, tables
@@ -73,14 +73,7 @@ class Marks:
     def take_over(self, numbers: array[int], starts: array[int], bits: bytes) -> None:
         """Mark what an earlier census has marked, of the frames that are still there."""
         for at, number in enumerate(numbers):
-            mine = bisect_right(self._numbers, number) - 1
-            if mine < 0 or self._numbers[mine] != number:
-                continue
-            start, stop = starts[at], starts[at + 1]
-            found = int.from_bytes(bits[start >> 3 : -(-stop // 8)], "little") >> (start & 7)
-            found &= (1 << (stop - start)) - 1
-            self.marked += (found & ~self._slice(*self._starts[mine : mine + 2])).bit_count()
-            self._add(self._starts[mine], found)
+            self._mark(number, _slice(bits, starts[at], starts[at + 1]))
 
     def _add(self, start: int, bits: int) -> None:
         first, shifted = start >> 3, bits << (start & 7)
@@ -93,18 +86,37 @@ class Marks:
         bit = self._bit(place)
         return None if bit is None else bool(self._bits[bit >> 3] >> (bit & 7) & 1)
 
-    def mark(self, place: int) -> None:
-        """Mark the object at a place; nothing is said of one beyond the census."""
-        bit = self._bit(place)
-        if bit is not None and not self._bits[bit >> 3] >> (bit & 7) & 1:
-            self._bits[bit >> 3] |= 1 << (bit & 7)
-            self.marked += 1
+    def mark(self, places: Iterable[int]) -> None:
+        """Mark the objects at these places; nothing is said of those beyond the census."""
+        last, bits = -1, 0
+        for place in sorted(places):
+            number = place >> tables.SLOT_BITS
+            if number != last:
+                self._mark(last, bits)
+                last, bits = number, 0
+            bits |= 1 << (place & 0xFFFF)
+        self._mark(last, bits)
+
+    def _mark(self, number: int, bits: int) -> None:
+        """Mark objects of one frame, given as bits."""
+        at = self._at(number)
+        if at is None:
+            return
+        start, stop = self._starts[at], self._starts[at + 1]
+        fresh = bits & ((1 << (stop - start)) - 1) & ~self._slice(start, stop)
+        self.marked += fresh.bit_count()
+        self._add(start, fresh)
+
+    def _at(self, number: int) -> int | None:
+        """Where the census has a frame."""
+        at = bisect_right(self._numbers, number) - 1
+        return at if at >= 0 and self._numbers[at] == number else None
 
     def _bit(self, place: int) -> int | None:
         number = place >> tables.SLOT_BITS
         if number != self._last:
-            at = bisect_right(self._numbers, number) - 1
-            if at < 0 or self._numbers[at] != number:
+            at = self._at(number)
+            if at is None:
                 return None
             self._last, self._base = number, self._starts[at]
         return self._base + (place & 0xFFFF)
@@ -117,12 +129,16 @@ class Marks:
 
     def frame(self, number: int) -> Counted | None:
         """One frame of the census, as it is marked now."""
-        at = bisect_right(self._numbers, number) - 1
-        if at < 0 or self._numbers[at] != number:
+        at = self._at(number)
+        if at is None:
             return None
         start, stop = self._starts[at], self._starts[at + 1]
         return Counted(number, self._lengths[at], stop - start, self._slice(start, stop))
 
     def _slice(self, start: int, stop: int) -> int:
-        bits = int.from_bytes(self._bits[start >> 3 : -(-stop // 8)], "little") >> (start & 7)
-        return bits & ((1 << (stop - start)) - 1)
+        return _slice(self._bits, start, stop)
+
+
+def _slice(bits: bytes | bytearray, start: int, stop: int) -> int:
+    found = int.from_bytes(bits[start >> 3 : -(-stop // 8)], "little") >> (start & 7)
+    return found & ((1 << (stop - start)) - 1)

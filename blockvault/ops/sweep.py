@@ -21,6 +21,7 @@ from blockvault.store.codec import Codec
 from blockvault.store.frames import Frame
 
 if TYPE_CHECKING:
+    from blockvault.ops.turns import Turns
     from blockvault.store.types import Writer
     from blockvault.vault import Vault
 
@@ -58,8 +59,9 @@ class _Opened:
 class Sweeper:
     """Removes what the marks leave out, step by step; each step is one transaction."""
 
-    def __init__(self, vault: Vault, marks: Marks, tally: Tally) -> None:
+    def __init__(self, vault: Vault, turns: Turns, marks: Marks, tally: Tally) -> None:
         self.vault = vault
+        self.turns = turns
         self.marks = marks
         self.tally = tally
         self.codec = Codec(vault.options.compression)
@@ -131,7 +133,7 @@ class Sweeper:
 
     def _step(self, old: Sequence[_Opened], new: Sequence[Frame]) -> int:
         """Move what lives, forget what is dead, and drop the old frames."""
-        with self.vault.store.write() as writer:
+        with self.turns.write() as writer:
             self._forget(writer, old)
             writer.move_frames(new)
             for opened in old:
@@ -147,7 +149,7 @@ class Sweeper:
 
     def _unindex(self, opened: Sequence[_Opened]) -> int:
         """Forget what is dead in frames that stay, and say where it lies."""
-        with self.vault.store.write() as writer:
+        with self.turns.write() as writer:
             self._forget(writer, opened)
             for each in opened:
                 writer.set_dead(each.number, each.slots)

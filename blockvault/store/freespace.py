@@ -22,7 +22,8 @@ import os
 import struct
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from functools import cache
+from typing import Any, NamedTuple
 
 from blockvault.store import pages
 
@@ -92,7 +93,7 @@ def _punch(fd: int, offset: int, length: int) -> bool:
     """Make a range a hole; False where the file system cannot."""
     import ctypes  # most commands never get here
 
-    call = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)
+    call = _fallocate()
     if call is None:
         return False
     arguments = (ctypes.c_int(fd), _PUNCH_HOLE_KEEP_SIZE, ctypes.c_long(offset))
@@ -102,3 +103,11 @@ def _punch(fd: int, offset: int, length: int) -> bool:
     if code in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM):
         return False
     raise OSError(code, os.strerror(code))
+
+
+@cache
+def _fallocate() -> Any:
+    """The C library's function, None where it has none."""
+    import ctypes
+
+    return getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)

@@ -276,6 +276,10 @@ class LmdbWriter(LmdbReader, Writer):
         if isinstance(error, lmdb.Error):
             raise faults.from_lmdb(error, self._env.path) from error
 
+    @property
+    def awaited(self) -> bool:
+        return self._queue.wanted()
+
     def _commit(self) -> None:
         txn_id, last = self._txn.id(), self.last()
         self._txn.commit()

@@ -292,6 +292,11 @@ class Writer(Reader):
 
     _end: Last | None = None
 
+    @property
+    def awaited(self) -> bool:
+        """Whether somebody waits for this transaction to end, as far as anyone can tell."""
+        return False
+
     def last(self) -> Last:
         # Nobody else appends meanwhile, and a commit asks several times.
         if self._end is None:

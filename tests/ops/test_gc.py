@@ -92,6 +92,7 @@ def test_killed_wherever_it_marks_it_comes_to_the_same(
     vault: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("blockvault.model.tree.BATCH", 8)
+    monkeypatch.setattr("blockvault.ops.mark.LOOKED_UP_AT_ONCE", 64)
     before, expected = content(vault), gc.plan(vault)
     collection, kills = gc.Collection(vault), 0
     with monkeypatch.context() as patch:
