@@ -75,7 +75,7 @@ class Listen(NamedTuple):
     help="What a branch may hold in memory before writers wait.",
 )  # fmt: skip
 @size_option(
-    "--read-cache", default="1G", show_default=True,
+    "--read-cache", default="4G", show_default=True,
     help="What decoded blocks may take in a file that ends with the server; 0 for none.",
 )  # fmt: skip
 @click.option(

@@ -2,9 +2,10 @@
 
 A random read of 4 KiB out of a frame of 256 KiB costs sixty times what it is for.  What was decoded
 for such a read is written here; the system keeps in memory what it has room for, and the process
-keeps nothing but where each frame is.  The oldest frame makes room.  The file is gone with the
-process, and what is read from it is proved like everything else: the caller compares the hash, and
-takes a mismatch for a frame that is not here.
+keeps nothing but where each frame is.  The oldest frame makes room, but only for one new frame in a
+few: where more is read than there is room for, the others would not stay until they are needed.
+The file is gone with the process, and what is read from it is proved like everything else: the
+caller compares the hash, and takes a mismatch for a frame that is not here.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from blockvault.store.frames import Objects
 SLOT = 256 << 10
 WORTH_IT = 32 << 10
 """Frames that are shorter are decoded as fast as they are read."""
+ADMITTED = 4
+"""Of so many frames one is kept when the file is full."""
 FREE_SHARE = 4
 """The file takes at most this part of what the disk has free when it is made."""
 
@@ -33,8 +36,9 @@ class DecodedFile:
         limit = min(limit, status.f_bavail * status.f_frsize // FREE_SHARE)
         self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115 - kept open
         self._slots = limit // SLOT
-        self._owners: list[int | None] = [None] * self._slots
+        self._owners = [0] * self._slots  # no frame has the number 0
         self._next = 0
+        self._turned_away = 0
         self._where: dict[int, tuple[int, int, int]] = {}
         self._guard = threading.Lock()
 
@@ -43,22 +47,31 @@ class DecodedFile:
         size = len(objects.payload)
         if not objects.uniform or not WORTH_IT <= size <= SLOT or number in self._where:
             return
+        slot = self._claim(number)
+        if slot is None:
+            return
+        try:
+            written = os.pwrite(self._file.fileno(), objects.payload, slot * SLOT)
+        except OSError:
+            self._slots = 0  # a full disk has better use for its room
+            return
+        with self._guard:
+            if written == size and self._owners[slot] == number:
+                self._where[number] = (slot * SLOT, objects.uniform, objects.count)
+
+    def _claim(self, number: int) -> int | None:
+        """The slot that a frame will be written to, taken from the frame that was in it."""
         with self._guard:
             if not self._slots:
-                return
+                return None
+            owner = self._owners[self._next]
+            if owner and self._turned_away < ADMITTED - 1:
+                self._turned_away += 1
+                return None
             slot, self._next = self._next, (self._next + 1) % self._slots
-            owner = self._owners[slot]
-            if owner is not None:
-                del self._where[owner]
-            self._owners[slot] = None
-            try:
-                if os.pwrite(self._file.fileno(), objects.payload, slot * SLOT) != size:
-                    return
-            except OSError:
-                self._slots = 0  # a full disk has better use for its room
-                return
-            self._owners[slot] = number
-            self._where[number] = (slot * SLOT, objects.uniform, objects.count)
+            self._where.pop(owner, None)
+            self._owners[slot], self._turned_away = number, 0
+            return slot
 
     def get(self, number: int, place: int) -> bytes | None:
         """Object ``place`` of a frame, not proved yet; None if it is not here."""

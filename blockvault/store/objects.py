@@ -50,6 +50,9 @@ SHORT_RUNS = 3
 Member = tuple[int, bytes]
 """An object's place in a frame, and its id."""
 
+Wanted = tuple[int, bytes, int]
+"""A frame's number, the frame as it is stored, and how many of its objects are wanted."""
+
 
 class ObjectReader:
     """Reads objects by id, from any thread.  Every object is checked against its id."""
@@ -142,12 +145,15 @@ class ObjectReader:
         """Find the first of ``wanted`` by guessing: what was written together lies together.
 
         Only the beginning of each run is looked up; its hash tells whether an object is the next
-        one.  Ends where the runs get short, or after so many frames as one snapshot may take.
+        one.  Ends where an object has no neighbour, where the runs get short, or after so many
+        frames as one snapshot may take.
         """
         short_runs = frames_met = 0
         while len(found) < len(wanted) and short_runs < SHORT_RUNS and frames_met < FEW:
             before = len(found)
-            ((place, oid),) = _located(reader, wanted[before : before + 1])
+            (place, oid), *neighbour = _located(reader, wanted[before : before + 2])
+            if neighbour and neighbour[0][0] != place + 1:
+                return
             number, slot = tables.split_location(place)
             objects = self._frame(reader, number)
             if objects is None:
@@ -170,18 +176,31 @@ class ObjectReader:
             if cached is not None:
                 self._give(members, cached, found)
                 continue
+            if self._take_kept(number, members, found):
+                continue
             view = reader.frame_view(number)
             if view is None:
                 # The frame is gone: its objects were moved to another one since they were located.
                 found.update((oid, self.get(oid)) for _, oid in members)
             elif _slice(view, members, found):
                 reader.touched(view)
-            elif not self._take_kept(number, members, found):
+            else:
                 encoded[number] = reader.frame(number) or b""
-        for number, objects in zip(encoded, _decode_all(list(encoded.values())), strict=True):
-            cached = self._keep(number, objects, len(groups[number]))
+        wanted = [(number, data, len(groups[number])) for number, data in encoded.items()]
+        for (number, _, _), cached in zip(wanted, self._decode_all(wanted), strict=True):
             self._give(groups[number], cached, found)
         return found
+
+    def _decode_all(self, wanted: Sequence[Wanted]) -> Iterable[DecodedFrame]:
+        """Decode and keep frames, in threads if there are enough to be worth the hand-over."""
+        if len(wanted) < PARALLEL_FROM:
+            return self._decode_each(wanted)
+        share = -(-len(wanted) // workers.WORKERS)
+        parts = [wanted[at : at + share] for at in range(0, len(wanted), share)]
+        return chain.from_iterable(workers.pool().map(self._decode_each, parts))
+
+    def _decode_each(self, wanted: Sequence[Wanted]) -> list[DecodedFrame]:
+        return [self._keep(number, frames.decode(data), few) for number, data, few in wanted]
 
     def _give(
         self, members: Sequence[Member], cached: DecodedFrame, found: dict[bytes, bytes]
@@ -278,19 +297,6 @@ def _slice(view: memoryview, members: Sequence[Member], found: dict[bytes, bytes
     for (_, oid), data in zip(members, pieces or (), strict=pieces is not None):
         found[oid] = checked(data, oid)
     return pieces is not None
-
-
-def _decode_all(encoded: Sequence[bytes]) -> Iterable[Objects]:
-    """Decode frames, in threads when there are enough of them to be worth the hand-over."""
-    if len(encoded) < PARALLEL_FROM:
-        return map(frames.decode, encoded)
-    share = -(-len(encoded) // workers.WORKERS)
-    parts = [encoded[at : at + share] for at in range(0, len(encoded), share)]
-    return chain.from_iterable(workers.pool().map(_decode_part, parts))
-
-
-def _decode_part(encoded: Sequence[bytes]) -> list[Objects]:
-    return [frames.decode(data) for data in encoded]
 
 
 def _by_frame(placed: Sequence[tuple[int, bytes]]) -> dict[int, list[Member]]:

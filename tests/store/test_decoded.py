@@ -10,7 +10,7 @@ import pytest
 
 from blockvault.ids import object_id
 from blockvault.store import decoded, frames
-from blockvault.store.decoded import SLOT, DecodedFile
+from blockvault.store.decoded import ADMITTED, SLOT, DecodedFile
 from blockvault.store.env import LmdbStore
 from blockvault.store.frames import Objects
 from blockvault.store.gathering import ObjectWriter
@@ -45,10 +45,10 @@ def test_objects_come_back(kept: DecodedFile, tmp_path: Path) -> None:
 
 
 def test_the_oldest_makes_room(kept: DecodedFile) -> None:
-    for number in range(5):
+    for number in range(1, 4 + 2 * ADMITTED):
         kept.put(number, frame(number * 100))
-    there = [number for number in range(5) if kept.get(number, 0) is not None]
-    assert there == [2, 3, 4]
+    there = [number for number in range(1, 20) if kept.get(number, 0) is not None]
+    assert there == [3, 3 + ADMITTED, 3 + 2 * ADMITTED]
     assert all(kept.get(n, 1) == b"%08d" % (n * 100 + 1) * (BLOCK // 8) for n in there)
 
 
