@@ -22,7 +22,8 @@ source of truth: it is append-only, and each record's hash covers the whole log 
 
 Reading order: ``types`` says what a store is, ``codec``, ``frames`` and ``eventlog`` define the
 bytes, ``tables`` and ``format`` name and version them; ``env`` is the LMDB store, over ``shared``
-(one environment per process), ``txn`` (its transactions), ``index`` (its largest table),
+(one environment per process), ``txn`` (its transactions), ``index`` (its largest table), ``bloom``
+(what is certainly not in it),
 ``writelock`` (who writes next), ``headfile``, ``journal`` (flushes before their commit), ``pages``
 and ``subpages`` (the file as seen without the engine), ``freespace`` (unused pages given back),
 ``residency`` (what was read does not stay mapped), ``faults`` (errors); ``memory`` is the same

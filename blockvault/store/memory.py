@@ -203,7 +203,7 @@ class MemoryWriter(MemoryReader, Writer):
             known = self.known(frame.ids)
             if known.issuperset(frame.ids):
                 continue
-            number = self._first_free_frame()
+            number = self.next_frame()
             stored[number] = frame.data
             for slot, oid in enumerate(frame.ids):
                 if oid not in known:
@@ -212,7 +212,7 @@ class MemoryWriter(MemoryReader, Writer):
 
     def move_frames(self, frames: Sequence[Frame]) -> None:
         index, stored = self._own(tables.INDEX), self._own(tables.FRAMES)
-        for number, frame in enumerate(frames, self._first_free_frame()):
+        for number, frame in enumerate(frames, self.next_frame()):
             stored[number] = frame.data
             for slot, oid in enumerate(frame.ids):
                 index[oid] = tables.pack_location(tables.location(number, slot))

@@ -24,6 +24,7 @@ import lmdb
 from blockvault.errors import Busy, Damaged, IOFailed, NotFound, VaultError
 from blockvault.store import faults, filesystem, pages, rows, tables
 from blockvault.store import format as fmt
+from blockvault.store.bloom import Bloom
 from blockvault.store.headfile import HeadFile
 from blockvault.store.residency import Residency
 from blockvault.store.types import Options
@@ -56,6 +57,7 @@ class Environment:
         self.head: HeadFile | None = None
         self.databases: dict[str, Database] = {}
         self.residency = Residency(path / DATA)
+        self.bloom = Bloom()
         self._guard = threading.Lock()
         self._users = 1
         self._unusable = "the vault has been closed"

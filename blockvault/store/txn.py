@@ -11,7 +11,7 @@ transaction is a crash, not an exception.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -139,6 +139,9 @@ class LmdbReader(Reader):
     def index_size(self) -> int:
         return int(self._txn.stat(self._dbs[tables.INDEX])["entries"])
 
+    def known(self, ids: Sequence[bytes]) -> set[bytes]:
+        return super().known(self._env.bloom.perhaps(self, ids))
+
     def indexed(self, ids: Sequence[bytes]) -> set[bytes]:
         return set(self._placed(ids))
 
@@ -243,6 +246,9 @@ class LmdbWriter(LmdbReader, Writer):
 
     def _begin(self) -> lmdb.Transaction[memoryview]:
         self._tables: dict[str, rows.Rows] = {}
+        self._frames_from = 0
+        """The frame number before anything was added to the index; 0 if nothing was."""
+        self._indexed: list[bytes] = []
         self._queue = self._env.write_queue()
         self._queue.acquire(self._timeout)
         try:
@@ -282,7 +288,13 @@ class LmdbWriter(LmdbReader, Writer):
 
     def _commit(self) -> None:
         txn_id, last = self._txn.id(), self.last()
-        self._txn.commit()
+        if self._frames_from:
+            self._env.bloom.announce(self._frames_from, self.next_frame(), self._indexed)
+        try:
+            self._txn.commit()
+        except BaseException:
+            self._env.bloom.failed()
+            raise
         # A transaction that changed nothing leaves the number to the next one.
         if self._env.head is not None and self._env.lmdb.info()["last_txnid"] == txn_id:
             self._env.head.note(txn_id, last)
@@ -315,9 +327,17 @@ class LmdbWriter(LmdbReader, Writer):
             found = self._tables[table] = self._checked(table)
         return found
 
+    def known(self, ids: Sequence[bytes]) -> set[bytes]:
+        # What this transaction has added itself is in no filter.
+        return Reader.known(self, ids)
+
     def put(self, table: str, key: bytes, value: bytes) -> None:
         if table == tables.INDEX:
+            free = self.next_frame()
             self._index().put(tables.check_key(key), int.from_bytes(value))
+            # No frame came with it, so the filters of other processes must hear of it otherwise.
+            self._begin_frames_at(free + 1)
+            self._note_indexed(free, [key])
             return
         self._table(table).put(tables.check_key(key), value)
 
@@ -333,7 +353,7 @@ class LmdbWriter(LmdbReader, Writer):
 
     def add_frames(self, frames: Sequence[Frame]) -> None:
         index: dict[bytes, int] = {}
-        number = self._first_free_frame()
+        number = free = self.next_frame()
         before = self.txn_id - 1
         unsure = [oid for frame in frames if frame.absent_at != before for oid in frame.ids]
         known = self.known(unsure) if unsure else set()
@@ -356,12 +376,14 @@ class LmdbWriter(LmdbReader, Writer):
         if self.condemning:
             for oid in self.indexed(list(index)):
                 self._index().delete(oid)
+        self._note_indexed(free, index)
         for some in self._in_parts(sorted(index.items())):
             self._index().add(some)
 
     def move_frames(self, frames: Sequence[Frame]) -> None:
-        index = self._index()
-        for number, frame in enumerate(frames, self._first_free_frame()):
+        index, free = self._index(), self.next_frame()
+        for number, frame in enumerate(frames, free):
+            self._note_indexed(free, frame.ids)
             self._append(tables.FRAMES, number, frame.data)
             places = {oid: tables.location(number, at) for at, oid in enumerate(frame.ids)}
             for some in self._in_parts(sorted(places.items())):
@@ -376,6 +398,11 @@ class LmdbWriter(LmdbReader, Writer):
                 index.delete(oid)
                 runs.delete(oid)
             self._env.residency.note(A_LOOKUP * len(some))
+
+    def _note_indexed(self, free: int, ids: Iterable[bytes]) -> None:
+        """These objects are added to the index; before that, ``free`` was the next frame."""
+        self._frames_from = self._frames_from or free
+        self._indexed += ids
 
     def tighten_index(self, part: int) -> int:
         return self._index().tighten(part)

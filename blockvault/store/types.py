@@ -173,6 +173,12 @@ class Reader(ABC):
         """The greatest frame number there is; 0 if there is none."""
         return self._last_frame() or 0
 
+    def next_frame(self) -> int:
+        """The number that the next frame will have; it never goes back."""
+        kept = self.get(tables.META, b"next_frame")
+        floor = 1 if kept is None else unpack(kept, "the next frame's number")
+        return int(max(floor, self.newest_frame() + 1))
+
     @abstractmethod
     def _last_frame(self) -> int | None: ...
 
@@ -356,15 +362,14 @@ class Writer(Reader):
 
         Frame numbers are never reused, so that whoever keeps a decoded frame may trust its number.
         """
-        free = self._first_free_frame()
+        free = self.next_frame()
         self._delete_frames(numbers)
-        if self._first_free_frame() != free:
-            self.put(tables.META, b"next_frame", pack(free))
+        if self.next_frame() != free:
+            self._begin_frames_at(free)
 
-    def _first_free_frame(self) -> int:
-        kept = self.get(tables.META, b"next_frame")
-        floor = 1 if kept is None else unpack(kept, "the next frame's number")
-        return max(floor, (self._last_frame() or 0) + 1)
+    def _begin_frames_at(self, number: int) -> None:
+        """Leave the numbers before this one free for ever."""
+        self.put(tables.META, b"next_frame", pack(number))
 
     @abstractmethod
     def _delete_frames(self, numbers: Sequence[int]) -> None: ...
