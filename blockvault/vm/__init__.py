@@ -14,7 +14,9 @@ running     one machine while it runs
 rewind      back to a full snapshot inside of the QEMU that runs
 supervisor  the process that holds the branch, serves its disks and watches QEMU
 orders      what it is asked through its control socket
-foreign     a QEMU that somebody else started: its state taken and given back
+foreign     a QEMU that somebody else started: what it is, and its state as a stream
+receiving   that stream on its way in
+handover    such a state taken into the vault, and given back to a QEMU that waits for it
 stream      QEMU's migration stream taken apart, so that pages are stored as pages
 mirror      disks of such a QEMU copied while its guest runs
 folders     machines of VirtualBox, VMware, Hyper-V and Xen as folders of files

@@ -1,39 +1,27 @@
-"""A QEMU that somebody else started, by hand or through libvirt: its state taken and given back.
+"""A QEMU that somebody else started, by hand or through libvirt, as its monitor tells of it.
 
-    its disks    are on the vault's NBD server already, or are copied while it runs (mirror)
-    its memory   comes as a migration stream, twice: first while the guest runs, to have most of it
-                 in the vault; then for good, and the guest stands for what has changed since
-
-What started the QEMU knows its configuration.  So its state goes back into another one that is
-started in the same way, and waits (``-incoming defer``).
+What it is (its disks, its command line, its accelerator), and its state, saved as the migration
+stream that QEMU sends.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import mmap
-import os
 import re
 import socket
 import struct
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from blockvault.errors import BadRequest, Conflict, ToolFailed, Unsupported, VaultError
-from blockvault.ops import attachments
-from blockvault.vm import stream
-from blockvault.vm.machine import COMMAND, DEVICES, HOST, LAYOUT, MEMORY, Made
+from blockvault.errors import BadRequest, ToolFailed, Unsupported, VaultError
 from blockvault.vm.qmp import Monitor
+from blockvault.vm.receiving import Receiving, Saved
 from blockvault.vm.state import RUNNING
-
-if TYPE_CHECKING:
-    from blockvault.vault import Vault
 
 _HARMLESS = {
     "events",
@@ -44,7 +32,8 @@ _HARMLESS = {
 }
 """Migration capabilities that leave the stream as it is known here."""
 _SWITCHOVER = "pause-before-switchover"
-_FD = "blockvault"
+FD = "blockvault"
+"""The name of the descriptor that is handed to QEMU for a stream."""
 _MOST_BANDWIDTH = 1 << 40
 SECONDS = 600.0
 
@@ -58,43 +47,6 @@ class Disk:
     size: int
     server: str = ""
     export: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """Memory as a file in memory, that ``close`` gives up, and all else of one instant."""
-
-    fd: int
-    layout: stream.Layout
-    tail: bytes
-
-    def close(self) -> None:
-        os.close(self.fd)
-
-
-class Disks(Protocol):
-    """How the disks get into the vault: where they are now decides."""
-
-    def begin(self) -> None:
-        """Bring most of them there; the guest runs."""
-
-    def settle(self) -> None:
-        """The guest stands: from now on they are of this instant."""
-
-    def record(self, message: str, author: str | None, kept: list[Any]) -> bytes:
-        """Make them a snapshot, with these attachments; return its id."""
-
-    def close(self) -> None:
-        """Leave QEMU as it was."""
-
-
-@dataclass(frozen=True, slots=True)
-class Taken:
-    """A snapshot, and for how many seconds the guest stood still for it."""
-
-    id: bytes
-    pause: float
-    used: int
 
 
 class Foreign:
@@ -173,10 +125,10 @@ class Foreign:
         ours, theirs = socket.socketpair()
         with ours, self._settings():
             with theirs:
-                self.monitor.hand_over(theirs.fileno(), _FD)
-            receiving = _Receiving(ours)
+                self.monitor.hand_over(theirs.fileno(), FD)
+            receiving = Receiving(ours)
             try:
-                self.monitor.execute("migrate", uri=f"fd:{_FD}")
+                self.monitor.execute("migrate", uri=f"fd:{FD}")
                 self._reach("pre-switchover", receiving)
                 settle()
                 self.monitor.send("migrate-continue", {"state": "pre-switchover"})
@@ -212,7 +164,7 @@ class Foreign:
             return None  # refused as long as a migration is being cleaned up
         return True
 
-    def _reach(self, status: str, receiving: _Receiving) -> None:
+    def _reach(self, status: str, receiving: Receiving) -> None:
         def reached() -> bool | None:
             receiving.check()
             info = self.monitor.execute("query-migrate")
@@ -229,179 +181,7 @@ class Foreign:
             self.monitor.execute("cont")
 
 
-class _Receiving:
-    """A stream, taken apart on a thread of its own."""
-
-    def __init__(self, peer: socket.socket) -> None:
-        self._peer = peer
-        self._fd = os.memfd_create("memory", os.MFD_CLOEXEC)
-        self._map: mmap.mmap | None = None
-        self._error: Exception | None = None
-        self._told: tuple[stream.Layout, bytes] | None = None
-        self._thread = threading.Thread(target=self._take, name="stream", daemon=True)
-        self._thread.start()
-
-    def _take(self) -> None:
-        try:
-            with self._peer.makefile("rb", buffering=1 << 20) as source:
-                self._told = stream.take_apart(source, self._allocate)
-        except Exception as error:
-            self._error = error
-            self._peer.close()  # QEMU would wait for ever
-
-    def _allocate(self, size: int) -> stream.Write:
-        os.ftruncate(self._fd, size)
-        memory = self._map = mmap.mmap(self._fd, size)
-        fresh = bytearray(size // stream.PAGE)
-
-        def write(at: int, page: bytes) -> None:
-            # A page of zeros that never had anything else stays a hole.
-            if fresh[at // stream.PAGE] or page.count(0) != stream.PAGE:
-                fresh[at // stream.PAGE] = 1
-                memory[at : at + stream.PAGE] = page
-
-        return write
-
-    def check(self) -> None:
-        if isinstance(self._error, VaultError):
-            raise self._error
-        if self._error is not None:
-            raise ToolFailed(f"QEMU's stream could not be read: {self._error}", kind="bad-stream")
-
-    def get(self) -> Saved:
-        self._thread.join()
-        self.check()
-        assert self._told is not None
-        self._unmap()
-        return Saved(self._fd, *self._told)
-
-    def abandon(self) -> None:
-        with contextlib.suppress(OSError):
-            self._peer.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._unmap()
-        os.close(self._fd)
-
-    def _unmap(self) -> None:
-        if self._map is not None:
-            self._map.close()
-
-
-# -- into the vault ----------------------------------------------------------------------------
-
-
-def take(vault: Vault, foreign: Foreign, disks: Disks, message: str, author: str | None) -> Taken:
-    """Everything that the machine is, as one snapshot."""
-    foreign.check_stream()
-    runs = foreign.monitor.status() == RUNNING
-    with vault.guard(), contextlib.closing(disks):
-        earlier: list[Any] = []
-        if runs:
-            with contextlib.closing(_saved(foreign, lambda: None, runs)) as first:
-                foreign.resume()
-                earlier = attachments.keep(vault, {MEMORY: _file(first.fd)})
-        disks.begin()
-        with contextlib.closing(_saved(foreign, disks.settle, runs)) as saved:
-            try:
-                made = Made(
-                    qemu=foreign.version, accelerator=foreign.accelerator(), paused=not runs
-                )
-                files: dict[str, bytes | Path] = {
-                    MEMORY: _file(saved.fd),
-                    LAYOUT: saved.layout.encode(),
-                    DEVICES: saved.tail,
-                    HOST: made.encode(),
-                    COMMAND: json.dumps(foreign.command_line(), indent=1).encode() + b"\n",
-                }
-                oid = disks.record(message, author, attachments.keep(vault, files, earlier))
-            finally:
-                if runs:
-                    foreign.resume()
-            used = os.fstat(saved.fd).st_blocks * 512
-        return Taken(oid, foreign.pause if runs else 0.0, used)
-
-
-def _saved(foreign: Foreign, settle: Callable[[], None], runs: bool) -> Saved:
-    """What ``save`` gives; a guest that ran goes on if it fails."""
-    try:
-        return foreign.save(settle)
-    except BaseException:
-        if runs:
-            with contextlib.suppress(VaultError):
-                foreign.resume()
-        raise
-
-
-def take_disks(foreign: Foreign, disks: Disks, message: str, author: str | None) -> Taken:
-    """The disks alone, all of one instant, as a power cut would leave them."""
-    runs = foreign.monitor.status() == RUNNING
-    with contextlib.closing(disks):
-        disks.begin()
-        foreign.monitor.execute("stop")
-        try:
-            disks.settle()
-            oid = disks.record(message, author, [])
-        finally:
-            if runs:
-                foreign.resume()
-    return Taken(oid, foreign.pause if runs else 0.0, 0)
-
-
-# -- and back ----------------------------------------------------------------------------------
-
-
-def give(vault: Vault, rev: str, foreign: Foreign, *, paused: bool = False) -> None:
-    """Give a QEMU that waits for it the state of a revision; it goes on from there."""
-    position = vault.resolve(rev)
-    if attachments.find(position.attachments, LAYOUT) is None:
-        raise Conflict(
-            f"'{rev}' has no state of a QEMU that was started elsewhere; 'vm start' starts it",
-            kind="no-memory",
-        )
-    if foreign.monitor.status() != "inmigrate":
-        raise Conflict(
-            "this QEMU does not wait for a state: start it as the other one was, with "
-            "-incoming defer",
-            kind="not-waiting",
-        )
-    layout = stream.Layout.decode(attachments.content(vault, position.attachments, LAYOUT))
-    tail = attachments.content(vault, position.attachments, DEVICES)
-    made = Made.decode(attachments.content(vault, position.attachments, HOST))
-    memory = attachments.find(position.attachments, MEMORY)
-    assert memory is not None
-    device = attachments.device(vault, memory)
-    paused = paused or made.paused
-    if paused:
-        foreign.monitor.execute("stop")  # else it goes on by itself when it has all
-    ours, theirs = socket.socketpair()
-    with ours:
-        with theirs:
-            foreign.monitor.hand_over(theirs.fileno(), _FD)
-        foreign.monitor.execute("migrate-incoming", uri=f"fd:{_FD}")
-        try:
-            for part in stream.put_together(layout, device.read, tail):
-                ours.sendall(part)
-            ours.shutdown(socket.SHUT_WR)
-        except OSError as error:
-            raise ToolFailed(f"QEMU does not take the state: {error}", kind="bad-state") from None
-        foreign.monitor.wait_for(lambda: _arrived(foreign.monitor), "the saved state", SECONDS)
-    if not paused:
-        foreign.monitor.execute("cont")
-
-
-def _arrived(monitor: Monitor) -> bool | None:
-    info = monitor.execute("query-migrate")
-    if info.get("status") == "failed":
-        reason = info.get("error-desc", "it is of another machine")
-        raise ToolFailed(f"QEMU cannot use the saved state: {reason}", kind="bad-state")
-    return True if info.get("status") == "completed" and monitor.status() != "inmigrate" else None
-
-
 # -- names ---------------------------------------------------------------------------------------
-
-
-def _file(fd: int) -> Path:
-    return Path(f"/proc/self/fd/{fd}")
 
 
 def _device_name(path: str) -> str:

@@ -45,7 +45,7 @@ def make_room(vault: Vault, branch: str, disks: Sequence[Disk]) -> None:
 
 
 class Mirrored:
-    """Disks that are copied into a session's branch; see ``foreign.Disks``."""
+    """Disks that are copied into a session's branch; see ``handover.Disks``."""
 
     def __init__(
         self, monitor: Monitor, session: Session, disks: Sequence[Disk], serve: Serve, socket: Path

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
     from blockvault.nbd.control import Remote
     from blockvault.vault import Vault
-    from blockvault.vm.foreign import Disk, Disks, Foreign
+    from blockvault.vm.foreign import Disk, Foreign
+    from blockvault.vm.handover import Disks
 
 
 @command(
@@ -51,14 +52,15 @@ def run(
     into BRANCH while the guest runs.  Its memory is taken while it runs, too; it stands still for
     what has changed since.  'blockvault vm load' gives the state back.
     """
-    from blockvault.vm import foreign
+    from blockvault.vm import handover
+    from blockvault.vm.foreign import Foreign
 
-    with foreign.Foreign(qmp) as machine:
+    with Foreign(qmp) as machine:
         disks = _disks(vault, branch, machine)
         if disk_only:
-            taken = foreign.take_disks(machine, disks, message, author)
+            taken = handover.take_disks(machine, disks, message, author)
         else:
-            taken = foreign.take(vault, machine, disks, message, author)
+            taken = handover.take(vault, machine, disks, message, author)
     snapshot = vault.get_snapshot(taken.id)
     used = None if disk_only else taken.used
     if as_json:

@@ -31,10 +31,11 @@ def run(vault: Vault, revision: str, qmp: Path, paused: bool, as_json: bool) -> 
     at REV and with -incoming defer.  Disks at REV are a branch that was made there and is served,
     or images that were exported from there.
     """
-    from blockvault.vm import foreign
+    from blockvault.vm import handover
+    from blockvault.vm.foreign import Foreign
 
-    with foreign.Foreign(qmp) as machine:
-        foreign.give(vault, revision, machine, paused=paused)
+    with Foreign(qmp) as machine:
+        handover.give(vault, revision, machine, paused=paused)
         status = machine.monitor.status()
     if as_json:
         output.write_json({"revision": revision, "status": status})
