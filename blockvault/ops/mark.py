@@ -64,7 +64,7 @@ class Marker:
         self._gathered: set[bytes] = set()
         """Blocks that are needed and not looked up yet."""
         self._waiting: dict[bytes, int] = {}
-        """Objects that name others, with their places, in the order in which they will be done."""
+        """Objects that name others, with their places: all that they name is marked or gathered."""
         self._gone = plan.forgotten if plan else frozenset()
         self._dropped = {number for number, _ in plan.dropped} if plan else set()
         self._cuts = {cut.branch: cut.seq for cut in plan.cuts} if plan else {}
@@ -149,6 +149,8 @@ class Marker:
             found = Snapshot.decode(self.vault.objects.get(oid))
             self.volumes((*found.volumes, *found.attachments))
             self._waiting.update(fresh)
+            if self._enough:
+                self._settle()
 
     def volumes(self, volumes: Iterable[Volume]) -> None:
         size = self.vault.options.block_size

@@ -33,7 +33,8 @@ ROW = b"marking"
 """The row of ``meta`` with the token of the marks that may be taken over."""
 
 EVERY = 5.0
-"""Seconds of work that a killed collection loses."""
+"""Seconds between two times that the marks are written.  A killed collection loses what it did
+since, and what it had gathered and not marked."""
 
 
 class Resumed(NamedTuple):

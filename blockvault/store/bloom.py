@@ -20,6 +20,9 @@ import threading
 from collections.abc import Iterable, Sequence
 from typing import Protocol
 
+import lmdb
+
+from blockvault.errors import Damaged
 from blockvault.store.index import ENTRY_SIZE
 from blockvault.store.tables import INDEX_PARTS
 
@@ -60,7 +63,10 @@ class Bloom:
 
         All the others are not, or have been removed since the reader began.
         """
-        now = reader.next_frame()
+        try:
+            now = reader.next_frame()
+        except Damaged:
+            return list(ids)
         with self._guard:
             if now > self._next:
                 self._begin(now)
@@ -102,7 +108,10 @@ class Bloom:
             if self._credit < rows or self._parts == INDEX_PARTS:
                 return
             self._credit -= rows
-            entries = reader.index_entries(self._parts)
+            try:
+                entries = reader.index_entries(self._parts)
+            except (lmdb.Error, Damaged):
+                return  # what was asked for may stand elsewhere
             self._add(head >> _SHIFT for (head,) in _HEADS.iter_unpack(entries))
             self._parts += 1
 

@@ -1,11 +1,11 @@
-"""Decoded frames in a file without a name, so that a small read decodes a frame once and not again.
+"""Decoded frames in a file without a name, so that small reads do not decode them again and again.
 
-A random read of 4 KiB out of a frame of 256 KiB costs sixty times what it is for.  What was decoded
-for such a read is written here; the system keeps in memory what it has room for, and the process
-keeps nothing but where each frame is.  The oldest frame makes room, but only for one new frame in a
-few: where more is read than there is room for, the others would not stay until they are needed.
-The file is gone with the process, and what is read from it is proved like everything else: the
-caller compares the hash, and takes a mismatch for a frame that is not here.
+A random read of 4 KiB out of a frame of 256 KiB costs sixty times what it is for.  What is decoded
+for such a read a second time is written here: the first time that would cost more than it saves to
+whoever reads everything once.  The system keeps in memory what it has room for, and the process
+keeps nothing but where each frame is.  The oldest frame makes room.  The file is gone with the
+process, and what is read from it is proved like everything else: the caller compares the hash, and
+takes a mismatch for a frame that is not here.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from blockvault.store.frames import Objects
 SLOT = 256 << 10
 WORTH_IT = 32 << 10
 """Frames that are shorter are decoded as fast as they are read."""
-ADMITTED = 4
-"""Of so many frames one is kept when the file is full."""
+REMEMBERED = 1 << 16
+"""Numbers of frames that were decoded once."""
 FREE_SHARE = 4
 """The file takes at most this part of what the disk has free when it is made."""
 
@@ -38,12 +38,14 @@ class DecodedFile:
         self._slots = limit // SLOT
         self._owners = [0] * self._slots  # no frame has the number 0
         self._next = 0
-        self._turned_away = 0
+        self._once: set[int] = set()
+        self._writing = 0
         self._where: dict[int, tuple[int, int, int]] = {}
+        self._closed = False
         self._guard = threading.Lock()
 
     def put(self, number: int, objects: Objects) -> None:
-        """Keep a decoded frame, if it is of the kind that is worth it."""
+        """Keep a decoded frame that comes for the second time, if its kind is worth it."""
         size = len(objects.payload)
         if not objects.uniform or not WORTH_IT <= size <= SLOT or number in self._where:
             return
@@ -53,24 +55,33 @@ class DecodedFile:
         try:
             written = os.pwrite(self._file.fileno(), objects.payload, slot * SLOT)
         except OSError:
-            self._slots = 0  # a full disk has better use for its room
-            return
+            written = -1
         with self._guard:
-            if written == size and self._owners[slot] == number:
+            if written < 0:
+                self._slots = 0  # a full disk has better use for its room
+            elif written == size and self._owners[slot] == number:
                 self._where[number] = (slot * SLOT, objects.uniform, objects.count)
+            self._writing -= 1
+            self._close_if_done()
 
     def _claim(self, number: int) -> int | None:
-        """The slot that a frame will be written to, taken from the frame that was in it."""
+        """The slot that a frame will be written to, taken from the frame that was in it.
+
+        None if there is none, or if it is the first time that the frame comes.
+        """
         with self._guard:
             if not self._slots:
                 return None
-            owner = self._owners[self._next]
-            if owner and self._turned_away < ADMITTED - 1:
-                self._turned_away += 1
+            if number not in self._once:
+                if len(self._once) == REMEMBERED:
+                    self._once.clear()
+                self._once.add(number)
                 return None
+            self._once.discard(number)
             slot, self._next = self._next, (self._next + 1) % self._slots
-            self._where.pop(owner, None)
-            self._owners[slot], self._turned_away = number, 0
+            self._where.pop(self._owners[slot], None)
+            self._owners[slot] = number
+            self._writing += 1
             return slot
 
     def get(self, number: int, place: int) -> bytes | None:
@@ -81,11 +92,18 @@ class DecodedFile:
         start, length, _ = found
         try:
             return os.pread(self._file.fileno(), length, start + place * length)
-        except OSError:
+        except (OSError, ValueError):  # it may have been closed just now
             return None
 
     def close(self) -> None:
         with self._guard:
-            self._slots = 0
+            self._slots, self._closed = 0, True
             self._where.clear()
+            self._close_if_done()
+
+    def _close_if_done(self) -> None:
+        """Close the file unless somebody is writing to it, who will then: its number would go to
+        another file.
+        """
+        if self._closed and not self._writing:
             self._file.close()

@@ -38,8 +38,9 @@ from blockvault.store import (
 from blockvault.store import format as fmt
 from blockvault.store.headfile import Slot
 from blockvault.store.index import ENTRY_SIZE
-from blockvault.store.txn import LmdbReader, LmdbWriter
+from blockvault.store.readtxn import LmdbReader
 from blockvault.store.types import Options, Writer
+from blockvault.store.writetxn import LmdbWriter
 
 OPEN_WAIT = 5.0
 """Seconds that opening waits for a writer of another process; then it opens for reading only."""

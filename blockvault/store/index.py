@@ -21,7 +21,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, groupby, repeat
-from operator import itemgetter
 
 import lmdb
 
@@ -47,7 +46,6 @@ _ROW_SIZE = _REST + _PLACE
 _ROWS = {length: struct.Struct(f"{length}x{_ROW_SIZE}s") for length in (1, 2)}
 """A row behind a key of that length."""
 
-_MANY = 16
 _SEEK_ROWS = 8
 """Rows that are read in order in the time of one look-up."""
 
@@ -76,22 +74,10 @@ class Index:
         return False
 
     def get_many(self, ids: Iterable[bytes]) -> dict[bytes, int]:
-        """The places of those ids that are there."""
-        found: dict[bytes, int] = {}
-        for first, group in groupby(sorted(ids), itemgetter(0)):
-            some = list(group)
-            if len(some) >= _MANY and len(some) * _SEEK_ROWS > self._count(_SETTLED[first]):
-                rows = dict(_ENTRY.iter_unpack(self.entries(first)))
-                found.update((oid, int.from_bytes(rows[oid])) for oid in some if oid in rows)
-            else:
-                found.update(self._sought(some))
-        return found
-
-    def _sought(self, ids: Sequence[bytes]) -> dict[bytes, int]:
-        """Each looked up by itself; in order, so that pages are met once."""
+        """The places of those ids that are there; asked in order, so that pages are met once."""
         seek, value = self._cursor.set_range_dup, self._cursor.value
         found = {}
-        for oid in ids:
+        for oid in sorted(ids):
             first, rest = oid[0], oid[1:]
             for keys in (_SETTLED, _RECENT):
                 if seek(keys[first], rest):
@@ -100,6 +86,15 @@ class Index:
                         found[oid] = _place(row)
                         break
         return found
+
+    def dense(self, first: int, count: int) -> bool:
+        """Whether ``count`` ids with this first byte are found faster by reading all its rows."""
+        return count * _SEEK_ROWS > self._count(_SETTLED[first])
+
+    def get_dense(self, first: int, ids: Iterable[bytes]) -> dict[bytes, int]:
+        """``get_many`` for ids with this first byte, out of all its rows."""
+        rows = dict(_ENTRY.iter_unpack(self.entries(first)))
+        return {oid: int.from_bytes(rows[oid]) for oid in ids if oid in rows}
 
     def hidden(self, first: int) -> int:
         """How many rows of ids that begin with this byte are not found by themselves."""

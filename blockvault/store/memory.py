@@ -188,6 +188,8 @@ class MemoryWriter(MemoryReader, Writer):
     def put(self, table: str, key: bytes, value: bytes) -> None:
         self._keyed(table)
         self._own(table)[tables.check_key(key)] = bytes(value)
+        if table == tables.INDEX:
+            self._begin_frames_at(self.next_frame() + 1)
 
     def delete(self, table: str, key: bytes) -> bool:
         self._keyed(table)

@@ -200,7 +200,7 @@ class ObjectReader:
         return chain.from_iterable(workers.pool().map(self._decode_each, parts))
 
     def _decode_each(self, wanted: Sequence[Wanted]) -> list[DecodedFrame]:
-        return [self._keep(number, frames.decode(data), few) for number, data, few in wanted]
+        return [self._keep(number, frames.decode(data), count) for number, data, count in wanted]
 
     def _give(
         self, members: Sequence[Member], cached: DecodedFrame, found: dict[bytes, bytes]

@@ -156,6 +156,7 @@ class Environment:
     def abandon(self) -> None:
         """In a forked child: forget everything without closing what the parent still uses."""
         self._guard = threading.Lock()
+        self.bloom = Bloom()
         self._users = 0
         self._unusable = _FORKED
         if self.head is not None:

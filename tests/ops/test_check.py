@@ -13,7 +13,7 @@ from blockvault import Vault
 from blockvault.model.projections import TABLES
 from blockvault.ops import check, rebuild
 from blockvault.store import tables
-from blockvault.store.txn import LmdbWriter
+from blockvault.store.writetxn import LmdbWriter
 from tests.oracle import BLOCK, Disk, noise
 
 SIZE = 3000 * BLOCK + 9

@@ -11,6 +11,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from blockvault.errors import Damaged
 from blockvault.ids import object_id
 from blockvault.store import bloom, tables
 from blockvault.store.bloom import Bloom
@@ -71,6 +72,20 @@ def test_what_others_store_empties_it() -> None:
     filter_ = filled(State(10, frozenset(MANY[:500])))
     later = State(11, frozenset(MANY[:501]))
     assert MANY[500] in passing(filter_, MANY, later)
+
+
+@pytest.mark.parametrize("method", ["next_frame", "index_entries"])
+def test_a_damaged_page_elsewhere_is_not_its_concern(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def damaged(*_: object) -> int:
+        raise Damaged("a row is not what it was")
+
+    state = State(10, frozenset(MANY[:500]))
+    filter_ = filled(State(9, frozenset())) if method == "next_frame" else Bloom()
+    monkeypatch.setattr(state, method, damaged)
+    for _ in range(3):
+        assert passing(filter_, MANY, state) == set(MANY)
 
 
 def test_a_failed_commit_leaves_its_numbers_to_others() -> None:

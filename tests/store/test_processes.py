@@ -301,7 +301,7 @@ def test_a_full_table_of_living_readers_is_busy(store: LmdbStore, home: Path) ->
 def test_dead_readers_are_cleared_while_writing_goes_on(
     store: LmdbStore, home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("blockvault.store.txn.READER_CHECK_EVERY", 4)
+    monkeypatch.setattr("blockvault.store.writetxn.READER_CHECK_EVERY", 4)
     hold_readers(home, 5).communicate("\n")
     assert listed(store) >= 5
     for number in range(4):
