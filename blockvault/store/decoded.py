@@ -1,11 +1,14 @@
-"""Decoded frames in a file without a name, so that small reads do not decode them again and again.
+"""Decoded frames in a file without a name, so that a small read decodes a frame once and not again.
 
-A random read of 4 KiB out of a frame of 256 KiB costs sixty times what it is for.  What is decoded
-for such a read a second time is written here: the first time that would cost more than it saves to
-whoever reads everything once.  The system keeps in memory what it has room for, and the process
-keeps nothing but where each frame is.  The oldest frame makes room.  The file is gone with the
-process, and what is read from it is proved like everything else: the caller compares the hash, and
-takes a mismatch for a frame that is not here.
+A random read of 4 KiB out of a frame of 256 KiB costs sixty times what it is for.  What was decoded
+for such a read is written here; the system keeps in memory what it has room for, and the process
+keeps nothing but where each frame is.  The oldest frame makes room, but only for one new frame in a
+few: where more is read than there is room for, the others would not stay until they are needed.
+The file is gone with the process, and what is read from it is proved like everything else: the
+caller compares the hash, and takes a mismatch for a frame that is not here.
+
+To wait for a frame's second decoding was tried: who reads everything once gains a twentieth, and
+who reads a disk at random for some seconds gets half as many reads.
 """
 
 from __future__ import annotations
@@ -19,8 +22,8 @@ from blockvault.store.frames import Objects
 SLOT = 256 << 10
 WORTH_IT = 32 << 10
 """Frames that are shorter are decoded as fast as they are read."""
-REMEMBERED = 1 << 16
-"""Numbers of frames that were decoded once."""
+ADMITTED = 4
+"""Of so many frames one is kept when the file is full."""
 FREE_SHARE = 4
 """The file takes at most this part of what the disk has free when it is made."""
 
@@ -38,14 +41,14 @@ class DecodedFile:
         self._slots = limit // SLOT
         self._owners = [0] * self._slots  # no frame has the number 0
         self._next = 0
-        self._once: set[int] = set()
+        self._turned_away = 0
         self._writing = 0
         self._where: dict[int, tuple[int, int, int]] = {}
         self._closed = False
         self._guard = threading.Lock()
 
     def put(self, number: int, objects: Objects) -> None:
-        """Keep a decoded frame that comes for the second time, if its kind is worth it."""
+        """Keep a decoded frame, if it is of the kind that is worth it."""
         size = len(objects.payload)
         if not objects.uniform or not WORTH_IT <= size <= SLOT or number in self._where:
             return
@@ -67,20 +70,18 @@ class DecodedFile:
     def _claim(self, number: int) -> int | None:
         """The slot that a frame will be written to, taken from the frame that was in it.
 
-        None if there is none, or if it is the first time that the frame comes.
+        None if there is no file any more, or if the frame must not come in.
         """
         with self._guard:
             if not self._slots:
                 return None
-            if number not in self._once:
-                if len(self._once) == REMEMBERED:
-                    self._once.clear()
-                self._once.add(number)
+            owner = self._owners[self._next]
+            if owner and self._turned_away < ADMITTED - 1:
+                self._turned_away += 1
                 return None
-            self._once.discard(number)
             slot, self._next = self._next, (self._next + 1) % self._slots
-            self._where.pop(self._owners[slot], None)
-            self._owners[slot] = number
+            self._where.pop(owner, None)
+            self._owners[slot], self._turned_away = number, 0
             self._writing += 1
             return slot
 
