@@ -19,6 +19,7 @@ from typing import Protocol, runtime_checkable
 
 from blockvault.device import Device
 from blockvault.nbd.contexts import Changes
+from blockvault.nbd.replies import Content
 from blockvault.nbd.stats import Meter
 
 log = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class BatchDevice(Protocol):
     only during the call.  On an exception the caller repeats the batch one by one.
     """
 
-    def read_many(self, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes | memoryview]: ...
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> Sequence[Content]: ...
     def write_many(self, writes: Sequence[tuple[int, memoryview]]) -> None: ...
 
 

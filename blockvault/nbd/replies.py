@@ -24,6 +24,8 @@ from blockvault.nbd.wire import (
 )
 
 Piece = bytes | memoryview
+Content = Piece | list[Piece]
+"""What was read of a range, in one piece or in several."""
 OK_HEAD = SIMPLE_REPLY.pack(SIMPLE_REPLY_MAGIC, Errno.OK, b"")[:-8]
 ERROR_SIZE = 4 + 2
 OFFSET_SIZE = 8
@@ -44,7 +46,7 @@ def failure(cookie: bytes, errno: Errno, structured: bool) -> bytes:
 def data_replies(
     cookies: Iterable[bytes],
     ranges: Iterable[tuple[int, int]],
-    contents: Iterable[Piece],
+    contents: Iterable[Content],
     structured: bool,
 ) -> list[Piece]:
     """Replies to READs, headers and data by turns; ``ValueError`` if data are not as long as asked.
@@ -57,17 +59,24 @@ def data_replies(
         pack = DATA_CHUNK.pack
         magic, done, kind = CHUNK_MAGIC, int(ChunkFlag.DONE), int(Chunk.OFFSET_DATA)
         for cookie, (offset, length), data in zip(cookies, ranges, contents, strict=True):
-            if len(data) != length:
-                raise ValueError(f"{len(data)} bytes read instead of {length}")
             pieces.append(pack(magic, done, kind, cookie, length + OFFSET_SIZE, offset))
-            pieces.append(data)
+            _add(pieces, data, length)
     else:
         for cookie, (_, length), data in zip(cookies, ranges, contents, strict=True):
-            if len(data) != length:
-                raise ValueError(f"{len(data)} bytes read instead of {length}")
             pieces.append(OK_HEAD + cookie)
-            pieces.append(data)
+            _add(pieces, data, length)
     return pieces
+
+
+def _add(pieces: list[Piece], data: Content, length: int) -> None:
+    if isinstance(data, list):
+        read = sum(map(len, data))
+        pieces += data
+    else:
+        read = len(data)
+        pieces.append(data)
+    if read != length:
+        raise ValueError(f"{read} bytes read instead of {length}")
 
 
 def empty_read(cookie: bytes, structured: bool) -> bytes:

@@ -30,7 +30,7 @@ from blockvault.nbd.connection import (
 )
 from blockvault.nbd.exports import BatchDevice, Export
 from blockvault.nbd.negotiation import Choice
-from blockvault.nbd.replies import Piece
+from blockvault.nbd.replies import Content, Piece
 from blockvault.nbd.stats import Counters
 from blockvault.nbd.wire import MAX_EXTENTS, MAX_PAYLOAD, Command, CommandFlag, Errno, errno_of
 
@@ -274,7 +274,7 @@ def large_data(items: list[Item]) -> int:
     return sum([item.length for item in items if type(item) is Request and item.command == _READ])
 
 
-def _batched_read(export: Export) -> Callable[[Sequence[tuple[int, int]]], Sequence[Piece]]:
+def _batched_read(export: Export) -> Callable[[Sequence[tuple[int, int]]], Sequence[Content]]:
     device = export.device
     if isinstance(device, BatchDevice):
         return device.read_many

@@ -144,15 +144,15 @@ class StateDevice:
         found = self.leaves(first, stop) if whole else self.blocks(first, stop)
         return part(found, skip, length)
 
-    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """``read`` for several ranges; single blocks among them are fetched together."""
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes | Pieces]:
+        """``read`` for several ranges: blocks are fetched together, a long range comes in pieces."""
         size = self.block_size
         for offset, length in ranges:
             self.check(offset, length)
         if all(length == size and not offset % size for offset, length in ranges):
             return self.scattered([offset // size for offset, _ in ranges])
         if any(offset % size or length % size or length >= _LONG for offset, length in ranges):
-            return [self.read(offset, length) for offset, length in ranges]
+            return [self._read_one(offset, length) for offset, length in ranges]
         numbers = [
             number
             for offset, length in ranges
@@ -160,6 +160,9 @@ class StateDevice:
         ]
         blocks = iter(self.scattered(numbers))
         return [b"".join(islice(blocks, length // size)) for _, length in ranges]
+
+    def _read_one(self, offset: int, length: int) -> bytes | Pieces:
+        return self.read(offset, length) if length < _LONG else self.pieces(offset, length)
 
     def scattered(self, numbers: Sequence[int]) -> list[bytes]:
         """Whole blocks in any order, fetched together."""

@@ -70,6 +70,17 @@ def test_data_of_the_wrong_length_are_never_sent() -> None:
     for structured in (False, True):
         with pytest.raises(ValueError, match="2 bytes read instead of 3"):
             replies.data_replies([bytes(8)], [(0, 3)], [b"ab"], structured)
+        with pytest.raises(ValueError, match="2 bytes"):
+            replies.data_replies([bytes(8)], [(0, 3)], [[b"a", b"b"]], structured)
+
+
+@pytest.mark.parametrize("structured", [False, True])
+def test_data_in_pieces_is_sent_as_it_is(structured: bool) -> None:
+    pieces = [b"ab", memoryview(b"cd"), b"e"]
+    found = replies.data_replies([b"cookie01"], [(9, 5)], [pieces], structured)
+    whole = replies.data_replies([b"cookie01"], [(9, 5)], [b"abcde"], structured)
+    assert found[1:] == pieces
+    assert b"".join(found) == b"".join(whole)
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,18 @@ def test_whole_leaves_are_the_same_bytes(vault: Vault, content: bytes) -> None:
                 assert device.read(at, length) == content[at : at + length]
 
 
+def test_long_ranges_come_in_pieces(vault: Vault, content: bytes) -> None:
+    leaf = 32 * BLOCK
+    vault.tag("t")
+    for device in (vault.device("t"), vault.device("main")):
+        ranges = [(0, leaf), (5, 3 * leaf), (7 * BLOCK, 3), (SIZE - leaf, leaf)]
+        found = device.read_many(ranges)
+        assert [type(each) for each in found] == [list, list, bytes, list]
+        assert [b"".join(each) if isinstance(each, list) else each for each in found] == [
+            content[at : at + length] for at, length in ranges
+        ]
+
+
 def test_a_file_of_the_past(vault: Vault, content: bytes) -> None:
     file = vault.open_volume("main")
     assert (file.readable(), file.seekable(), file.writable()) == (True, True, False)
