@@ -145,7 +145,7 @@ class StateDevice:
         return part(found, skip, length)
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes | Pieces]:
-        """``read`` for several ranges: blocks are fetched together, a long range comes in pieces."""
+        """``read`` for several ranges: blocks are fetched together, long ranges come in pieces."""
         size = self.block_size
         for offset, length in ranges:
             self.check(offset, length)
