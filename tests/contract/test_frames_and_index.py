@@ -33,6 +33,24 @@ def numbers(store: Store) -> list[int]:
         return [number for number, _ in reader.frames()]
 
 
+def test_many_objects_are_found_at_once(store: Store) -> None:
+    """So many that a store may read its index instead of asking it for each."""
+    datas = [b"%d" % number for number in range(6000)]
+    ids = [object_id(data) for data in datas]
+    with store.write() as writer:
+        for at in range(0, 5000, 500):
+            writer.add_frames([framed(datas[at : at + 500])])
+    with store.read() as reader:
+        places = reader.locate(ids)
+        few = [reader.locate([oid])[0] for oid in ids[::97]]
+        assert reader.indexed(ids) == set(ids[:5000])
+    assert places[5000:] == [None] * 1000
+    assert places[::97] == few
+    assert places[:5000] == [
+        tables.location(1 + number // 500, number % 500) for number in range(5000)
+    ]
+
+
 def test_objects_are_found_where_the_index_says(store: Store) -> None:
     with store.write() as writer:
         writer.add_frames([framed([A, B]), framed([C])])

@@ -14,8 +14,10 @@ import pytest
 
 from blockvault.encoding import pack
 from blockvault.errors import Busy, Conflict, Damaged, IOFailed, NotFound, Unsupported
+from blockvault.ids import object_id
 from blockvault.store import env, filesystem, rows, shared
 from blockvault.store.env import LmdbStore
+from blockvault.store.index import Index
 from blockvault.store.types import Writer
 from tests.store.material import OPTIONS, block, commit_something, framed, run_python
 
@@ -427,3 +429,23 @@ def test_an_index_that_was_emptied_is_sound(home: Path) -> None:
             writer.unindex(ids)
         assert lmdb.verify.verify(str(home / "data.mdb")) != []
         assert store.structure() == []
+
+
+def test_a_damaged_part_of_the_index_hides_only_its_own_rows(
+    store: LmdbStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading many rows at once meets pages that nobody asked for."""
+    datas = [b"%d" % number for number in range(5000)]
+    ids = [object_id(data) for data in datas]
+    with store.write() as writer:
+        writer.add_frames([framed(datas)])
+    read = []
+
+    def damaged(self: Index, first: int, ids: object) -> dict[bytes, int]:
+        read.append(first)
+        raise lmdb.CorruptedError("a page is not what it was")
+
+    monkeypatch.setattr(Index, "get_dense", damaged)
+    with store.read() as reader:
+        assert None not in reader.locate(ids)
+    assert len(read) > 200
