@@ -42,7 +42,7 @@ class DecodedFile:
         self._owners = [0] * self._slots  # no frame has the number 0
         self._next = 0
         self._turned_away = 0
-        self._writing = 0
+        self._writing: set[int] = set()
         self._where: dict[int, tuple[int, int, int]] = {}
         self._closed = False
         self._guard = threading.Lock()
@@ -50,7 +50,7 @@ class DecodedFile:
     def put(self, number: int, objects: Objects) -> None:
         """Keep a decoded frame, if it is of the kind that is worth it."""
         size = len(objects.payload)
-        if not objects.uniform or not WORTH_IT <= size <= SLOT or number in self._where:
+        if not objects.uniform or not WORTH_IT <= size <= SLOT:
             return
         slot = self._claim(number)
         if slot is None:
@@ -64,7 +64,7 @@ class DecodedFile:
                 self._slots = 0  # a full disk has better use for its room
             elif written == size and self._owners[slot] == number:
                 self._where[number] = (slot * SLOT, objects.uniform, objects.count)
-            self._writing -= 1
+            self._writing.discard(number)
             self._close_if_done()
 
     def _claim(self, number: int) -> int | None:
@@ -73,7 +73,7 @@ class DecodedFile:
         None if there is no file any more, or if the frame must not come in.
         """
         with self._guard:
-            if not self._slots:
+            if not self._slots or number in self._where or number in self._writing:
                 return None
             owner = self._owners[self._next]
             if owner and self._turned_away < ADMITTED - 1:
@@ -82,7 +82,7 @@ class DecodedFile:
             slot, self._next = self._next, (self._next + 1) % self._slots
             self._where.pop(owner, None)
             self._owners[slot], self._turned_away = number, 0
-            self._writing += 1
+            self._writing.add(number)
             return slot
 
     def get(self, number: int, place: int) -> bytes | None:

@@ -74,6 +74,21 @@ def test_a_disk_that_is_full_ends_it(kept: DecodedFile, monkeypatch: pytest.Monk
     assert kept.get(2, 0) is kept.get(3, 0) is None
 
 
+def test_a_frame_that_comes_twice_at_once_takes_one_slot(
+    kept: DecodedFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = os.pwrite
+
+    def again_meanwhile(*arguments: Any) -> int:
+        kept.put(1, frame(0))
+        return write(*arguments)
+
+    monkeypatch.setattr(os, "pwrite", again_meanwhile)
+    kept.put(1, frame(0))
+    assert kept._owners.count(1) == 1
+    assert kept.get(1, 0) is not None
+
+
 def test_it_is_closed_when_the_last_writer_is_done(
     kept: DecodedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
