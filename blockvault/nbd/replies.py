@@ -7,7 +7,7 @@ be made for a whole batch with one ``join``.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from blockvault.nbd.wire import (
     CHUNK,
@@ -44,9 +44,9 @@ def failure(cookie: bytes, errno: Errno, structured: bool) -> bytes:
 
 
 def data_replies(
-    cookies: Iterable[bytes],
-    ranges: Iterable[tuple[int, int]],
-    contents: Iterable[Content],
+    cookies: Sequence[bytes],
+    ranges: Sequence[tuple[int, int]],
+    contents: Sequence[Content],
     structured: bool,
 ) -> list[Piece]:
     """Replies to READs, headers and data by turns; ``ValueError`` if data are not as long as asked.
@@ -58,25 +58,23 @@ def data_replies(
     if structured:
         pack = DATA_CHUNK.pack
         magic, done, kind = CHUNK_MAGIC, int(ChunkFlag.DONE), int(Chunk.OFFSET_DATA)
-        for cookie, (offset, length), data in zip(cookies, ranges, contents, strict=True):
-            pieces.append(pack(magic, done, kind, cookie, length + OFFSET_SIZE, offset))
-            _add(pieces, data, length)
+        heads = [
+            pack(magic, done, kind, cookie, length + OFFSET_SIZE, offset)
+            for cookie, (offset, length) in zip(cookies, ranges, strict=True)
+        ]
     else:
-        for cookie, (_, length), data in zip(cookies, ranges, contents, strict=True):
-            pieces.append(OK_HEAD + cookie)
-            _add(pieces, data, length)
+        heads = [OK_HEAD + cookie for cookie in cookies]
+    for head, (_, length), data in zip(heads, ranges, contents, strict=True):
+        pieces.append(head)
+        if isinstance(data, list):
+            read = sum(map(len, data))
+            pieces += data
+        else:
+            read = len(data)
+            pieces.append(data)
+        if read != length:
+            raise ValueError(f"{read} bytes read instead of {length}")
     return pieces
-
-
-def _add(pieces: list[Piece], data: Content, length: int) -> None:
-    if isinstance(data, list):
-        read = sum(map(len, data))
-        pieces += data
-    else:
-        read = len(data)
-        pieces.append(data)
-    if read != length:
-        raise ValueError(f"{read} bytes read instead of {length}")
 
 
 def empty_read(cookie: bytes, structured: bool) -> bytes:

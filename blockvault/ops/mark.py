@@ -64,7 +64,7 @@ class Marker:
         self._gathered: set[bytes] = set()
         """Blocks that are needed and not looked up yet."""
         self._waiting: dict[bytes, int] = {}
-        """Objects that name others, with their places: all that they name is marked or gathered."""
+        """Objects that name others, with their places; see ``_wait``."""
         self._gone = plan.forgotten if plan else frozenset()
         self._dropped = {number for number, _ in plan.dropped} if plan else set()
         self._cuts = {cut.branch: cut.seq for cut in plan.cuts} if plan else {}
@@ -92,13 +92,11 @@ class Marker:
         with self.vault.read() as reader:
             last = reader.last().seq
         for record in base.records(self.vault, seq + 1, last + 1):
-            ids: set[bytes] = set()
             for row in base.rows_of(record):
                 if row[0] == events.WROTE:
-                    ids.update(tree.split_ids(row[6]))
+                    self.blocks(tree.split_ids(row[6]))
                 elif row[0] != events.PRUNED:
                     self._event(from_row(row)[1])
-            self.blocks(ids)
             if self._enough:
                 self._settle()
         self._settle()
@@ -133,7 +131,7 @@ class Marker:
         for record in base.records(self.vault, start, stop):
             for seq, row in enumerate(base.rows_of(record), record.first_seq):
                 if row[0] == events.WROTE and seq >= cuts.get(row[2], stop):
-                    self._gathered.update(tree.split_ids(row[6]))
+                    self.blocks(tree.split_ids(row[6]))
             if self._enough:
                 self._since = record.last_seq + 1
                 self._settle()
@@ -148,9 +146,7 @@ class Marker:
         if fresh:
             found = Snapshot.decode(self.vault.objects.get(oid))
             self.volumes((*found.volumes, *found.attachments))
-            self._waiting.update(fresh)
-            if self._enough:
-                self._settle()
+            self._wait(fresh)
 
     def volumes(self, volumes: Iterable[Volume]) -> None:
         size = self.vault.options.block_size
@@ -164,6 +160,12 @@ class Marker:
     def blocks(self, ids: Iterable[bytes]) -> None:
         """Objects that name no others."""
         self._gathered.update(ids)
+
+    def _wait(self, some: Iterable[tuple[bytes, int]]) -> None:
+        """Objects that name others: all that they name is marked or gathered by now."""
+        self._waiting.update(some)
+        if self._enough:
+            self._settle()
 
     @property
     def _enough(self) -> bool:
@@ -196,9 +198,7 @@ class Marker:
                 self._nodes(below, height - 1)
             else:
                 self.blocks(below)
-            self._waiting.update(some)
-            if self._enough:
-                self._settle()
+            self._wait(some)
 
     def _fresh(self, ids: Sequence[bytes]) -> list[tuple[bytes, int]]:
         """Objects that name others and are not done or waiting yet, with their places."""

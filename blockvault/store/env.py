@@ -151,10 +151,10 @@ class LmdbStore:
         at = freespace.BEGIN if freespace.worth_it(before, used) else None
         slices = 0
         while at is not None:
-            with self.write():
+            with self.write() as writer:
                 at = freespace.slice_of(fd, at, until, shared.oldest_reader(self._env.lmdb))
                 slices += 1
-                rest = self._env.write_queue().wanted() or slices % _SLICES == 0
+                rest = writer.awaited or slices % _SLICES == 0
             time.sleep(_REST if rest else 0)
         return max(0, before - os.fstat(fd).st_blocks * 512)
 

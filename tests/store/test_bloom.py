@@ -139,11 +139,10 @@ class Others(RuleBasedStateMachine):
 
     @invariant()
     def nothing_that_is_there_is_called_absent(self) -> None:
+        # What a collection has forgotten since is absent for anybody's needs.
         stays = set(MANY[:40])
         for state in reversed(self.states[-4:]):
-            stays &= (
-                state.ids
-            )  # what a collection has forgotten since is absent for anybody's needs
+            stays &= state.ids
             assert passing(self.filter, MANY[:40], state) >= stays
 
 
