@@ -140,8 +140,12 @@ def program() -> None:
 
 
 def main() -> NoReturn:
-    """The installed program."""
-    sys.exit(run(sys.argv[1:]))
+    """The installed program.
+
+    When ``run`` returns all is closed and flushed, so the process ends at once: to take the
+    interpreter down piece by piece would be a tenth of the time of a short command.
+    """
+    os._exit(run(sys.argv[1:]))
 
 
 def run(args: Sequence[str]) -> int:

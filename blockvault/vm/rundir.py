@@ -1,7 +1,7 @@
 """The files of a running machine, on a memory file system: its memory, its sockets, who runs it.
 
     memory      the guest's memory, shared with QEMU        qmp       QEMU's monitor
-    kernel      boot files, written from the vault          nbd       where its disks are served
+    kernel      boot files, links into ../boot              nbd       where its disks are served
     initrd                                                  serial    its console
     state.json  processes, by number and start time         agent     its guest agent
     qemu.log    what QEMU said                              migration device state on its way
@@ -77,6 +77,8 @@ class RunDir:
 
     def __init__(self, base: Path, vault_id: bytes, branch: int, vault: Path) -> None:
         self.path = base / f"{vault_id.hex()[:12]}-{branch}"
+        self.boot_files = base / "boot"
+        """Where the machines of this host share them, see ``filling``."""
         self.console_log = vault / LOGS / str(branch) / CONSOLE_LOG
         self.memory = self.path / MEMORY
         self.qmp = self.path / "qmp"

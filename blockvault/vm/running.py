@@ -6,8 +6,8 @@
 
 and ``rewind`` goes back to a full snapshot inside of the QEMU that runs.
 
-Memory is written into its file while QEMU starts: both take a while, and QEMU does not look at it
-before it is given the state of its devices.
+Memory is written into its file while QEMU starts (``filling``): both take a while, and QEMU does
+not look at it before it is given the state of its devices.
 """
 
 from __future__ import annotations
@@ -15,15 +15,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import mmap
-import os
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from blockvault.errors import IOFailed, ToolFailed, VaultError
+from blockvault.errors import ToolFailed, VaultError
 from blockvault.ops import attachments
 from blockvault.vm import command, state
-from blockvault.vm.machine import BOOT_FILES, MEMORY, Machine
+from blockvault.vm.filling import Filling
+from blockvault.vm.machine import MEMORY, Machine
 from blockvault.vm.process import Qemu
 from blockvault.vm.qmp import Monitor
 from blockvault.vm.rundir import RunDir
@@ -70,15 +69,11 @@ class Running:
         """Start the machine from its disks."""
         self._spawn(incoming=False)
 
-    def restore(self, memory: Any, devices: bytes, *, paused: bool) -> None:
+    def restore(self, filling: Filling, devices: bytes, *, paused: bool) -> None:
         """Start the machine from saved memory and devices; it goes on unless it was paused."""
-        filling = _Filling(self.vault, memory, self.run)
-        try:
-            self._spawn(incoming=True)
-            state.prepare(self.monitor)
-        finally:
-            filling.wait()
-        filling.check()
+        self._spawn(incoming=True)
+        state.prepare(self.monitor)
+        filling.finish()
         state.load_devices(self.monitor, self.run.migration, devices)
         if not paused:
             self.monitor.execute("cont")
@@ -223,37 +218,3 @@ class Running:
             self._qemu.close()
         self.session.unstored = bytearray(1)
         self._marker.close()
-
-
-class _Filling:
-    """Memory on its way into its file, on a thread of its own."""
-
-    def __init__(self, vault: Vault, memory: Any, run: RunDir) -> None:
-        self._error: Exception | None = None
-        self._fd = os.open(run.memory, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        os.ftruncate(self._fd, memory.size)
-        self._thread = threading.Thread(target=self._fill, args=(vault, memory), name="memory")
-        self._thread.start()
-
-    def _fill(self, vault: Vault, memory: Any) -> None:
-        try:
-            attachments.restore(vault, memory, self._fd)
-        except Exception as error:
-            self._error = error
-
-    def wait(self) -> None:
-        self._thread.join()
-        os.close(self._fd)
-
-    def check(self) -> None:
-        if isinstance(self._error, VaultError):
-            raise self._error
-        if self._error is not None:
-            raise IOFailed(f"memory could not be restored: {self._error}")
-
-
-def write_boot_files(vault: Vault, files: Sequence[Any], run: RunDir) -> None:
-    """Kernel and initrd as files, for QEMU to load."""
-    for each in files:
-        if each.name in BOOT_FILES:
-            run.boot_file(each.name).write_bytes(attachments.content(vault, files, each.name))

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from blockvault.errors import Busy, NotFound, VaultError
 from blockvault.ids import short
-from blockvault.vm import host, rewind, state
+from blockvault.vm import filling, host, rewind, state
 from blockvault.vm.planning import Plan, plan
 from blockvault.vm.process import Qemu
 from blockvault.vm.rundir import Process, RunDir, State
-from blockvault.vm.running import Running, write_boot_files
+from blockvault.vm.running import Running
 
 if TYPE_CHECKING:
     from blockvault.session import Session
@@ -110,15 +110,16 @@ class Supervisor:
             base.mkdir(mode=0o700, parents=True, exist_ok=True)
             host.check_memory_place(base, chosen.machine.memory)
             self.run_dir.make()
-            write_boot_files(self.vault, chosen.files, self.run_dir)
-            running = self._serve_disks(session, chosen, accelerator)
-            if chosen.made is None:
-                running.boot()
-                told = "booted"
-            else:
-                devices = chosen.devices(self.vault)
-                running.restore(chosen.memory, devices, paused=paused or chosen.made.paused)
-                told = _resumed(chosen)
+            with filling.beside(self.vault, chosen.memory, self.run_dir) as memory:
+                filling.write_boot_files(self.vault, chosen.files, self.run_dir)
+                running = self._serve_disks(session, chosen, accelerator)
+                if chosen.made is None or memory is None:
+                    running.boot()
+                    told = "booted"
+                else:
+                    devices = chosen.devices(self.vault)
+                    running.restore(memory, devices, paused=paused or chosen.made.paused)
+                    told = _resumed(chosen)
         self._save(running)
         return told
 
@@ -194,6 +195,7 @@ class Supervisor:
             self._close()
         finally:
             self.run_dir.clear()
+            filling.drop_unused(self.run_dir.boot_files)
             if self.run_dir.path.exists():
                 ended = State(str(self.vault.path), self.branch.name, Process(0, 0), ended=how)
                 self.run_dir.save(ended)

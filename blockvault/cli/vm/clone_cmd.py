@@ -9,6 +9,8 @@ import click
 from blockvault.cli import complete, output
 from blockvault.cli.common import command, with_vault
 from blockvault.cli.vm import common
+from blockvault.cli.vm.background import launch
+from blockvault.cli.vm.life import How
 from blockvault.errors import Conflict
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ def run(vault: Vault, source: str, new: str, paused: bool, as_json: bool) -> Non
     snapshot = remote.ask("vm-snapshot", message=f"cloned as {new}", author=None)["id"]
     vault.create_branch(new, snapshot)
     machine = plan(vault, new).machine
-    told = common.launch(vault, new, ["--paused"] if paused else [])
+    told = launch(vault, new, How(paused=paused))
     shared = [f"MAC address {machine.mac}"] if machine.mac else []
     shared += ["host names, SSH host keys and machine ids on its disks"]
     if as_json:

@@ -1,19 +1,16 @@
-"""What the commands about machines share: where they run, whom to ask, how one is launched."""
+"""What the commands about machines share: where they run, whom to ask, how disks are served."""
 
 from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from blockvault.errors import BadRequest, IOFailed, NotFound, VaultError
+from blockvault.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
     from blockvault.nbd.control import Remote
@@ -97,68 +94,6 @@ class Disks:
 def server(vault: Vault) -> Callable[[Session, Path], Served]:
     """The way to serve disks that a supervisor is given."""
     return lambda session, path: Disks(vault, session, path)
-
-
-def launch(vault: Vault, branch: str, options: Sequence[str]) -> dict[str, Any]:
-    """Run a machine in the background; return what ``vm run`` said once it was up.
-
-    The new process has a session of its own and outlives this one.  What it logs is kept with the
-    vault; what goes wrong before the machine is up is raised here.
-    """
-    log = run_dir(vault, vault.branch(branch)).console_log.with_name("supervisor.log")
-    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    told, tell = os.pipe()
-    words = [sys.executable, "-m", "blockvault.cli.main", "-V", str(vault.path), "vm", "run"]
-    try:
-        with open(log, "ab") as said:
-            child = subprocess.Popen(
-                [*words, "--notify", str(tell), *options, "--", branch],
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=said,
-                pass_fds=[tell],
-                start_new_session=True,
-            )
-    finally:
-        os.close(tell)
-    with open(told, "rb") as answers:
-        line = answers.readline()
-    if not line:
-        raise IOFailed(f"the machine's process ended at once (exit {child.wait()}); {log} says why")
-    answer: dict[str, Any] = json.loads(line)
-    if "error" in answer:
-        child.wait()
-        raise _raised(answer["error"])
-    child.returncode = 0  # it is to go on; nobody waits for it
-    return answer
-
-
-def _raised(error: dict[str, str]) -> VaultError:
-    from blockvault import errors
-
-    kind = getattr(errors, error["class"], VaultError)
-    raised: VaultError = kind(error["message"], kind=error["kind"])
-    return raised
-
-
-def notify(fd: int | None, answer: dict[str, Any]) -> None:
-    """Tell who launched this process how it went."""
-    if fd is not None:
-        os.write(fd, json.dumps(answer).encode() + b"\n")
-        os.close(fd)
-
-
-def failure(error: BaseException) -> dict[str, Any]:
-    if isinstance(error, VaultError):
-        named = {"class": type(error).__name__, "kind": error.reason, "message": error.message}
-    else:
-        named = {"class": "IOFailed", "kind": IOFailed.kind, "message": f"it failed: {error}"}
-    return {"error": named}
-
-
-def on_signals(act: Callable[[], None]) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: act())
 
 
 def parse_arguments(text: str | None) -> dict[str, Any] | None:

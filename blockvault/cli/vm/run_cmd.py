@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import os
 from typing import TYPE_CHECKING
 
 import click
 
-from blockvault.cli import complete, output
+from blockvault.cli import complete
 from blockvault.cli.common import command, with_vault
+from blockvault.cli.vm.life import How, run_machine
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 @click.option("--paused", is_flag=True, help="Let a resumed machine stand still at first.")
 @click.option("-f", "--force", is_flag=True, help="Try a state that another QEMU saved.")
 @click.option("--throw-away", is_flag=True, help="Delete the branch when the machine ends.")
-@click.option("--notify", type=int, hidden=True, help="File descriptor to report to.")
 @with_vault
 def run(
     vault: Vault,
@@ -36,7 +34,6 @@ def run(
     paused: bool,
     force: bool,
     throw_away: bool,
-    notify: int | None,
 ) -> None:
     """Run a machine in the foreground.
 
@@ -44,30 +41,4 @@ def run(
     its disks.  A machine whose supervisor died is taken over.  SIGTERM and Ctrl-C switch it off as
     a power cut does: what the guest has flushed is safe.
     """
-    from blockvault.cli.vm import common
-    from blockvault.nbd.control import ControlServer
-    from blockvault.vm.orders import Orders
-    from blockvault.vm.supervisor import Supervisor
-
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    try:
-        serve = common.server(vault)
-        supervisor = Supervisor(vault, branch, common.runtime(), serve, throw_away=throw_away)
-        control = ControlServer(vault.path, Orders(supervisor).handlers())
-        supervisor.control = str(control.path)
-    except BaseException as error:
-        common.notify(notify, common.failure(error))
-        raise
-    try:
-        common.on_signals(lambda: setattr(supervisor, "told_to_end", True))
-        try:
-            told = supervisor.start(boot=boot, force=force, paused=paused)
-        except BaseException as error:
-            common.notify(notify, common.failure(error))
-            raise
-        common.notify(notify, {"branch": branch, "told": told, "pid": os.getpid()})
-        output.write(f"Machine {branch} {told}")
-        output.flush()
-        output.write(f"Machine {branch} has ended: {output.clean(supervisor.run())}")
-    finally:
-        control.close()
+    run_machine(vault, branch, How(boot, paused, force, throw_away), lambda told: None)

@@ -10,6 +10,8 @@ import click
 from blockvault.cli import complete, output
 from blockvault.cli.common import command, with_vault
 from blockvault.cli.vm import common
+from blockvault.cli.vm.background import launch
+from blockvault.cli.vm.life import How
 from blockvault.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -57,8 +59,7 @@ def run(
         # What cannot start is told before there is a branch.
         plan(vault, revision, boot=boot, force=force)
         vault.create_branch(branch, revision)
-    flags = {"--boot": boot, "--paused": paused, "--force": force, "--throw-away": throw_away}
-    told = common.launch(vault, branch, [flag for flag, wanted in flags.items() if wanted])
+    told = launch(vault, branch, How(boot, paused, force, throw_away))
     if as_json:
         output.write_json(told)
     else:

@@ -1,0 +1,62 @@
+"""The life of a machine's process, from its start to its end; who begins it decides where.
+
+vm run              in the foreground: this process is the machine's          run_machine
+vm start, vm clone  behind: a fork of this process is, which outlives it      background
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from blockvault.cli import heap, output
+from blockvault.cli.vm import common
+
+if TYPE_CHECKING:
+    from blockvault.vault import Vault
+
+Tell = Callable[[dict[str, Any]], None]
+
+
+class How(NamedTuple):
+    """How a machine is to be started."""
+
+    boot: bool = False
+    paused: bool = False
+    force: bool = False
+    throw_away: bool = False
+
+
+def run_machine(vault: Vault, branch: str, how: How, tell: Tell) -> None:
+    """Run a branch's machine until it ends; ``tell`` hears what was done once it is up.
+
+    What goes wrong before that is raised.
+    """
+    from blockvault.nbd.control import ControlServer
+    from blockvault.vm.orders import Orders
+    from blockvault.vm.supervisor import Supervisor
+
+    heap.for_months()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    supervisor = Supervisor(
+        vault, branch, common.runtime(), common.server(vault), throw_away=how.throw_away
+    )
+    control = ControlServer(vault.path, Orders(supervisor).handlers())
+    try:
+        supervisor.control = str(control.path)
+        _on_signals(lambda: setattr(supervisor, "told_to_end", True))
+        told = supervisor.start(boot=how.boot, force=how.force, paused=how.paused)
+        tell({"branch": branch, "told": told, "pid": os.getpid()})
+        output.write(f"Machine {branch} {told}")
+        output.flush()
+        output.write(f"Machine {branch} has ended: {output.clean(supervisor.run())}")
+    finally:
+        control.close()
+
+
+def _on_signals(act: Callable[[], None]) -> None:
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, lambda *_: act())
