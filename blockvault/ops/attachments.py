@@ -20,6 +20,7 @@ from blockvault.ops.reading import StateDevice
 
 if TYPE_CHECKING:
     from blockvault.ops.resolve import Position
+    from blockvault.pins import Pin
     from blockvault.vault import Vault
 
 SMALL = 256 << 20
@@ -82,9 +83,9 @@ def find(attachments: Iterable[Volume], name: str) -> Volume | None:
     return next((each for each in attachments if each.name == name), None)
 
 
-def device(vault: Vault, attachment: Volume) -> StateDevice:
-    """An attachment as a read-only device."""
-    return reading.of_volume(vault, attachment)
+def device(vault: Vault, attachment: Volume, pin: Pin | None = None) -> StateDevice:
+    """An attachment as a read-only device, which ``pin`` or else the caller keeps."""
+    return reading.of_volume(vault, attachment, pin=pin)
 
 
 def content(vault: Vault, attachments: Iterable[Volume], name: str) -> bytes:

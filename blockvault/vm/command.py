@@ -23,7 +23,8 @@ GENERATION = "generation"
 def command(
     machine: Machine, run: RunDir, name: str, accelerator: str, *, incoming: bool = False
 ) -> list[str]:
-    """The words that start QEMU; with ``incoming`` it waits for a saved state."""
+    """The words that start QEMU; with ``incoming`` it waits for a saved state, and
+    then for the order to go on."""
     return [
         host.qemu(),
         *("-name", f"{name.replace(',', ',,')},debug-threads=on", "-nodefaults", "-no-user-config"),
@@ -35,7 +36,7 @@ def command(
         *[word for disk in machine.disks for word in _disk(disk, run, name, machine)],
         *_network(machine),
         *_extras(run),
-        *(["-incoming", "defer"] if incoming else []),
+        *(["-incoming", "defer", "-S"] if incoming else []),
         *machine.qemu_args,
     ]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blockvault.errors import Conflict, NotFound
 from blockvault.ops import attachments
@@ -16,6 +16,20 @@ if TYPE_CHECKING:
 
 KEPT = (CONFIG, *BOOT_FILES)
 """The attachments that every snapshot of a machine has."""
+
+
+class How(NamedTuple):
+    """How a machine is to be started."""
+
+    boot: bool = False
+    """From the disks, even if memory was saved."""
+    paused: bool = False
+    force: bool = False
+    """From a state that another QEMU saved, if need be."""
+    throw_away: bool = False
+    """Its branch goes when it ends."""
+    eager: bool = False
+    """All memory comes before the guest goes on, however much it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,8 @@
     state.json  processes, by number and start time         agent     its guest agent
     qemu.log    what QEMU said                              migration device state on its way
     standing    the guest stands still for a moment         saved     device state of a snapshot
-    rewinding   its memory and disks may be of two moments  unflushed whether writes would be lost
+    unsound     its memory is not whole, or of another      unflushed whether writes would be lost
+                moment than its disks
 
 A directory belongs to one branch of one vault, so names are short: the path of a unix socket is
 limited to 107 bytes.  What outlives a machine, the log of its console, is kept in the vault.
@@ -89,7 +90,7 @@ class RunDir:
         self.qemu_log = self.path / "qemu.log"
         self.unflushed = self.path / "unflushed"
         self.standing = self.path / "standing"
-        self.rewinding = self.path / "rewinding"
+        self.unsound = self.path / "unsound"
         self.saved = self.path / "saved"
         self._state = self.path / "state.json"
         if len(os.fsencode(self.migration)) >= _SOCKET_PATH:
@@ -113,7 +114,7 @@ class RunDir:
     def clear(self) -> None:
         """Remove what a machine that ended has left, but for the state and QEMU's last words."""
         sockets = (self.qmp, self.nbd, self.serial, self.agent, self.migration)
-        marks = (self.unflushed, self.standing, self.rewinding)
+        marks = (self.unflushed, self.standing, self.unsound)
         boot_files = map(self.boot_file, BOOT_FILES)
         for path in (self.memory, self.saved, *sockets, *marks, *boot_files):
             path.unlink(missing_ok=True)

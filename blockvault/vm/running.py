@@ -6,8 +6,8 @@
 
 and ``rewind`` goes back to a full snapshot inside of the QEMU that runs.
 
-Memory is written into its file while QEMU starts (``filling``): both take a while, and QEMU does
-not look at it before it is given the state of its devices.
+Much memory comes while the guest runs (``arriving``).  Less is written into its file while QEMU
+starts (``filling``), which does not look at it before it is given the state of its devices.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from __future__ import annotations
 import contextlib
 import logging
 import mmap
+import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import ToolFailed, VaultError
-from blockvault.ops import attachments
-from blockvault.vm import command, state
+from blockvault.ops import attachments, reading
+from blockvault.vm import command, postcopy, state
+from blockvault.vm.arriving import Arriving
 from blockvault.vm.filling import Filling
 from blockvault.vm.machine import MEMORY, Machine
 from blockvault.vm.process import Qemu
@@ -30,6 +33,7 @@ from blockvault.vm.rundir import RunDir
 if TYPE_CHECKING:
     from blockvault.session import Session
     from blockvault.vault import Vault
+    from blockvault.vm.planning import Plan
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +41,16 @@ START_SECONDS = 30.0
 POWER_SECONDS = 30.0
 _POLL = 0.01
 STOPPED = ("paused", "postmigrate", "prelaunch")
+
+
+@dataclass(slots=True)
+class Pause:
+    """A guest that stands still, from the order to stop to the answer to go on."""
+
+    before: str
+    """Its status until then."""
+    began: float
+    seconds: float = 0.0
 
 
 class Running:
@@ -59,6 +73,8 @@ class Running:
         self.version = ""
         self.files = files
         self.problem = ""
+        self.arriving: Arriving | None = None
+        """Memory that comes while the guest runs."""
         self._qemu: Qemu | None = None
         self._monitor: Monitor | None = None
         self._marker = self._mark()
@@ -69,14 +85,52 @@ class Running:
         """Start the machine from its disks."""
         self._spawn(incoming=False)
 
-    def restore(self, filling: Filling, devices: bytes, *, paused: bool) -> None:
-        """Start the machine from saved memory and devices; it goes on unless it was paused."""
+    def restore(self, saved: Plan, filling: Filling | None, *, paused: bool) -> None:
+        """Start the machine from saved memory and devices; it goes on unless it was paused.
+
+        Without a ``filling`` its memory comes while it runs.
+        """
+        devices = saved.devices(self.vault)
         self._spawn(incoming=True)
+        if filling is not None:
+            self._load(filling, devices)
+        elif not self._follow(saved, devices):
+            with Filling(self.vault, saved.memory, self.run) as late:
+                self._load(late, devices)
+        if not paused:
+            self.monitor.execute("cont")
+
+    def _load(self, filling: Filling, devices: bytes) -> None:
         state.prepare(self.monitor)
         filling.finish()
         state.load_devices(self.monitor, self.run.migration, devices)
-        if not paused:
-            self.monitor.execute("cont")
+
+    def _follow(self, saved: Plan, devices: bytes) -> bool:
+        """Let QEMU begin before its memory is there; False where it does not know how."""
+        try:
+            opened = postcopy.opening(devices, saved.memory.size)
+            state.expect(self.monitor, self.run.migration)
+        except ToolFailed as error:
+            if error.reason not in ("bad-stream", "qemu-refused"):
+                raise
+            log.info("%s: all memory comes first: %s", self.session.branch.name, error)
+            return False
+        pin = reading.pin_position(self.vault, saved.position)
+        device = attachments.device(self.vault, saved.memory, pin)
+        self.arriving = Arriving(device, opened, self.run.unsound)
+        self.arriving.begin(self.run.migration, START_SECONDS)
+        self.monitor.wait_for(self._has_devices, "the saved state")
+        return True
+
+    def _has_devices(self) -> bool | None:
+        if self.arriving is not None and self.arriving.error is not None:
+            raise self.arriving.error
+        return True if self.monitor.status() != "inmigrate" else None
+
+    def wait_for_memory(self) -> None:
+        """Until all memory is there, for what needs it; raises why it cannot come."""
+        if self.arriving is not None:
+            self.arriving.wait()
 
     def adopt(self, qemu: Qemu) -> None:
         """Take over a QEMU that runs already."""
@@ -150,8 +204,8 @@ class Running:
         self.monitor.execute("cont")
 
     @contextlib.contextmanager
-    def paused(self) -> Iterator[str]:
-        """Let the guest stand still inside of the block; gives the status that it had before.
+    def paused(self) -> Iterator[Pause]:
+        """Let the guest stand still inside of the block.
 
         A mark beside the machine tells who takes it over, should this process die inside of it,
         that the guest is to go on.
@@ -160,13 +214,15 @@ class Running:
         mark = self.run.standing
         if before == state.RUNNING:
             mark.touch()
+        pause = Pause(before, time.monotonic())
         try:
             self.monitor.execute("stop")
-            yield before
+            yield pause
         finally:
             if before == state.RUNNING:
                 self.monitor.execute("cont")
                 mark.unlink(missing_ok=True)
+            pause.seconds = time.monotonic() - pause.began
 
     def last_memory(self) -> Any:
         """The memory of the branch's newest snapshot, most of which is still the same."""
@@ -212,6 +268,8 @@ class Running:
 
     def close(self) -> None:
         """Let go of everything but the QEMU process itself."""
+        if self.arriving is not None:
+            self.arriving.close()
         if self._monitor is not None:
             self._monitor.close()
         if self._qemu is not None:

@@ -21,7 +21,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -37,7 +37,7 @@ from blockvault.vm.qmp import Monitor
 if TYPE_CHECKING:
     from blockvault.vm.running import Running
 
-CAPABILITIES = ("x-ignore-shared",)
+_SHARED, _POSTCOPY = "x-ignore-shared", "postcopy-ram"
 _SETTLED = 1 << 20
 """Changed bytes between two passes that are few enough to stop the guest for the rest."""
 _PASSES = 6
@@ -61,7 +61,11 @@ class Taken:
 
 def prepare(monitor: Monitor) -> None:
     """Tell QEMU that memory is not its business."""
-    capabilities = [{"capability": name, "state": True} for name in CAPABILITIES]
+    _set_capabilities(monitor, {_SHARED: True, _POSTCOPY: False})
+
+
+def _set_capabilities(monitor: Monitor, wanted: Mapping[str, bool]) -> None:
+    capabilities = [{"capability": name, "state": on} for name, on in wanted.items()]
     monitor.execute("migrate-set-capabilities", capabilities=capabilities)
 
 
@@ -73,6 +77,7 @@ def take(
 ) -> Taken:
     """Make everything that the machine is one snapshot of its branch."""
     vault, session = machine.vault, machine.session
+    machine.wait_for_memory()
     fd = _open_memory(machine.run.memory)
     try:
         with Capture(vault, fd, MEMORY, machine.last_memory()) as capture:
@@ -83,27 +88,23 @@ def take(
             session.checkpoint()
             prepare(machine.monitor)
             with ExitStack() as holding, ThreadPoolExecutor(1, "freeze") as beside:
-                began = time.monotonic()
-                with machine.paused() as before:
+                with machine.paused() as pause:
                     # Not earlier: QEMU has just waited for all writes that were on their way.
                     holding.enter_context(session.held())
                     # QEMU writes only the state of its devices: nobody touches memory meanwhile.
                     freezing = beside.submit(capture.freeze)
                     devices = save_devices(machine.monitor, machine.run.migration)
                     late = freezing.result()
-                resumed = time.monotonic()
                 memory, frames = capture.finish()
-                made = Made(
-                    qemu=machine.version, accelerator=machine.accelerator, paused=before != RUNNING
-                )
+                stood = pause.before != RUNNING
+                made = Made(qemu=machine.version, accelerator=machine.accelerator, paused=stood)
                 files = {DEVICES: devices, HOST: made.encode()}
                 kept = [*attachments.keep(vault, files), memory, *machine.files]
                 snapshot = session.snapshot(
                     message, author=author, attachments=kept, frames=frames
                 )
-            return Taken(
-                snapshot.id, resumed - began, time.monotonic() - began, capture.used, late
-            )
+            held = time.monotonic() - pause.began
+            return Taken(snapshot.id, pause.seconds, held, capture.used, late)
     finally:
         os.close(fd)
 
@@ -184,6 +185,16 @@ class _Received:
 
 
 # -- and back ----------------------------------------------------------------------------------
+
+
+def expect(monitor: Monitor, path: Path) -> None:
+    """Have a QEMU that waits for it listen for a state whose memory comes later (``postcopy``).
+
+    ``ToolFailed`` of kind ``qemu-refused`` where it, or the system, does not know how.
+    """
+    _set_capabilities(monitor, {_SHARED: False, _POSTCOPY: True})
+    path.unlink(missing_ok=True)
+    monitor.execute("migrate-incoming", uri=f"unix:{path}")
 
 
 def load_devices(monitor: Monitor, path: Path, data: bytes) -> None:

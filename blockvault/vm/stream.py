@@ -12,9 +12,10 @@ The format is that of QEMU's ``migration/savevm.c`` and ``migration/ram.c``; num
 
 from __future__ import annotations
 
+import contextlib
 import json
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
@@ -26,7 +27,9 @@ _START, _PART, _END = 1, 2, 3
 _FOOTER = 0x7E
 _RAM = b"\x03ram" + struct.pack(">II", 0, 4)
 """Name, instance and version of the section that holds memory."""
-_ZERO, _SIZES, _PAGE, _EOS, _SAME_BLOCK = 0x02, 0x04, 0x08, 0x10, 0x20
+ZERO, _SIZES, FULL, _EOS, SAME_BLOCK = 0x02, 0x04, 0x08, 0x10, 0x20
+"""Flags of a record: a page of zeros, a list of blocks, a page, the end, the block as before."""
+EOS = _EOS.to_bytes(8, "big")
 _FLAGS = PAGE - 1
 _LONGEST_HEAD = 1 << 16
 _ZEROS = bytes(PAGE)
@@ -82,22 +85,28 @@ def take_apart(stream: Source, allocate: Allocate) -> tuple[Layout, bytes]:
     ``allocate(size)`` is called once, before the first page, and gives the function that writes
     pages.  ``ToolFailed`` when the stream ends early or has what is not known here.
     """
-    try:
-        head, section = _head(stream)
-        blocks = _sizes(stream)
-        layout = Layout(head.hex(), section, blocks)
-        _Pages(stream, layout, allocate(layout.size)).read()
+    with understood():
+        head, section = read_head(stream)
+        layout = Layout(head.hex(), section, read_blocks(stream))
+        Pages(stream, layout, allocate(layout.size)).read()
         tail = stream.read()
-    except EOFError:
-        raise ToolFailed("QEMU's stream ended early", kind="bad-stream") from None
-    except UnicodeDecodeError:
-        raise ToolFailed("QEMU's stream names a block in no text", kind="bad-stream") from None
     if not tail:
         raise ToolFailed("QEMU's stream has no state of devices", kind="bad-stream")
     return layout, tail
 
 
-def _head(stream: Source) -> tuple[bytes, int]:
+@contextlib.contextmanager
+def understood() -> Iterator[None]:
+    """What cannot be read inside of the block is ``ToolFailed``."""
+    try:
+        yield
+    except EOFError:
+        raise ToolFailed("QEMU's stream ended early", kind="bad-stream") from None
+    except UnicodeDecodeError:
+        raise ToolFailed("QEMU's stream names a block in no text", kind="bad-stream") from None
+
+
+def read_head(stream: Source) -> tuple[bytes, int]:
     """Everything up to the section of memory, and that section's number."""
     head = stream.read(len(_MAGIC))
     if head != _MAGIC:
@@ -113,7 +122,8 @@ def _head(stream: Source) -> tuple[bytes, int]:
     return head[:start], int.from_bytes(head[start + 1 : start + 5], "big")
 
 
-def _sizes(stream: Source) -> tuple[tuple[str, int], ...]:
+def read_blocks(stream: Source, *, addresses: bool = False) -> tuple[tuple[str, int], ...]:
+    """Names and sizes of the blocks of memory; with ``x-ignore-shared`` they have addresses."""
     total = _number(stream, 8)
     if total & _FLAGS != _SIZES:
         raise _unknown("flags", total & _FLAGS)
@@ -121,6 +131,8 @@ def _sizes(stream: Source) -> tuple[tuple[str, int], ...]:
     while left > 0:
         name = _exactly(stream, _number(stream, 1)).decode()
         size = _number(stream, 8)
+        if addresses:
+            _number(stream, 8)
         if not 0 < size <= left or size % PAGE:
             raise _unknown("size of a block", size)
         blocks.append((name, size))
@@ -128,7 +140,7 @@ def _sizes(stream: Source) -> tuple[tuple[str, int], ...]:
     return tuple(blocks)
 
 
-class _Pages:
+class Pages:
     """The rest of the section of memory: the end of START, any number of PARTs, END."""
 
     def __init__(self, stream: Source, layout: Layout, write: Write) -> None:
@@ -143,9 +155,9 @@ class _Pages:
         kind = _START
         while True:
             self._part()
-            footer = _exactly(self._stream, 5)
-            if footer != bytes([_FOOTER]) + self._section.to_bytes(4, "big"):
-                raise _unknown("footer", footer[0])
+            found = _exactly(self._stream, 5)
+            if found != footer(self._section):
+                raise _unknown("footer", found[0])
             if kind == _END:
                 return
             kind = _number(self._stream, 1)
@@ -161,16 +173,16 @@ class _Pages:
             flags = header & _FLAGS
             if flags == _EOS:
                 return
-            if not flags & _SAME_BLOCK:
+            if not flags & SAME_BLOCK:
                 self._block = _exactly(self._stream, _number(self._stream, 1)).decode()
             at = self._place(header & ~_FLAGS)
-            what = flags & ~_SAME_BLOCK
-            if what == _PAGE:
+            what = flags & ~SAME_BLOCK
+            if what == FULL:
                 page = read(PAGE)
                 if len(page) < PAGE:
                     raise EOFError
                 write(at, page)
-            elif what == _ZERO:
+            elif what == ZERO:
                 write(at, _exactly(self._stream, 1) * PAGE)
             else:
                 raise _unknown("flags", flags)
@@ -186,35 +198,47 @@ class _Pages:
 
 def put_together(layout: Layout, read: Callable[[int, int], bytes], tail: bytes) -> Iterator[bytes]:
     """The stream again, each page once; ``read(offset, length)`` is the memory."""
-    footer = bytes([_FOOTER]) + layout.section.to_bytes(4, "big")
-    number = layout.section.to_bytes(4, "big")
-    end = _EOS.to_bytes(8, "big")
-    yield bytes.fromhex(layout.head) + bytes([_START]) + number + _RAM
-    yield (layout.size | _SIZES).to_bytes(8, "big")
-    for name, size in layout.blocks:
-        yield _named(name) + size.to_bytes(8, "big")
-    yield end + footer + bytes([_END]) + number
+    yield bytes.fromhex(layout.head) + begin(layout.section, layout.blocks)
+    yield EOS + footer(layout.section) + part_of(layout.section, last=True)
     places = layout.places()
     for name, size in layout.blocks:
         yield from _pages(name, size, places[name], read)
-    yield end + footer + tail
+    yield EOS + footer(layout.section) + tail
+
+
+def begin(section: int, blocks: Sequence[tuple[str, int]]) -> bytes:
+    """The beginning of the section of memory: which blocks there are."""
+    sizes = b"".join(named(name) + size.to_bytes(8, "big") for name, size in blocks)
+    total = sum(size for _, size in blocks) | _SIZES
+    return bytes([_START]) + section.to_bytes(4, "big") + _RAM + total.to_bytes(8, "big") + sizes
+
+
+def part_of(section: int, *, last: bool = False) -> bytes:
+    """What some pages of a section begin with."""
+    return bytes([_END if last else _PART]) + section.to_bytes(4, "big")
+
+
+def footer(section: int) -> bytes:
+    """What every part of a section ends with."""
+    return bytes([_FOOTER]) + section.to_bytes(4, "big")
 
 
 def _pages(name: str, size: int, place: int, read: Callable[[int, int], bytes]) -> Iterator[bytes]:
-    label, same = _named(name), 0
+    label, same = named(name), 0
     step = 256 * PAGE
     for start in range(0, size, step):
         data = read(place + start, min(step, size - start))
         parts = []
         for at in range(0, len(data), PAGE):
             page = data[at : at + PAGE]
-            kind, body = (_ZERO, b"\0") if page == _ZEROS else (_PAGE, page)
+            kind, body = (ZERO, b"\0") if page == _ZEROS else (FULL, page)
             parts += [(start + at | kind | same).to_bytes(8, "big"), label, body]
-            label, same = b"", _SAME_BLOCK
+            label, same = b"", SAME_BLOCK
         yield b"".join(parts)
 
 
-def _named(name: str) -> bytes:
+def named(name: str) -> bytes:
+    """A name behind its length."""
     return bytes([len(name.encode())]) + name.encode()
 
 

@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from blockvault.errors import Busy, NotFound, VaultError
 from blockvault.ids import short
-from blockvault.vm import filling, host, rewind, state
-from blockvault.vm.planning import Plan, plan
+from blockvault.vm import arriving, filling, host, rewind, state
+from blockvault.vm.planning import How, Plan, plan
 from blockvault.vm.process import Qemu
 from blockvault.vm.rundir import Process, RunDir, State
 from blockvault.vm.running import Running
@@ -51,9 +51,7 @@ Serve = Callable[["Session", Path], Served]
 class Supervisor:
     """Runs the machine of one branch.  ``run`` returns how it ended."""
 
-    def __init__(
-        self, vault: Vault, branch: str, base: Path, serve: Serve, *, throw_away: bool = False
-    ) -> None:
+    def __init__(self, vault: Vault, branch: str, base: Path, serve: Serve, how: How) -> None:
         self.vault = vault
         self.branch = vault.branch(branch)
         self.run_dir = RunDir(base, vault.options.vault_id, self.branch.id, vault.path)
@@ -65,14 +63,14 @@ class Supervisor:
         self.running: Running | None = None
         self.served: Served | None = None
         self._serve = serve
-        self._throw_away = throw_away
+        self._how = how
         self._lock = threading.RLock()
         self._ending = threading.Event()
         self._ended = ""
 
     # -- beginning -----------------------------------------------------------------------------
 
-    def start(self, *, boot: bool = False, force: bool = False, paused: bool = False) -> str:
+    def start(self) -> str:
         """Bring the machine up; return in words what was done."""
         with self._lock:
             left = self.run_dir.load()
@@ -86,11 +84,11 @@ class Supervisor:
             try:
                 if left is not None and left.qemu is not None and left.qemu.alive:
                     qemu = Qemu.find(left.qemu, self.run_dir.qemu_log)
-                    if not self.run_dir.rewinding.exists():
+                    if not self.run_dir.unsound.exists():
                         return self._adopt(session, qemu, left.accelerator)
-                    qemu.kill()  # its memory is of two moments
+                    qemu.kill()  # it cannot go on
                     qemu.close()
-                return self._begin(session, boot=boot, force=force, paused=paused)
+                return self._begin(session, self._how)
             except BaseException as error:
                 session.close()
                 self.end(f"it did not start: {error}")
@@ -99,26 +97,24 @@ class Supervisor:
     def _take_branch(self) -> Session:
         return self.vault.session(self.branch.name, holder=HOLDER)
 
-    def _begin(
-        self, session: Session, *, boot: bool = False, force: bool = False, paused: bool = False
-    ) -> str:
+    def _begin(self, session: Session, how: How) -> str:
         """A new QEMU from the branch's head, which is not collected while it is read."""
         with self.vault.guard():
-            chosen = plan(self.vault, self.branch.name, boot=boot, force=force)
+            chosen = plan(self.vault, self.branch.name, boot=how.boot, force=how.force)
             accelerator = host.accelerator()
             base = self.run_dir.path.parent
             base.mkdir(mode=0o700, parents=True, exist_ok=True)
             host.check_memory_place(base, chosen.machine.memory)
             self.run_dir.make()
-            with filling.beside(self.vault, chosen.memory, self.run_dir) as memory:
+            first = chosen.memory if how.eager or not arriving.worthwhile(chosen.memory) else None
+            with filling.beside(self.vault, first, self.run_dir) as memory:
                 filling.write_boot_files(self.vault, chosen.files, self.run_dir)
                 running = self._serve_disks(session, chosen, accelerator)
-                if chosen.made is None or memory is None:
+                if chosen.made is None:
                     running.boot()
                     told = "booted"
                 else:
-                    devices = chosen.devices(self.vault)
-                    running.restore(memory, devices, paused=paused or chosen.made.paused)
+                    running.restore(chosen, memory, paused=how.paused or chosen.made.paused)
                     told = _resumed(chosen)
         self._save(running)
         return told
@@ -183,6 +179,8 @@ class Supervisor:
             return
         if running.qemu.ended:
             self.end(running.qemu.reason())
+        elif running.arriving is not None and running.arriving.error is not None:
+            self.end(f"its memory could not be restored: {running.arriving.error}")
         elif running.session.unstored[0]:
             # So that the death of this process alone hardly ever costs a guest a write.
             with contextlib.suppress(VaultError):
@@ -199,7 +197,7 @@ class Supervisor:
             if self.run_dir.path.exists():
                 ended = State(str(self.vault.path), self.branch.name, Process(0, 0), ended=how)
                 self.run_dir.save(ended)
-            if self._throw_away:
+            if self._how.throw_away:
                 self.vault.delete_branch(self.branch.name)
                 self.run_dir.remove()
             self._ending.set()
@@ -246,16 +244,17 @@ class Supervisor:
     def _rewind(self, running: Running, target: Plan, rev: str) -> str:
         """Go back inside of the QEMU that runs.  If the branch cannot be moved, the guest goes on;
         if QEMU cannot follow it, a new one is started."""
+        running.wait_for_memory()
         before = running.monitor.status()
         running.pause()
-        self.run_dir.rewinding.touch()
+        self.run_dir.unsound.touch()
         try:
             self._move_branch(running, rev)
         except BaseException as error:
             if self.served is None:
                 self.end(f"a rollback to {rev} failed: {error}")
             else:
-                self.run_dir.rewinding.unlink()
+                self.run_dir.unsound.unlink()
                 if before == state.RUNNING:
                     running.resume()
             raise
@@ -265,7 +264,7 @@ class Supervisor:
             log.warning("%s: a new QEMU is started: %s", self.branch.name, error)
             self._close()
             return self._start_over(lambda: None, True)
-        self.run_dir.rewinding.unlink()
+        self.run_dir.unsound.unlink()
         if target.made is not None and not target.made.paused:
             running.resume()
         return _resumed(target)
@@ -290,7 +289,7 @@ class Supervisor:
             move()
             session = self._take_branch()
             try:
-                return self._begin(session, force=force)
+                return self._begin(session, How(force=force, eager=self._how.eager))
             except BaseException:
                 session.close()
                 raise

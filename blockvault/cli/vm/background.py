@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from blockvault.cli import failing
 from blockvault.cli.vm import common
-from blockvault.cli.vm.life import How, run_machine
+from blockvault.cli.vm.life import run_machine
 from blockvault.errors import IOFailed, VaultError
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
+    from blockvault.vm.planning import How
 
 
 def launch(vault: Vault, branch: str, how: How) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from blockvault.cli import complete, output
 from blockvault.cli.common import command, with_vault
 from blockvault.cli.vm import common
 from blockvault.cli.vm.background import launch
-from blockvault.cli.vm.life import How
 from blockvault.errors import Conflict
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ def run(vault: Vault, source: str, new: str, paused: bool, as_json: bool) -> Non
     there.  It copies nothing.  The clone gets a new VM generation id, so that a kernel that knows
     of those reseeds its random numbers; what else the two share is said.
     """
-    from blockvault.vm.planning import plan
+    from blockvault.vm.planning import How, plan
 
     if any(each.name == new for each in vault.branches()):
         raise Conflict(f"branch '{new}' exists already", kind="branch-exists")

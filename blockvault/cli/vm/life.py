@@ -10,24 +10,16 @@ import logging
 import os
 import signal
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from blockvault.cli import heap, output
 from blockvault.cli.vm import common
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
+    from blockvault.vm.planning import How
 
 Tell = Callable[[dict[str, Any]], None]
-
-
-class How(NamedTuple):
-    """How a machine is to be started."""
-
-    boot: bool = False
-    paused: bool = False
-    force: bool = False
-    throw_away: bool = False
 
 
 def run_machine(vault: Vault, branch: str, how: How, tell: Tell) -> None:
@@ -41,14 +33,12 @@ def run_machine(vault: Vault, branch: str, how: How, tell: Tell) -> None:
 
     heap.for_months()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    supervisor = Supervisor(
-        vault, branch, common.runtime(), common.server(vault), throw_away=how.throw_away
-    )
+    supervisor = Supervisor(vault, branch, common.runtime(), common.server(vault), how)
     control = ControlServer(vault.path, Orders(supervisor).handlers())
     try:
         supervisor.control = str(control.path)
         _on_signals(lambda: setattr(supervisor, "told_to_end", True))
-        told = supervisor.start(boot=how.boot, force=how.force, paused=how.paused)
+        told = supervisor.start()
         tell({"branch": branch, "told": told, "pid": os.getpid()})
         output.write(f"Machine {branch} {told}")
         output.flush()

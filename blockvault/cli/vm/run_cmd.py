@@ -8,7 +8,7 @@ import click
 
 from blockvault.cli import complete
 from blockvault.cli.common import command, with_vault
-from blockvault.cli.vm.life import How, run_machine
+from blockvault.cli.vm.life import run_machine
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.argument("branch", shell_complete=complete.branches)
 @click.option("--boot", is_flag=True, help="Boot from the disks, even if memory was saved.")
 @click.option("--paused", is_flag=True, help="Let a resumed machine stand still at first.")
+@click.option("--eager", is_flag=True, help="Bring back all memory before the guest goes on.")
 @click.option("-f", "--force", is_flag=True, help="Try a state that another QEMU saved.")
 @click.option("--throw-away", is_flag=True, help="Delete the branch when the machine ends.")
 @with_vault
@@ -32,6 +33,7 @@ def run(
     branch: str,
     boot: bool,
     paused: bool,
+    eager: bool,
     force: bool,
     throw_away: bool,
 ) -> None:
@@ -41,4 +43,6 @@ def run(
     its disks.  A machine whose supervisor died is taken over.  SIGTERM and Ctrl-C switch it off as
     a power cut does: what the guest has flushed is safe.
     """
-    run_machine(vault, branch, How(boot, paused, force, throw_away), lambda told: None)
+    from blockvault.vm.planning import How
+
+    run_machine(vault, branch, How(boot, paused, force, throw_away, eager), lambda told: None)

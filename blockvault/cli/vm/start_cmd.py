@@ -11,7 +11,6 @@ from blockvault.cli import complete, output
 from blockvault.cli.common import command, with_vault
 from blockvault.cli.vm import common
 from blockvault.cli.vm.background import launch
-from blockvault.cli.vm.life import How
 from blockvault.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 @click.option("--throw-away", is_flag=True, help="On a new branch that goes when the machine ends.")
 @click.option("--boot", is_flag=True, help="Boot from the disks, even if memory was saved.")
 @click.option("--paused", is_flag=True, help="Let a resumed machine stand still at first.")
+@click.option("--eager", is_flag=True, help="Bring back all memory before the guest goes on.")
 @click.option("-f", "--force", is_flag=True, help="Try a state that another QEMU saved.")
 @with_vault
 def run(
@@ -42,6 +42,7 @@ def run(
     throw_away: bool,
     boot: bool,
     paused: bool,
+    eager: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -51,7 +52,7 @@ def run(
     A machine whose supervisor died is taken over.  REV is a branch; any other revision needs --as
     or --throw-away, since only a branch can be written.
     """
-    from blockvault.vm.planning import plan
+    from blockvault.vm.planning import How, plan
 
     common.runtime()  # where what QEMU told before is kept
     branch = _branch(vault, revision, new, throw_away)
@@ -59,7 +60,7 @@ def run(
         # What cannot start is told before there is a branch.
         plan(vault, revision, boot=boot, force=force)
         vault.create_branch(branch, revision)
-    told = launch(vault, branch, How(boot, paused, force, throw_away))
+    told = launch(vault, branch, How(boot, paused, force, throw_away, eager))
     if as_json:
         output.write_json(told)
     else:

@@ -1,0 +1,160 @@
+"""Memory that comes while its guest runs already: what the guest waits for first, then the rest.
+
+    QEMU ── requests ──> answer ──┬── pages, a leaf of 32 blocks at a time ──> QEMU
+                           send ──┘
+
+A machine with much memory so starts as fast as one with little.  Each page goes once; what is zero
+goes only to a guest that waits for it.  Until all is there the guest depends on this process: a
+mark in its run directory says that a QEMU that was left alone then cannot go on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from blockvault.errors import IOFailed, ToolFailed, VaultError
+from blockvault.vm import postcopy
+from blockvault.vm.stream import PAGE
+
+if TYPE_CHECKING:
+    from blockvault.ops.reading import StateDevice
+    from blockvault.vm.postcopy import Opening
+
+WORTHWHILE = 256 << 20
+"""Bytes of memory from which on a guest is not made to wait for all of it."""
+_CHUNK = 128 << 10
+"""Bytes that are read and sent at once: a guest that waits, waits for at most one of others."""
+_QUIET = 0.02
+"""Seconds without a request after which the rest is sent."""
+_ALLOWED = Path("/proc/sys/vm/unprivileged_userfaultfd")
+
+
+def worthwhile(memory: Any) -> bool:
+    """Whether a saved memory, if there is one, should come while its guest runs.
+
+    It can if this user's QEMU may be told of the pages that its guest touches (``userfaultfd``);
+    QEMU says so for certain when it is asked to.
+    """
+    if memory is None or memory.size < WORTHWHILE:
+        return False
+    try:
+        return os.geteuid() == 0 or _ALLOWED.read_text().strip() == "1"
+    except OSError:
+        return False
+
+
+class Arriving:
+    """The memory of one machine on its way; ``wait`` until it is there, and ``close`` it."""
+
+    def __init__(self, memory: StateDevice, opened: Opening, mark: Path) -> None:
+        """``mark`` is a file that is there as long as the guest cannot do without this process."""
+        self.error: VaultError | None = None
+        self._device = memory
+        self._size = memory.size
+        self._opened = opened
+        self._sent = bytearray(memory.size // PAGE)
+        self._sending = threading.Lock()
+        self._asked = time.monotonic()
+        self._mark = mark
+        self._there = threading.Event()
+        self._threads = [
+            threading.Thread(target=self._guarded, args=(work,), name=work.__name__, daemon=True)
+            for work in (self._send, self._answer)
+        ]
+
+    def begin(self, path: Path, seconds: float) -> None:
+        """Start to send to a QEMU that listens at ``path`` for a migration to come in."""
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(seconds)
+        self._socket.connect(str(path))
+        self._socket.settimeout(None)
+        self._mark.touch()
+        for thread in self._threads:
+            thread.start()
+
+    def wait(self, seconds: float | None = None) -> None:
+        """Until all of it is there; raises what went wrong."""
+        if not self._there.wait(seconds):
+            raise ToolFailed(f"its memory was not there in {seconds:g} s", kind="qemu-stalled")
+        if self.error is not None:
+            raise self.error
+
+    def close(self) -> None:
+        """Stop sending, for a QEMU that has ended or has all."""
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join()
+        self._socket.close()
+
+    def _guarded(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except VaultError as error:
+            self._fail(error)
+        except Exception as error:
+            self._fail(IOFailed(f"its memory could not be restored: {error}"))
+
+    def _fail(self, error: VaultError) -> None:
+        if not self._there.is_set():
+            self.error = error
+            self._there.set()
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+
+    # -- what the guest waits for ----------------------------------------------------------------
+
+    def _answer(self) -> None:
+        with self._socket.makefile("rb") as source:
+            for offset, length in postcopy.requests(source):
+                asked = range(offset, offset + length, PAGE)
+                for start in range(offset // _CHUNK * _CHUNK, offset + length, _CHUNK):
+                    self._send_chunk(start, asked)
+                self._asked = time.monotonic()
+        self._mark.unlink(missing_ok=True)
+        self._there.set()
+        if self._device.pin is not None:
+            self._device.pin.release()
+
+    # -- the rest --------------------------------------------------------------------------------
+
+    def _send(self) -> None:
+        self._socket.sendall(self._opened.data)
+        for start in self._chunks():
+            # Who waits for one page will wait for others in a moment.
+            while (quiet := time.monotonic() - self._asked) < _QUIET:
+                if self._there.wait(_QUIET - quiet):
+                    return
+            self._send_chunk(start, ())
+        with self._sending:
+            self._socket.sendall(postcopy.closing(self._opened))
+
+    def _chunks(self) -> Iterator[int]:
+        """Where data begins, in order."""
+        last = -1
+        for extent in self._device.extents(0, self._size):
+            if not extent.zero:
+                low = max(last + 1, extent.offset // _CHUNK)
+                last = (extent.offset + extent.length - 1) // _CHUNK
+                yield from range(low * _CHUNK, (last + 1) * _CHUNK, _CHUNK)
+
+    def _send_chunk(self, start: int, asked: Sequence[int]) -> None:
+        """What of a chunk has not gone yet: the pages asked for, then those that are not zero."""
+        stop = min(start + _CHUNK, self._size)
+        data = self._device.read(start, stop - start)
+        with self._sending:
+            missing = [at for at in range(start, stop, PAGE) if not self._sent[at // PAGE]]
+            pages = [(at, data[at - start : at - start + PAGE]) for at in missing]
+            first = [each for each in pages if each[0] in asked]
+            rest = [each for each in pages if each[0] not in asked and each[1] != postcopy.ZEROS]
+            for at, _ in (*first, *rest):
+                self._sent[at // PAGE] = 1
+            if first or rest:
+                self._socket.sendall(postcopy.part(self._opened, [*first, *rest]))

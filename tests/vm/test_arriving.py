@@ -1,0 +1,284 @@
+"""Memory that comes while its guest runs: what is asked for first, all of it in the end."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from blockvault.device import Extent
+from blockvault.errors import Damaged, ToolFailed
+from blockvault.vm import arriving, stream
+from blockvault.vm.arriving import Arriving
+from blockvault.vm.postcopy import Opening
+from blockvault.vm.running import Running
+from blockvault.vm.stream import PAGE
+from tests.vm.test_postcopy import message
+
+SIZE = 96 * PAGE
+OPENED = Opening(b"opening", 2, "ram")
+SECONDS = 10.0
+
+
+class Memory:
+    """A device whose data lie in some runs of pages; a page may be damaged."""
+
+    def __init__(self, runs: list[tuple[int, int]], damaged: int = -1) -> None:
+        rng = random.Random(7)
+        self.size = SIZE
+        self.pin = None
+        self.content = bytearray(SIZE)
+        self.runs = runs
+        self.damaged = damaged * PAGE
+        for start, stop in runs:
+            self.content[start * PAGE : stop * PAGE] = rng.randbytes((stop - start) * PAGE)
+
+    def extents(self, offset: int, length: int) -> list[Extent]:
+        return [Extent(a * PAGE, (b - a) * PAGE, False) for a, b in self.runs]
+
+    def read(self, offset: int, length: int) -> bytes:
+        if offset <= self.damaged < offset + length:
+            raise Damaged("a block of the memory is damaged")
+        return bytes(self.content[offset : offset + length])
+
+
+class Guest:
+    """The side of QEMU: takes pages, asks for some, says when it has all."""
+
+    def __init__(self, path: Path) -> None:
+        self.found: dict[int, bytes] = {}
+        self.order: list[int] = []
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(1)
+
+    def begin(self) -> None:
+        self.socket, _ = self._listener.accept()
+        self._source = self.socket.makefile("rb")
+        assert self._source.read(len(OPENED.data)) == OPENED.data
+
+    def ask(self, page: int, count: int = 1) -> None:
+        offset = (page * PAGE).to_bytes(8, "big")
+        self.socket.sendall(message(4, offset + (count * PAGE).to_bytes(4, "big")))
+
+    def take_part(self) -> bool:
+        """One section of pages; False at the end of the stream."""
+        kind = self._source.read(1)
+        if kind in (b"", b"\0"):
+            return False
+        self._source.read(4)
+        while not (header := int.from_bytes(self._source.read(8), "big")) & 0x10:
+            if not header & stream.SAME_BLOCK:
+                assert self._source.read(4) == b"\x03ram"
+            body = self._source.read(PAGE) if header & stream.FULL else self._source.read(1) * PAGE
+            at = header & ~(PAGE - 1)
+            assert at not in self.found, "QEMU takes no page twice"
+            self.found[at] = body
+            self.order.append(at // PAGE)
+        assert self._source.read(5) == stream.footer(2)
+        return True
+
+    def close(self) -> None:
+        self._source.close()
+        self.socket.close()
+        self._listener.close()
+
+    def finish(self) -> None:
+        while self.take_part():
+            pass
+        self.socket.sendall(message(1, bytes(4)))
+
+
+@pytest.fixture
+def slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rest does not come before a test is over."""
+    monkeypatch.setattr(arriving, "_QUIET", 5.0)
+
+
+Start = Callable[[Memory], tuple[Arriving, Guest]]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    """Memory on its way to a guest; both are closed in the end."""
+    with ExitStack() as closing:
+
+        def begun(memory: Memory) -> tuple[Arriving, Guest]:
+            guest = Guest(tmp_path / "in")
+            coming = Arriving(memory, OPENED, tmp_path / "mark")  # type: ignore[arg-type]
+            coming.begin(tmp_path / "in", SECONDS)
+            closing.callback(coming.close)
+            guest.begin()
+            closing.callback(guest.close)
+            return coming, guest
+
+        yield begun
+
+
+def test_all_that_is_not_zero_comes(tmp_path: Path, start: Start) -> None:
+    memory = Memory([(3, 5), (40, 70), (95, 96)])
+    coming, guest = start(memory)
+    assert (tmp_path / "mark").exists()
+    guest.finish()
+    coming.wait(SECONDS)
+    assert not (tmp_path / "mark").exists()
+    wanted = {
+        n * PAGE: bytes(memory.content[n * PAGE : (n + 1) * PAGE])
+        for start, stop in memory.runs
+        for n in range(start, stop)
+    }
+    assert guest.found == wanted
+
+
+def test_who_waits_goes_first(start: Start, slow: None) -> None:
+    memory = Memory([(0, 96)])
+    _, guest = start(memory)
+    guest.ask(77)
+    assert guest.take_part()
+    assert guest.order[0] == 77
+    assert sorted(guest.order) == list(range(64, 96)), "its neighbours come with it"
+    guest.ask(78)  # it has that
+    guest.ask(5)
+    assert guest.take_part()
+    assert guest.order[32] == 5
+
+
+def test_zeros_come_to_those_who_ask(start: Start, slow: None) -> None:
+    _, guest = start(Memory([(0, 1)]))
+    guest.ask(31, count=2)  # on both sides of a border
+    assert guest.take_part()
+    assert guest.take_part()
+    assert guest.found.pop(31 * PAGE) == bytes(PAGE)
+    assert guest.found.pop(32 * PAGE) == bytes(PAGE)
+    assert list(guest.found) == [0]
+
+
+def test_damaged_memory_is_told_and_ends_the_stream(tmp_path: Path, start: Start) -> None:
+    coming, guest = start(Memory([(0, 96)], damaged=40))
+    while guest.take_part():
+        pass
+    with pytest.raises(Damaged, match="damaged"):
+        coming.wait(SECONDS)
+    assert isinstance(coming.error, Damaged)
+    assert (tmp_path / "mark").exists(), "the guest cannot go on"
+
+
+def test_a_qemu_that_ends(start: Start, slow: None) -> None:
+    coming, guest = start(Memory([(0, 96)]))
+    guest.socket.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(ToolFailed) as caught:
+        coming.wait(SECONDS)
+    assert caught.value.reason == "qemu-gone"
+
+
+def test_closing_in_the_middle(start: Start, slow: None) -> None:
+    coming, _guest = start(Memory([(0, 96)]))
+    before = threading.active_count()
+    coming.close()
+    assert threading.active_count() == before - 2
+
+
+def test_a_qemu_that_does_not_know_how_gets_all_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(*_: object, **__: object) -> None:
+        raise ToolFailed("Postcopy is not supported", kind="qemu-refused")
+
+    running = Running.__new__(Running)
+    running._monitor = SimpleNamespace(execute=refused)  # type: ignore[assignment]
+    running.run = SimpleNamespace(migration=Path("/nonexistent"))  # type: ignore[assignment]
+    running.session = SimpleNamespace(branch=SimpleNamespace(name="main"))  # type: ignore[assignment]
+    saved: Any = SimpleNamespace(memory=SimpleNamespace(size=SIZE))
+    monkeypatch.setattr("blockvault.vm.postcopy.opening", lambda devices, size: OPENED)
+    assert not running._follow(saved, b"devices")
+    # What is no refusal is told.
+    running._monitor = SimpleNamespace(execute=_gone)  # type: ignore[assignment]
+    with pytest.raises(ToolFailed, match="went away"):
+        running._follow(saved, b"devices")
+
+
+def _gone(*_: object, **__: object) -> None:
+    raise ToolFailed("QEMU went away", kind="qemu-gone")
+
+
+# -- real machines -----------------------------------------------------------------------------
+
+
+def test_a_guest_goes_on_before_its_memory_is_there(lab: Any) -> None:
+    lab.create(memory="256M")
+    console = lab.start()
+    console.run("dd if=/dev/urandom of=/run/noise bs=1M count=8; md5sum /run/noise >/run/sum")
+    lab.run("vm", "pause", "main")
+    made = lab.snapshot()
+    (source,) = lab.runtime.glob("*/memory")
+    told = lab.run("vm", "start", made["id"], "--as", "twin", "--json")
+    assert "resumed" in told["told"]
+    # Paused as it was saved: nothing but QEMU has touched it, and a snapshot waits for all of it.
+    again = lab.snapshot("twin")
+    (twin,) = set(lab.runtime.glob("*/memory")) - {source}
+    assert _differing_pages(source, twin) <= 1, "no more than the new generation id"
+    different = {row["volume"]: row for row in lab.run("diff", made["id"], again["id"], "--json")}
+    assert different["memory"]["changed"] <= PAGE
+    lab.run("vm", "resume", "twin")
+    assert lab.console("twin").run("md5sum -c /run/sum") == "/run/noise: OK"
+    lab.run("vm", "rollback", "twin", made["id"])
+    # And one that runs at once.
+    lab.run("vm", "resume", "main")
+    running = lab.snapshot()
+    lab.run("vm", "start", running["id"], "--as", "third")
+    third = lab.console("third")
+    at = third.counter()
+    assert third.run("md5sum -c /run/sum") == "/run/noise: OK"
+    lab.wait_until(lambda: third.counter() > at)
+    lab.snapshot("third")
+    lab.run("vm", "start", running["id"], "--as", "eager", "--eager")
+    assert lab.console("eager").run("md5sum -c /run/sum") == "/run/noise: OK"
+    lab.run("verify")
+
+
+def _differing_pages(a: Path, b: Path) -> int:
+    one, other = a.read_bytes(), b.read_bytes()
+    assert len(one) == len(other)
+    return sum(one[n : n + PAGE] != other[n : n + PAGE] for n in range(0, len(one), PAGE))
+
+
+def test_a_supervisor_that_dies_while_memory_comes(lab: Any) -> None:
+    """A QEMU whose memory will never be whole is not taken over."""
+    lab.create(memory="512M")
+    console = lab.start()
+    console.run("echo kept >/disk/f; sync; dd if=/dev/urandom of=/run/noise bs=1M count=100")
+    made = lab.snapshot()
+    lab.run("vm", "stop", "main", "--force")
+    for number in range(10):
+        name = f"twin{number}"
+        told = lab.run("vm", "start", made["id"], "--as", name, "--json", "--paused")
+        (mark,) = (_state(lab, name) / "unsound",)
+        was_coming = mark.exists()
+        os.kill(told["pid"], signal.SIGKILL)
+        if was_coming and mark.exists():
+            break
+    else:
+        raise AssertionError("memory was there before anybody could be killed")
+    qemu = lab.status(name)["qemu"]
+    lab.wait_until(lambda: lab.status(name)["status"] == "orphaned")
+    assert "resumed" in lab.run("vm", "start", name)
+    assert lab.status(name)["qemu"] != qemu
+    assert lab.console(name).run("cat /disk/f") == "kept"
+
+
+def _state(lab: Any, branch: str) -> Path:
+    deadline = time.monotonic() + SECONDS
+    while time.monotonic() < deadline:
+        for state in lab.runtime.glob("*/state.json"):
+            if json.loads(state.read_text())["branch"] == branch:
+                return Path(state).parent
+    raise AssertionError(f"{branch} has no run directory")
