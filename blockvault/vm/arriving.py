@@ -61,6 +61,7 @@ class Arriving:
         self._opened = opened
         self._sent = bytearray(memory.size // PAGE)
         self._sending = threading.Lock()
+        self._all_sent = False
         self._asked = time.monotonic()
         self._mark = mark
         self._there = threading.Event()
@@ -134,6 +135,7 @@ class Arriving:
                     return
             self._send_chunk(start, ())
         with self._sending:
+            self._all_sent = True
             self._socket.sendall(postcopy.closing(self._opened))
 
     def _chunks(self) -> Iterator[int]:
@@ -150,6 +152,8 @@ class Arriving:
         stop = min(start + _CHUNK, self._size)
         data = self._device.read(start, stop - start)
         with self._sending:
+            if self._all_sent:
+                return  # what is asked for now is zero, which QEMU knows when it reads the end
             missing = [at for at in range(start, stop, PAGE) if not self._sent[at // PAGE]]
             pages = [(at, data[at - start : at - start + PAGE]) for at in missing]
             first = [each for each in pages if each[0] in asked]

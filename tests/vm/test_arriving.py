@@ -94,9 +94,12 @@ class Guest:
         self.socket.close()
         self._listener.close()
 
-    def finish(self) -> None:
+    def finish(self, late: int | None = None) -> None:
+        """Take everything; ask for one page more when the end has come already."""
         while self.take_part():
             pass
+        if late is not None:
+            self.ask(late)
         self.socket.sendall(message(1, bytes(4)))
 
 
@@ -162,6 +165,16 @@ def test_zeros_come_to_those_who_ask(start: Start, slow: None) -> None:
     assert guest.found.pop(31 * PAGE) == bytes(PAGE)
     assert guest.found.pop(32 * PAGE) == bytes(PAGE)
     assert list(guest.found) == [0]
+
+
+def test_who_asks_when_all_was_sent_gets_nothing_more(start: Start) -> None:
+    """QEMU reads nothing behind the end, and answers such a guest itself."""
+    coming, guest = start(Memory([(0, 1)]))
+    guest.finish(late=90)
+    coming.wait(SECONDS)
+    guest.socket.settimeout(0.2)
+    with pytest.raises(TimeoutError):
+        guest.socket.recv(1)
 
 
 def test_damaged_memory_is_told_and_ends_the_stream(tmp_path: Path, start: Start) -> None:
