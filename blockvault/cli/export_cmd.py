@@ -22,7 +22,7 @@ _STDOUT = "-"
     "export",
     examples={
         "blockvault export main disk.img": "The only volume of main, raw and sparse.",
-        "blockvault export main~1:vda old.qcow2 --format qcow2": "One volume, as qcow2.",
+        "blockvault export main~1:vda old.qcow2": "One volume, as qcow2.",
         "blockvault export v1.0:vda - | gzip > vda.gz": "To standard output.",
     },
     shape={
@@ -38,14 +38,13 @@ _STDOUT = "-"
     "--format",
     "image_format",
     type=click.Choice(FORMATS),
-    default="raw",
-    show_default=True,
-    help="Format of the file; all but raw are written through qemu-img.",
+    help="Format of the file; all but raw are written through qemu-img.  [default: what its "
+    "name says, else raw]",
 )
 @click.option("-f", "--force", is_flag=True, help="Replace FILE if it exists.")
 @with_vault
 def run(
-    vault: Vault, source: str, file: str, image_format: str, force: bool, as_json: bool
+    vault: Vault, source: str, file: str, image_format: str | None, force: bool, as_json: bool
 ) -> None:
     """Write one volume to an image file.
 

@@ -53,28 +53,29 @@ def export(
     volume: str | None,
     target: Path | BinaryIO,
     *,
-    format: str = "raw",  # noqa: A002 - the word every image tool uses
+    format: str | None = None,  # noqa: A002 - the word every image tool uses
     force: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
     """Write one volume of a revision as an image; a stream gets raw bytes.
 
-    A file appears under its name only when it is complete; ``force`` lets it replace another.
+    The format is what was stated, or what the ending of the file's name says, or raw.  A file
+    appears under its name only when it is complete; ``force`` lets it replace another.
     """
     device = vault.device(rev, volume)
     report = progress or silent
     if not isinstance(target, Path):
-        if format != "raw":
+        if format not in (None, "raw"):
             raise BadRequest(f"a {format} image cannot be written to a stream; name a file")
         data = _stream(device, target, 0, device.size, report)
         return Exported(device.name, device.size, data, None)
-    images.format_of(target, format)
+    chosen = images.format_to_write(target, format)
     if target.is_block_device():
-        if format != "raw":
-            raise BadRequest(f"{target} is a block device: it gets the raw bytes, not {format}")
+        if chosen != "raw":
+            raise BadRequest(f"{target} is a block device: it gets the raw bytes, not {chosen}")
         data = _to_block_device(device, target, force, report)
     else:
-        data = _to_file(device, target, format, force, report)
+        data = _to_file(device, target, chosen, force, report)
     return Exported(device.name, device.size, data, target)
 
 

@@ -104,6 +104,11 @@ class RawImage:
         return data + bytes(length - len(data)) if len(data) < length else data
 
 
+def format_to_write(path: Path, stated: str | None) -> str:
+    """The format of a new image: what was stated, or its ending says; else raw."""
+    return _SUFFIXES.get(path.suffix.lower(), "raw") if stated is None else format_of(path, stated)
+
+
 def format_of(path: Path, stated: str | None) -> str:
     """The image format: what was stated, or what the file name's ending says."""
     if stated is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -211,6 +213,20 @@ def test_formats_of_other_programs(world, need_tool, image_format) -> None:
     world("import", "out.img", "--format", image_format, "--volume", "back", "-m", image_format)
     difference = world("diff", "main", "./second.img", "--volume", "back", "--json").lines
     assert all(item["changed"] == 0 for item in difference)  # vpc rounds the size up
+
+
+@pytest.mark.parametrize(
+    ("name", "image_format"),
+    [("a.qcow2", "qcow2"), ("a.VDI", "vdi"), ("a.vhd", "vpc"), ("a.img", "raw"), ("a", "raw")],
+)
+def test_the_ending_of_a_name_says_the_format(world, need_tool, name, image_format) -> None:
+    need_tool("qemu-img")
+    world("export", "main:vda", name)
+    command = ["qemu-img", "info", "--output=json", world.path / name]
+    told = subprocess.run(command, capture_output=True, check=True).stdout
+    assert json.loads(told)["format"] == image_format
+    world("export", "main:vda", name, "--force", "--format", "raw")
+    assert (world.path / name).stat().st_size == world.path.joinpath("second.img").stat().st_size
 
 
 def test_the_vault_is_found_named_and_told_apart(world, tmp_path) -> None:
