@@ -20,13 +20,14 @@ compressing neighbours together gains half again over compressing 4 KiB blocks a
 LMDB stores few large values at a fraction of the cost of many small ones.  The *log* is the only
 source of truth: it is append-only, and each record's hash covers the whole log before it.
 
-Reading order: ``types`` says what a store is, ``codec``, ``frames`` and ``eventlog`` define the
-bytes, ``tables`` and ``format`` name and version them; ``env`` is the LMDB store, over ``shared``
-(one environment per process), ``readtxn`` and ``writetxn`` (its transactions), ``index`` (its
-largest table), ``bloom`` (what is certainly not in it), ``writelock`` (who writes next),
-``headfile``, ``journal`` (flushes before their commit), ``pages`` and ``subpages`` (the file as
-seen without the engine), ``freespace`` (unused pages given back), ``residency`` (what was read does
-not stay mapped), ``faults`` (errors); ``memory`` is the same store in dictionaries.
+Reading order: ``types`` says what a store is and ``chained`` what its log is, ``codec``, ``frames``
+and ``eventlog`` define the bytes, ``tables`` and ``format`` name and version them; ``env`` is the
+LMDB store, over ``shared`` (one environment per process), ``readtxn`` and ``writetxn`` (its
+transactions), ``index`` (its largest table), ``bloom`` (what is certainly not in it), ``writelock``
+(who writes next), ``headfile``, ``journal`` (flushes before their commit), ``pages`` and
+``subpages`` (the file as seen without the engine), ``freespace`` (unused pages given back),
+``residency`` (what was read does not stay mapped), ``faults`` (errors); ``memory`` is the same
+store in dictionaries.
 ``objects`` gets objects through either, ``caches`` and ``decoded`` keep what was read in memory and
 in a file, ``runs`` gets whole leaves, ``gathering`` collects new objects into frames.
 
