@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _CHUNK_LEAVES = 8
 _READ_AHEAD = 2
-_COMMIT_BYTES = 64 << 20
+_COMMIT_BYTES = 16 << 20
 
 
 class Intake:

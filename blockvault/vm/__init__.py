@@ -10,6 +10,9 @@ agent       the guest's agent: file systems frozen for a quiet snapshot
 planning    how a revision starts: from saved memory, or from its disks
 state       memory and devices, into the vault and back, while the guest hardly notices
 filling     saved memory and boot files, from the vault to where QEMU finds them
+arriving    memory that comes while its guest runs
+postcopy    the stream in which it does
+touched     what guests touched first, for the next one
 statefile   a saved state of devices as a file that a running QEMU takes back
 running     one machine while it runs
 rewind      back to a full snapshot inside of the QEMU that runs

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import IOFailed, ToolFailed, VaultError
-from blockvault.vm import postcopy
+from blockvault.vm import postcopy, touched
 from blockvault.vm.stream import PAGE
 
 if TYPE_CHECKING:
@@ -31,6 +31,8 @@ WORTHWHILE = 256 << 20
 """Bytes of memory from which on a guest is not made to wait for all of it."""
 _CHUNK = 128 << 10
 """Bytes that are read and sent at once: a guest that waits, waits for at most one of others."""
+_READ_BEFORE = 512
+"""Chunks that are read at most before there is anybody to send them to: 64 MiB."""
 _QUIET = 0.02
 """Seconds without a request after which the rest is sent."""
 _ALLOWED = Path("/proc/sys/vm/unprivileged_userfaultfd")
@@ -51,34 +53,48 @@ def worthwhile(memory: Any) -> bool:
 
 
 class Arriving:
-    """The memory of one machine on its way; ``wait`` until it is there, and ``close`` it."""
+    """The memory of one machine on its way.
 
-    def __init__(self, memory: StateDevice, opened: Opening, mark: Path) -> None:
-        """``mark`` is a file that is there as long as the guest cannot do without this process."""
+    ``prepare`` it, ``begin`` when QEMU listens, ``wait`` until it is there, and ``close`` it.
+    """
+
+    def __init__(self, memory: StateDevice, opened: Opening, mark: Path, hints: Path) -> None:
+        """``mark`` is a file that is there as long as the guest cannot do without this process;
+        ``hints`` one with what others from the same memory touched first."""
         self.error: VaultError | None = None
         self._device = memory
         self._size = memory.size
         self._opened = opened
+        self._mark = mark
+        self._hints = hints
+        self._hinted = touched.load(hints)
+        self._touched: list[int] = []
         self._sent = bytearray(memory.size // PAGE)
         self._sending = threading.Lock()
         self._all_sent = False
         self._asked = time.monotonic()
-        self._mark = mark
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._connected = False
+        self._begun = threading.Event()
         self._there = threading.Event()
         self._threads = [
             threading.Thread(target=self._guarded, args=(work,), name=work.__name__, daemon=True)
             for work in (self._send, self._answer)
         ]
 
+    def prepare(self) -> None:
+        """Read what the guest will touch first, while its QEMU starts."""
+        for thread in self._threads:
+            thread.start()
+
     def begin(self, path: Path, seconds: float) -> None:
-        """Start to send to a QEMU that listens at ``path`` for a migration to come in."""
-        self._socket = socket.socket(socket.AF_UNIX)
+        """Send to a QEMU that listens at ``path`` for a migration to come in."""
         self._socket.settimeout(seconds)
         self._socket.connect(str(path))
         self._socket.settimeout(None)
+        self._connected = True
         self._mark.touch()
-        for thread in self._threads:
-            thread.start()
+        self._begun.set()
 
     def wait(self, seconds: float | None = None) -> None:
         """Until all of it is there; raises what went wrong."""
@@ -88,12 +104,16 @@ class Arriving:
             raise self.error
 
     def close(self) -> None:
-        """Stop sending, for a QEMU that has ended or has all."""
-        with contextlib.suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+        """Stop sending, for a QEMU that has ended or has all, or never began."""
+        self._hang_up()
+        self._begun.set()
         for thread in self._threads:
             thread.join()
         self._socket.close()
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def _guarded(self, work: Callable[[], None]) -> None:
         try:
@@ -107,36 +127,51 @@ class Arriving:
         if not self._there.is_set():
             self.error = error
             self._there.set()
-            with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+            self._hang_up()
 
     # -- what the guest waits for ----------------------------------------------------------------
 
     def _answer(self) -> None:
+        self._begun.wait()
+        if not self._connected:
+            return
         with self._socket.makefile("rb") as source:
             for offset, length in postcopy.requests(source):
                 asked = range(offset, offset + length, PAGE)
                 for start in range(offset // _CHUNK * _CHUNK, offset + length, _CHUNK):
-                    self._send_chunk(start, asked)
+                    self._send_pages(start, self._read(start), asked)
                 self._asked = time.monotonic()
+                self._touched.append(offset // PAGE)
         self._mark.unlink(missing_ok=True)
         self._there.set()
         if self._device.pin is not None:
             self._device.pin.release()
+        if self._touched:
+            touched.save(self._hints, [*self._hinted, *self._touched])
 
     # -- the rest --------------------------------------------------------------------------------
 
     def _send(self) -> None:
+        first = [(start, self._read(start)) for start in self._hinted_chunks()]
+        self._begun.wait()
+        if not self._connected:
+            return
         self._socket.sendall(self._opened.data)
+        for start, data in first:
+            self._send_pages(start, data)
         for start in self._chunks():
             # Who waits for one page will wait for others in a moment.
             while (quiet := time.monotonic() - self._asked) < _QUIET:
                 if self._there.wait(_QUIET - quiet):
                     return
-            self._send_chunk(start, ())
+            self._send_pages(start, self._read(start))
         with self._sending:
             self._all_sent = True
             self._socket.sendall(postcopy.closing(self._opened))
+
+    def _hinted_chunks(self) -> list[int]:
+        starts = (page * PAGE // _CHUNK * _CHUNK for page in self._hinted)
+        return [start for start in dict.fromkeys(starts) if start < self._size][:_READ_BEFORE]
 
     def _chunks(self) -> Iterator[int]:
         """Where data begins, in order."""
@@ -147,14 +182,16 @@ class Arriving:
                 last = (extent.offset + extent.length - 1) // _CHUNK
                 yield from range(low * _CHUNK, (last + 1) * _CHUNK, _CHUNK)
 
-    def _send_chunk(self, start: int, asked: Sequence[int]) -> None:
+    def _read(self, start: int) -> bytes:
+        return self._device.read(start, min(_CHUNK, self._size - start))
+
+    def _send_pages(self, start: int, data: bytes, asked: Sequence[int] = ()) -> None:
         """What of a chunk has not gone yet: the pages asked for, then those that are not zero."""
-        stop = min(start + _CHUNK, self._size)
-        data = self._device.read(start, stop - start)
         with self._sending:
             if self._all_sent:
                 return  # what is asked for now is zero, which QEMU knows when it reads the end
-            missing = [at for at in range(start, stop, PAGE) if not self._sent[at // PAGE]]
+            offsets = range(start, start + len(data), PAGE)
+            missing = [at for at in offsets if not self._sent[at // PAGE]]
             pages = [(at, data[at - start : at - start + PAGE]) for at in missing]
             first = [each for each in pages if each[0] in asked]
             rest = [each for each in pages if each[0] not in asked and each[1] != postcopy.ZEROS]

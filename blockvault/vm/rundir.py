@@ -80,6 +80,8 @@ class RunDir:
         self.path = base / f"{vault_id.hex()[:12]}-{branch}"
         self.boot_files = base / "boot"
         """Where the machines of this host share them, see ``filling``."""
+        self.touched = base / "touched"
+        """What guests touched first, see ``touched``."""
         self.console_log = vault / LOGS / str(branch) / CONSOLE_LOG
         self.memory = self.path / MEMORY
         self.qmp = self.path / "qmp"

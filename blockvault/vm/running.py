@@ -91,10 +91,12 @@ class Running:
         Without a ``filling`` its memory comes while it runs.
         """
         devices = saved.devices(self.vault)
+        if filling is None:
+            self.arriving = self._prepare(saved, devices)
         self._spawn(incoming=True)
         if filling is not None:
             self._load(filling, devices)
-        elif not self._follow(saved, devices):
+        elif not self._follow():
             with Filling(self.vault, saved.memory, self.run) as late:
                 self._load(late, devices)
         if not paused:
@@ -105,19 +107,33 @@ class Running:
         filling.finish()
         state.load_devices(self.monitor, self.run.migration, devices)
 
-    def _follow(self, saved: Plan, devices: bytes) -> bool:
-        """Let QEMU begin before its memory is there; False where it does not know how."""
+    def _prepare(self, saved: Plan, devices: bytes) -> Arriving | None:
+        """Memory that is to come while the guest runs; None where its state is not understood."""
         try:
             opened = postcopy.opening(devices, saved.memory.size)
-            state.expect(self.monitor, self.run.migration)
         except ToolFailed as error:
-            if error.reason not in ("bad-stream", "qemu-refused"):
-                raise
             log.info("%s: all memory comes first: %s", self.session.branch.name, error)
-            return False
+            return None
         pin = reading.pin_position(self.vault, saved.position)
         device = attachments.device(self.vault, saved.memory, pin)
-        self.arriving = Arriving(device, opened, self.run.unsound)
+        hints = self.run.touched / saved.memory.root.hex()
+        arriving = Arriving(device, opened, self.run.unsound, hints)
+        arriving.prepare()
+        return arriving
+
+    def _follow(self) -> bool:
+        """Let QEMU begin before its memory is there; False where that cannot be."""
+        if self.arriving is None:
+            return False
+        try:
+            state.expect(self.monitor, self.run.migration)
+        except ToolFailed as error:
+            if error.reason != "qemu-refused":
+                raise
+            log.info("%s: all memory comes first: %s", self.session.branch.name, error)
+            self.arriving.close()
+            self.arriving = None
+            return False
         self.arriving.begin(self.run.migration, START_SECONDS)
         self.monitor.wait_for(self._has_devices, "the saved state")
         return True

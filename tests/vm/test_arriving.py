@@ -19,7 +19,7 @@ import pytest
 
 from blockvault.device import Extent
 from blockvault.errors import Damaged, ToolFailed
-from blockvault.vm import arriving, stream
+from blockvault.vm import arriving, stream, touched
 from blockvault.vm.arriving import Arriving
 from blockvault.vm.postcopy import Opening
 from blockvault.vm.running import Running
@@ -119,9 +119,11 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
         def begun(memory: Memory) -> tuple[Arriving, Guest]:
             guest = Guest(tmp_path / "in")
-            coming = Arriving(memory, OPENED, tmp_path / "mark")  # type: ignore[arg-type]
-            coming.begin(tmp_path / "in", SECONDS)
+            hints = tmp_path / "touched" / "hints"
+            coming = Arriving(memory, OPENED, tmp_path / "mark", hints)  # type: ignore[arg-type]
             closing.callback(coming.close)
+            coming.prepare()
+            coming.begin(tmp_path / "in", SECONDS)
             guest.begin()
             closing.callback(guest.close)
             return coming, guest
@@ -202,21 +204,78 @@ def test_closing_in_the_middle(start: Start, slow: None) -> None:
     assert threading.active_count() == before - 2
 
 
-def test_a_qemu_that_does_not_know_how_gets_all_first(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_one_guest_touched_the_next_one_gets_first(
+    tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hints = tmp_path / "touched" / "hints"
+    with monkeypatch.context() as slowly:
+        slowly.setattr(arriving, "_QUIET", 0.2)
+        coming, guest = start(Memory([(0, 96)]))
+        guest.ask(70)
+        guest.finish()
+        coming.wait(SECONDS)
+        coming.close()
+    assert list(touched.load(hints)) == [70]
+    (tmp_path / "in").unlink()
+    monkeypatch.setattr(arriving, "_QUIET", 5.0)
+    _, guest = start(Memory([(0, 96)]))
+    assert guest.take_part()
+    assert guest.order == list(range(64, 96))
+
+
+def test_hints_are_no_more_than_that(tmp_path: Path, start: Start) -> None:
+    """Noise, and pages that the memory does not have."""
+    (tmp_path / "touched").mkdir()
+    (tmp_path / "touched" / "hints").write_bytes(random.Random(3).randbytes(4003))
+    memory = Memory([(0, 96)])
+    coming, guest = start(memory)
+    guest.finish()
+    coming.wait(SECONDS)
+    assert b"".join(guest.found[n * PAGE] for n in range(96)) == memory.content
+
+
+def test_only_so_many_hints_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(touched, "_KEPT", 3)
+    for number in range(5):
+        touched.save(tmp_path / "t" / str(number), [number])
+        os.utime(tmp_path / "t" / str(number), (number, number))
+    touched.save(tmp_path / "t" / "5", [5])
+    assert {each.name for each in (tmp_path / "t").iterdir()} == {"3", "4", "5"}
+    assert list(touched.load(tmp_path / "t" / "4")) == [4]
+    assert list(touched.load(tmp_path / "t" / "0")) == []
+
+
+def test_one_that_never_begins(start: Start, tmp_path: Path) -> None:
+    hints = tmp_path / "hints"
+    never = Arriving(Memory([(0, 9)]), OPENED, tmp_path / "mark", hints)  # type: ignore[arg-type]
+    before = threading.active_count()
+    never.prepare()
+    never.close()
+    assert threading.active_count() == before
+    assert not (tmp_path / "mark").exists()
+
+
+def test_a_qemu_that_does_not_know_how_gets_all_first() -> None:
     def refused(*_: object, **__: object) -> None:
         raise ToolFailed("Postcopy is not supported", kind="qemu-refused")
 
+    closed: list[bool] = []
+    coming: Any = SimpleNamespace(close=lambda: closed.append(True))
     running = Running.__new__(Running)
+    running.arriving = None
+    assert not running._follow(), "a state that was not understood"
     running._monitor = SimpleNamespace(execute=refused)  # type: ignore[assignment]
     running.run = SimpleNamespace(migration=Path("/nonexistent"))  # type: ignore[assignment]
     running.session = SimpleNamespace(branch=SimpleNamespace(name="main"))  # type: ignore[assignment]
-    saved: Any = SimpleNamespace(memory=SimpleNamespace(size=SIZE))
-    monkeypatch.setattr("blockvault.vm.postcopy.opening", lambda devices, size: OPENED)
-    assert not running._follow(saved, b"devices")
+    running.arriving = coming
+    assert not running._follow()
+    assert closed == [True]
+    assert running.arriving is None
     # What is no refusal is told.
+    running.arriving = coming
     running._monitor = SimpleNamespace(execute=_gone)  # type: ignore[assignment]
     with pytest.raises(ToolFailed, match="went away"):
-        running._follow(saved, b"devices")
+        running._follow()
 
 
 def _gone(*_: object, **__: object) -> None:
