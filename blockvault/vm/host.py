@@ -1,4 +1,7 @@
-"""What this host offers a machine: QEMU and its version, KVM or emulation, room for memory."""
+"""What this host offers a machine: QEMU and its version, KVM or emulation, room for memory.
+
+Every command about machines loads this, and few ask QEMU anything: so what asks is loaded late.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,6 @@ import functools
 import json
 import os
 import re
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ _FIRMWARE = (
 
 def qemu() -> str:
     """The path of QEMU; ``ToolFailed`` names the package that has it."""
+    import shutil
+
     path = shutil.which(BINARY)
     if path is None:
         raise ToolFailed(
@@ -80,6 +83,8 @@ def accelerator() -> str:
 
 
 def _accelerator() -> str:
+    import subprocess
+
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg"
     probe = [qemu(), "-accel", "kvm", "-cpu", "host", "-M", "q35", "-m", "16", "-nodefaults"]
@@ -137,6 +142,8 @@ def firmware() -> tuple[Path, Path]:
 
 
 def _ask(*arguments: str) -> str:
+    import subprocess
+
     try:
         done = subprocess.run(
             [qemu(), *arguments], capture_output=True, text=True, check=False,

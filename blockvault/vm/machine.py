@@ -7,13 +7,13 @@ started years later must not depend on files of the host.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from blockvault.errors import BadRequest, Damaged, Unsupported
+from blockvault.ids import object_id
 
 CONFIG, MEMORY, DEVICES, HOST = "machine.json", "memory", "device-state", "state.json"
 LAYOUT, COMMAND = "memory.json", "qemu-command.json"
@@ -90,7 +90,7 @@ class Machine:
 
 def mac_for(seed: str) -> str:
     """A stable, locally administered MAC address in QEMU's range."""
-    digest = hashlib.sha256(seed.encode()).hexdigest()
+    digest = object_id(seed.encode()).hex()
     return f"52:54:00:{digest[:2]}:{digest[2:4]}:{digest[4:6]}"
 
 

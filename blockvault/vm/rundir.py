@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blockvault.errors import BadRequest, IOFailed
-from blockvault.ops import attachments
 from blockvault.vm.machine import BOOT_FILES, CONFIG, MEMORY
 
 if TYPE_CHECKING:
@@ -156,6 +155,8 @@ def status(state: State | None) -> str:
 
 def machines(base: Path, vault: Vault) -> list[tuple[str, State | None, str]]:
     """(branch, state, status) of every branch that has a machine."""
+    from blockvault.ops import attachments  # dear to import, and orders to one machine need it not
+
     found = []
     for branch in vault.branches():
         if attachments.inherited(vault, vault.resolve(branch.name), CONFIG) is None:

@@ -86,7 +86,7 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "share=on" in line
     assert '"export": "web,1/vda"' in line
     assert "vmgenid,guid=auto" in line
-    assert words[-3:] == ["-incoming", "defer", "-s"]
+    assert words[-4:] == ["-incoming", "defer", "-S", "-s"], "what the user adds comes last"
 
 
 @pytest.mark.parametrize(
