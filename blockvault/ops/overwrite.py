@@ -75,7 +75,13 @@ class _Overwriting:
 
     def leaves(self, some: list[Leaf]) -> int:
         """Write what differs in these leaves; return its bytes."""
-        numbers = [first + n for first, node in some for n in self._differing(first, node)]
+        with self._vault.read() as reader:
+            digests = [reader.get(tables.RUNS, object_id(node)) for _, node in some]
+        numbers = [
+            first + n
+            for (first, node), digest in zip(some, digests, strict=True)
+            for n in self._differing(first, node, digest)
+        ]
         for number, block in zip(numbers, self._device.scattered(numbers), strict=True):
             start = number * self._size
             stop = min(start + self._size, len(self._memory))
@@ -85,13 +91,11 @@ class _Overwriting:
                 self._memory[start:stop] = block[: stop - start]
         return len(numbers) * self._size
 
-    def _differing(self, first: int, node: bytes) -> list[int]:
+    def _differing(self, first: int, node: bytes, digest: bytes | None) -> list[int]:
         """Which blocks of a leaf differ.  Read, not looked at through the mapping: that would make
         data of holes."""
         size = self._size
         there = self._file.read(first * size, tree.FANOUT * size)
-        with self._vault.read() as reader:
-            digest = reader.get(tables.RUNS, object_id(node))
         if digest == object_id(there):
             return []
         view = memoryview(there)

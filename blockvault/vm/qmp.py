@@ -27,6 +27,11 @@ T = TypeVar("T")
 Listener = Callable[[str, Mapping[str, Any]], None]
 
 
+def preload() -> None:
+    """Load the library of the protocol, while a QEMU that was just started begins to listen."""
+    import qemu.qmp  # noqa: F401
+
+
 class Monitor:
     """A connected monitor; close it, or use it in a ``with``."""
 

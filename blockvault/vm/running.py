@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import ToolFailed, VaultError
 from blockvault.ops import attachments, reading
-from blockvault.vm import command, postcopy, state
+from blockvault.vm import command, postcopy, qmp, state
 from blockvault.vm.arriving import Arriving
 from blockvault.vm.filling import Filling
 from blockvault.vm.machine import MEMORY, Machine
@@ -162,6 +162,7 @@ class Running:
 
     def _connect(self) -> None:
         """Reach the monitor; a QEMU that ended meanwhile tells why."""
+        qmp.preload()
         for _ in range(int(START_SECONDS / _POLL)):
             if self.run.qmp.exists() or self.qemu.wait(_POLL):
                 break

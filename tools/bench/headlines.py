@@ -102,7 +102,15 @@ SECTIONS = (
             Line("nbd/randread-16", "Random read on nested branches", "blockvault-nested"),
         ),
     ),
-    Section("Running machines", MACHINES, (Line("vm/pause"), Line("vm/restore"), Line("vm/clone"))),
+    Section(
+        "Running machines",
+        MACHINES,
+        tuple(
+            Line(f"{size}/{row}")
+            for size in ("vm", "vm-large")
+            for row in ("pause", "restore", "clone")
+        ),
+    ),
 )
 
 NOTE = """The peers' columns say how many times better blockvault is, in **bold** where it is ahead:

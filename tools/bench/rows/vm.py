@@ -9,55 +9,98 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from tools.bench.bench import Bench, say
 from tools.bench.commands import CommandFailed, command, shown
 from tools.bench.commands import run as run_commands
 from tools.bench.peers import vault
 from tools.bench.peers.qemu import QemuMigrate, QemuSavevm
-from tools.bench.results import LIMIT, Row, State
+from tools.bench.results import LIMIT, Row, State, Unit
 from tools.bench.rows import limits
 
 GROUP = "running machines"
 ROOT = Path(__file__).parents[3]
 OURS = vault.Blockvault.name
-PAUSE = Row("vm/pause", GROUP, "Pause of a running machine for a full snapshot")
 LIMIT_TEXT = limits.TEXT["restore"]
-RESTORE = Row(
-    "vm/restore", GROUP, "A full snapshot running again, until the guest answers", limit=LIMIT_TEXT
-)
-ORDER = Row(
-    "vm/order", GROUP, "The same as an order to the process that runs it", limit=LIMIT_TEXT
-)
-CLONE = Row("vm/clone", GROUP, "A clone of a full snapshot, ready to run", limit=LIMIT_TEXT)
-USED = Row("vm/used", GROUP, "Memory that the guest uses", "B")
-FIRST = Row("vm/first", GROUP, "Stored by the first full snapshot", "B")
-LATER = Row("vm/later", GROUP, "Stored by each later full snapshot", "B")
+
+
+class Size(NamedTuple):
+    """A guest: what its rows are called, and how much memory it has and keeps full, in MiB."""
+
+    key: str
+    name: str
+    memory: int
+    fill: int
+
+    def row(self, key: str, title: str, unit: Unit = "s", *, limit: str = "") -> Row:
+        return Row(f"{self.key}/{key}", GROUP, title + self.name, unit, limit=limit)
+
+
+SMALL = Size("vm", "", 512, 0)
+LARGE = Size("vm-large", ", 4 GiB of memory, half of it in use", 4096, 1500)
+
+
+class Rows(NamedTuple):
+    """What is measured of one guest."""
+
+    pause: Row
+    restore: Row
+    order: Row
+    clone: Row
+    used: Row
+    first: Row
+    later: Row
+
+    @classmethod
+    def of(cls, size: Size) -> Rows:
+        timed = {
+            "restore": "A full snapshot running again, until the guest answers",
+            "order": "The same as an order to the process that runs it",
+            "clone": "A clone of a full snapshot, until its guest answers",
+        }
+        stored = {
+            "used": "Memory that the guest uses",
+            "first": "Stored by the first full snapshot",
+            "later": "Stored by each later full snapshot",
+        }
+        return cls(
+            pause=size.row("pause", "Pause of a running machine for a full snapshot"),
+            **{key: size.row(key, title, limit=LIMIT_TEXT) for key, title in timed.items()},
+            **{key: size.row(key, title, "B") for key, title in stored.items()},
+        )
 
 
 def run(bench: Bench) -> None:
     """As many samples as the plan has machine runs; none where the guest cannot run."""
     reason = missing(bench)
-    if reason is not None:
+    for size in (SMALL, LARGE):
+        rows = Rows.of(size)
+        if reason is None:
+            _measure(bench, size, rows)
+            continue
         state: State = "not run" if vault.offers("vm") else "not built yet"
-        for row in (PAUSE, RESTORE, ORDER, CLONE, FIRST, LATER):
+        for row in rows:
             bench.results.leave_out(row, OURS, state, reason)
-        return
+
+
+def _measure(bench: Bench, size: Size, rows: Rows) -> None:
     report = bench.work / "machines.json"
     rounds = ("--rounds", str(bench.plan.machine_rounds))
-    words = (sys.executable, "-m", "tools.bench.machines", *rounds, "--json", report)
+    guest = ("--memory", f"{size.memory}M", "--fill", str(size.fill))
+    words = (sys.executable, "-m", "tools.bench.machines", *rounds, *guest, "--json", report)
     # its status says whether targets were met, which is not the question here
     each = command(*words, cwd=ROOT, fine=(0, 1))
     for number in bench.numbers(bench.plan.machine_runs):
-        say(f"running machines: run {number + 1} of {bench.plan.machine_runs}")
+        say(f"running machines{size.name}: run {number + 1} of {bench.plan.machine_runs}")
         try:
             run_commands([each], limit=bench.plan.time_limit)
         except CommandFailed as failure:
-            bench.results.leave_out(PAUSE, OURS, "failed", str(failure))
+            bench.results.leave_out(rows.pause, OURS, "failed", str(failure))
             return
-        _record(bench, json.loads(report.read_text()))
+        _record(bench, rows, json.loads(report.read_text()))
     names = {bench.work: "WORK", Path(sys.executable): "python"}
-    bench.results.commands[PAUSE.key] = {OURS: shown([each], names)}
+    bench.results.commands[rows.pause.key] = {OURS: shown([each], names)}
 
 
 def missing(bench: Bench) -> str | None:
@@ -69,20 +112,20 @@ def missing(bench: Bench) -> str | None:
     return QemuSavevm.missing()
 
 
-def _record(bench: Bench, found: dict[str, dict[str, float]]) -> None:
+def _record(bench: Bench, rows: Rows, found: dict[str, dict[str, float]]) -> None:
     ours, theirs, add = found["blockvault"], found["qemu"], bench.results.add
-    add(PAUSE, OURS, ours["pause_ms"] / 1000)
-    add(PAUSE, QemuSavevm.name, theirs["savevm_ms"] / 1000)
-    add(PAUSE, QemuMigrate.name, theirs["migrate_ms"] / 1000)
-    add(RESTORE, OURS, ours["restore_s"])
-    add(RESTORE, QemuSavevm.name, theirs["loadvm_s"])
-    add(ORDER, OURS, ours["restore_order_s"])
-    add(ORDER, QemuSavevm.name, theirs["loadvm_s"])
-    add(CLONE, OURS, ours["clone_s"])
-    add(CLONE, QemuSavevm.name, theirs["start_loadvm_s"])
+    add(rows.pause, OURS, ours["pause_ms"] / 1000)
+    add(rows.pause, QemuSavevm.name, theirs["savevm_ms"] / 1000)
+    add(rows.pause, QemuMigrate.name, theirs["migrate_ms"] / 1000)
+    add(rows.restore, OURS, ours["restore_s"])
+    add(rows.restore, QemuSavevm.name, theirs["loadvm_s"])
+    add(rows.order, OURS, ours["restore_order_s"])
+    add(rows.order, QemuSavevm.name, theirs["loadvm_s"])
+    add(rows.clone, OURS, ours["clone_s"])
+    add(rows.clone, QemuSavevm.name, theirs["start_loadvm_s"])
     copied = limits.copy_seconds(bench, int(ours["used_bytes"]))
-    for row in (RESTORE, ORDER, CLONE):
+    for row in (rows.restore, rows.order, rows.clone):
         add(row, LIMIT, copied)
-    add(USED, OURS, ours["used_bytes"])
-    add(FIRST, OURS, ours["first_stored_of_used"] * ours["used_bytes"])
-    add(LATER, OURS, ours["later_stored_of_used"] * ours["used_bytes"])
+    add(rows.used, OURS, ours["used_bytes"])
+    add(rows.first, OURS, ours["first_stored_of_used"] * ours["used_bytes"])
+    add(rows.later, OURS, ours["later_stored_of_used"] * ours["used_bytes"])
