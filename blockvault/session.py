@@ -39,6 +39,7 @@ from blockvault.model.overlay import Overlay
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import refs, resolve, snapshots, states
 from blockvault.pending import Batch, Pending
+from blockvault.store import residency
 from blockvault.storing import Prepared
 
 if TYPE_CHECKING:
@@ -325,6 +326,8 @@ class Session:
             if beside is not None:
                 beside.passed(frames, transaction.number)
         self._folding.rebase(volumes)
+        del frames
+        residency.give_back_heap()
 
     def snapshot(
         self,

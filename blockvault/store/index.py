@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, groupby, repeat
+from itertools import chain, groupby, islice, repeat
 
 import lmdb
 
@@ -46,6 +46,8 @@ _ROW_SIZE = _REST + _PLACE
 _ROWS = {length: struct.Struct(f"{length}x{_ROW_SIZE}s") for length in (1, 2)}
 """A row behind a key of that length."""
 
+_SLICE = 16_384
+"""Rows that are read at once; in a large index each page has its neighbours mapped along."""
 _SEEK_ROWS = 8
 """Rows that are read in order in the time of one look-up."""
 
@@ -118,9 +120,21 @@ class Index:
 
         In order only as far as they are settled.
         """
+        return b"".join(self.slices(first))
+
+    def slices(self, first: int) -> Iterator[bytes]:
+        """The same some at a time, so that not all of their pages are mapped at once."""
         byte = _SETTLED[first]
-        recent = [byte + row for row in self._rows(_RECENT[first])]
-        return b"".join((self._with_keys(byte), *recent))
+        if self._count(byte) <= _SLICE:
+            yield self._with_keys(byte)  # several times as fast
+        else:
+            rows = self._cursor.iternext_dup(keys=False)
+            while some := list(islice(rows, _SLICE)):
+                joined = b"".join([byte + row for row in some])
+                if len(joined) != len(some) * (1 + _ROW_SIZE):
+                    raise _wrong_length()
+                yield joined
+        yield b"".join([byte + row for row in self._rows(_RECENT[first])])
 
     def _rows(self, key: bytes) -> list[bytes]:
         """The rows under a key, in order."""
@@ -209,5 +223,9 @@ class Index:
 def _place(row: bytes | memoryview) -> int:
     """The place in a row.  A damaged page gives rows of any length."""
     if len(row) != _ROW_SIZE:
-        raise Damaged("a row of the object index has the wrong length", kind="bad-encoding")
+        raise _wrong_length()
     return int.from_bytes(row[_REST:])
+
+
+def _wrong_length() -> Damaged:
+    return Damaged("a row of the object index has the wrong length", kind="bad-encoding")

@@ -129,7 +129,12 @@ class LmdbReader(Reader):
         return [found.get(oid) for oid in ids]
 
     def index_entries(self, first: int) -> bytes:
-        return self._index().entries(first)
+        found = []
+        for some in self._index().slices(first):
+            found.append(some)
+            self._env.residency.note(len(some) // mmap.PAGESIZE * A_LOOKUP)
+            self._env.residency.settle()
+        return b"".join(found)
 
     def hidden(self, first: int) -> int:
         return self._index().hidden(first)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import lmdb
 import lmdb.verify
@@ -12,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from blockvault.errors import Damaged
 from blockvault.store import index
 from blockvault.store.index import ENTRY_SIZE, Index
 
@@ -95,7 +98,23 @@ def agree(tested: Index, model: dict[bytes, int]) -> None:
         found = tested.entries(first)
         cut = [found[at : at + ENTRY_SIZE] for at in range(0, len(found), ENTRY_SIZE)]
         assert sorted(cut) == packed
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(index, "_SLICE", 3)
+            sliced = list(tested.slices(first))
+        assert b"".join(sliced) == found
+        assert all(len(some) <= 3 * ENTRY_SIZE for some in sliced[:-1])
         assert tested.hidden(first) == 0
+
+
+def test_a_damaged_row_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A page that is not what it should be gives rows of any length."""
+    rows = [bytes(38), bytes(37), bytes(38)]
+    cursor: Any = SimpleNamespace(
+        set_key=lambda key: True, count=lambda: len(rows), iternext_dup=lambda keys: iter(rows)
+    )
+    monkeypatch.setattr(index, "_SLICE", 2)
+    with pytest.raises(Damaged, match="wrong length"):
+        list(Index(cursor, True).slices(0))
 
 
 def keys(env: lmdb.Environment, counts: list[int], recent: bool) -> dict[bytes, int]:
