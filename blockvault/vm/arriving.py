@@ -15,7 +15,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +31,8 @@ WORTHWHILE = 256 << 20
 """Bytes of memory from which on a guest is not made to wait for all of it."""
 _CHUNK = 128 << 10
 """Bytes that are read and sent at once: a guest that waits, waits for at most one of others."""
-_READ_BEFORE = 512
-"""Chunks that are read at most before there is anybody to send them to: 64 MiB."""
+_HINTED = 512
+"""Chunks that are sent at most because of hints; they may wait in memory: 64 MiB."""
 _QUIET = 0.02
 """Seconds without a request after which the rest is sent."""
 _ALLOWED = Path("/proc/sys/vm/unprivileged_userfaultfd")
@@ -152,13 +152,19 @@ class Arriving:
     # -- the rest --------------------------------------------------------------------------------
 
     def _send(self) -> None:
-        first = [(start, self._read(start)) for start in self._hinted_chunks()]
+        hinted, read = self._hinted_chunks(), []
+        for start in hinted:
+            if self._begun.is_set():
+                break
+            read.append(self._read(start))
         self._begun.wait()
         if not self._connected:
             return
         self._socket.sendall(self._opened.data)
-        for start, data in first:
-            self._send_pages(start, data)
+        touched_before = {page * PAGE for page in self._hinted}
+        for number, start in enumerate(hinted):
+            data = read[number] if number < len(read) else self._read(start)
+            self._send_pages(start, data, touched_before)
         for start in self._chunks():
             # Who waits for one page will wait for others in a moment.
             while (quiet := time.monotonic() - self._asked) < _QUIET:
@@ -171,7 +177,7 @@ class Arriving:
 
     def _hinted_chunks(self) -> list[int]:
         starts = (page * PAGE // _CHUNK * _CHUNK for page in self._hinted)
-        return [start for start in dict.fromkeys(starts) if start < self._size][:_READ_BEFORE]
+        return [start for start in dict.fromkeys(starts) if start < self._size][:_HINTED]
 
     def _chunks(self) -> Iterator[int]:
         """Where data begins, in order."""
@@ -185,7 +191,7 @@ class Arriving:
     def _read(self, start: int) -> bytes:
         return self._device.read(start, min(_CHUNK, self._size - start))
 
-    def _send_pages(self, start: int, data: bytes, asked: Sequence[int] = ()) -> None:
+    def _send_pages(self, start: int, data: bytes, asked: Container[int] = ()) -> None:
         """What of a chunk has not gone yet: the pages asked for, then those that are not zero."""
         with self._sending:
             if self._all_sent:

@@ -220,7 +220,18 @@ def test_what_one_guest_touched_the_next_one_gets_first(
     monkeypatch.setattr(arriving, "_QUIET", 5.0)
     _, guest = start(Memory([(0, 96)]))
     assert guest.take_part()
-    assert guest.order == list(range(64, 96))
+    assert guest.order[0] == 70
+    assert sorted(guest.order) == list(range(64, 96))
+
+
+def test_zeros_that_one_guest_touched_come_to_the_next_one(tmp_path: Path, start: Start) -> None:
+    touched.save(tmp_path / "touched" / "hints", [40])
+    coming, guest = start(Memory([(0, 1)]))
+    guest.finish()
+    coming.wait(SECONDS)
+    assert guest.order[0] == 40
+    assert guest.found[40 * PAGE] == bytes(PAGE)
+    assert sorted(guest.order) == [0, 40]
 
 
 def test_hints_are_no_more_than_that(tmp_path: Path, start: Start) -> None:
