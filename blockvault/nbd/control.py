@@ -102,15 +102,16 @@ class ControlServer:
                 raise BadRequest(f"unknown request {request.get('op')!r}")
             return {"result": handler(request)}
         except VaultError as error:
-            return _described(error)
+            return described(error)
         except ValueError as error:
-            return _described(BadRequest(f"a request that cannot be read: {error}"))
+            return described(BadRequest(f"a request that cannot be read: {error}"))
         except Exception as error:
             log.exception("a control request failed")
-            return _described(IOFailed(f"the server failed: {error}"))
+            return described(IOFailed(f"the server failed: {error}"))
 
 
-def _described(error: VaultError) -> dict[str, Any]:
+def described(error: VaultError) -> dict[str, Any]:
+    """An error as an answer, from which ``result_of`` raises it again."""
     named = {"class": type(error).__name__, "kind": error.reason, "message": error.message}
     return {"error": named}
 
@@ -152,10 +153,11 @@ class Remote:
             raise NotFound(f"the server of process {self.pid} is gone: {error}") from None
         if line is None:
             raise IOFailed(f"the server of process {self.pid} ended before it answered")
-        return _result(json.loads(line))
+        return result_of(json.loads(line))
 
 
-def _result(answer: Mapping[str, Any]) -> dict[str, Any]:
+def result_of(answer: Mapping[str, Any]) -> dict[str, Any]:
+    """What another process answered; its error is raised again."""
     if "error" in answer:
         error = answer["error"]
         kind = getattr(errors, str(error["class"]), VaultError)

@@ -70,6 +70,8 @@ class Arriving:
         self._hinted = touched.load(hints)
         self._touched: list[int] = []
         self._sent = bytearray(memory.size // PAGE)
+        self._gone: set[int] = set()
+        """Where chunks begin of which all that is not zero was sent."""
         self._sending = threading.Lock()
         self._all_sent = False
         self._asked = time.monotonic()
@@ -166,6 +168,8 @@ class Arriving:
             data = read[number] if number < len(read) else self._read(start)
             self._send_pages(start, data, touched_before)
         for start in self._chunks():
+            if start in self._gone:
+                continue
             # Who waits for one page will wait for others in a moment.
             while (quiet := time.monotonic() - self._asked) < _QUIET:
                 if self._there.wait(_QUIET - quiet):
@@ -201,6 +205,7 @@ class Arriving:
             pages = [(at, data[at - start : at - start + PAGE]) for at in missing]
             first = [each for each in pages if each[0] in asked]
             rest = [each for each in pages if each[0] not in asked and each[1] != postcopy.ZEROS]
+            self._gone.add(start)
             for at, _ in (*first, *rest):
                 self._sent[at // PAGE] = 1
             if first or rest:

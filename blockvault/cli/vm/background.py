@@ -4,7 +4,8 @@ Starting the interpreter anew and loading the program again took longer than sta
 fork is sound here because nothing goes on in a command beside it: it has one thread, and the vault
 is closed before.  LMDB may not be open in a process that forks, and locks would have two owners.
 
-The fork tells through a pipe, in one line of JSON, that the machine is up or why it is not.
+The fork tells through a pipe, in one line of JSON as on control sockets, that the machine is up or
+why it is not.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from blockvault.cli import failing
 from blockvault.cli.vm import common
 from blockvault.cli.vm.life import run_machine
 from blockvault.errors import IOFailed, VaultError
+from blockvault.nbd import control
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -50,19 +52,10 @@ def launch(vault: Vault, branch: str, how: How) -> dict[str, Any]:
         _, status = os.waitpid(child, 0)
         code = os.waitstatus_to_exitcode(status)
         raise IOFailed(f"the machine's process ended at once (exit {code}); {log} says why")
-    answer: dict[str, Any] = json.loads(line)
+    answer = json.loads(line)
     if "error" in answer:
         os.waitpid(child, 0)
-        raise _raised(answer["error"])
-    return answer
-
-
-def _raised(error: dict[str, str]) -> VaultError:
-    from blockvault import errors
-
-    kind = getattr(errors, error["class"], VaultError)
-    raised: VaultError = kind(error["message"], kind=error["kind"])
-    return raised
+    return control.result_of(answer)
 
 
 # -- in the fork -------------------------------------------------------------------------------
@@ -107,17 +100,10 @@ def _run(path: Path, branch: str, how: How, log: Path, tell: int) -> int:
         os.setsid()
         _let_go(log, tell)
         with Vault.open(path) as vault:
-            run_machine(vault, branch, how, answer)
+            run_machine(vault, branch, how, lambda told: answer({"result": told}))
         sys.stdout.flush()
     except BaseException as error:
-        answer(_failure(error))
+        known = error if isinstance(error, VaultError) else IOFailed(f"it failed: {error}")
+        answer(control.described(known))
         return failing.report(error, as_json=False)
     return 0
-
-
-def _failure(error: BaseException) -> dict[str, Any]:
-    if isinstance(error, VaultError):
-        named = {"class": type(error).__name__, "kind": error.reason, "message": error.message}
-    else:
-        named = {"class": "IOFailed", "kind": IOFailed.kind, "message": f"it failed: {error}"}
-    return {"error": named}
