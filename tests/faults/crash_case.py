@@ -26,14 +26,13 @@ def state_checker(
     lane: int, ops: list[Op], scratch: Path, seed: int, count: int
 ) -> Callable[[Cut], str]:
     replay, here = Replay(ops), scratch / f"lane{lane}"
-    steps = story.script(seed, count)
-    prints = story.fingerprints(steps)
+    life = story.Life.of(story.script(seed, count))
 
     def check_cut(cut: Cut) -> str:
         lay_out(replay, cut, here)
         made = [Promise.parse(text) for text in promises(ops, cut)]
         try:
-            return judge(here, made, prints, steps)
+            return judge(here, made, life)
         except VaultError as error:
             return f"{type(error).__name__} {error.reason}: {error.message}"
 
@@ -77,9 +76,7 @@ def lay_out(replay: Replay, cut: Cut, here: Path) -> None:
     replay.image(cut).write_to(here)
 
 
-def judge(
-    path: Path, made: list[Promise], prints: list[story.Print], steps: list[story.Step]
-) -> str:
+def judge(path: Path, made: list[Promise], life: story.Life) -> str:
     """Open, verify, compare with the model, look into the past, and write on."""
     if not made:
         return ""  # creation was not over: test_init looks into that
@@ -87,11 +84,12 @@ def judge(
         if wrong := problems(vault):
             return wrong
         seen = story.look(vault)
-        if seen not in prints[made[-1].step :]:
-            older = [n for n, there in enumerate(prints[: made[-1].step]) if there == seen]
-            return f"promised step {made[-1].step}, and it is {older or 'no state at all'}"
-        pruned = last_prune(made[-1].step, steps)
-        if wrong := past(vault, [one for one in made if one.step > pruned], prints):
+        last = made[-1].step
+        if not life.may_be(seen, last):
+            older = [n for n, there in enumerate(life.after[:last]) if there == seen]
+            return f"promised step {last}, and it is {older or 'no state at all'}"
+        pruned = last_prune(last, life.steps)
+        if wrong := past(vault, [one for one in made if one.step > pruned], life.after):
             return wrong
         write_on(vault)
     with Vault.open(path) as vault:

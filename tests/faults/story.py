@@ -7,7 +7,8 @@ states after each step.
 
 After a crash a vault must look like the model after *some* step, at or after the last promised
 one that makes things durable: all that was promised is there, and nothing is half there.  Writes
-reach a vault in their order, so a state between two flushes is allowed, but only whole steps.
+reach a vault in their order, so a state between two flushes is allowed, but only whole events.
+A step is one event, but for a zero that cuts blocks: ``Life.within`` has the states inside it.
 
 Run as ``python -m tests.faults.story DIR SEED STEPS [MOUNTPOINT]``; with a mount point the promises
 become marks in its trace.
@@ -163,6 +164,9 @@ class Model:
     def do(self, step: Step) -> None:
         getattr(self, f"_{step.kind}", lambda *_: None)(*step.arguments)
 
+    def print(self) -> Print:
+        return print_of(self.head, self.branches | self.tags)
+
     def _put(self, volume: str, offset: int, data: bytes) -> None:
         old = self.branches[self.head][volume]
         self.branches[self.head][volume] = old[:offset] + data + old[offset + len(data) :]
@@ -240,14 +244,45 @@ def hash_of(volumes: dict[str, bytes]) -> str:
     return digest.hexdigest()[:16]
 
 
+class Life(NamedTuple):
+    """``after[n]`` is the model's state after n steps, ``within[n]`` are those on the way there."""
+
+    steps: list[Step]
+    after: list[Print]
+    within: list[list[Print]]
+
+    @classmethod
+    def of(cls, steps: list[Step]) -> Life:
+        model = Model()
+        ways = [[model.print()]]
+        for step in steps:
+            ways.append([])
+            for part in events_of(step):
+                model.do(part)
+                ways[-1].append(model.print())
+        return cls(steps, [way[-1] for way in ways], [way[:-1] for way in ways])
+
+    def may_be(self, seen: Print, promised: int) -> bool:
+        """Whether ``seen`` is a state at or after step ``promised``."""
+        way = [self.after[promised:], *self.within[promised + 1 :]]
+        return any(seen in states for states in way)
+
+
 def fingerprints(steps: list[Step]) -> list[Print]:
     """The model's state before the first step, and after each."""
-    model = Model()
-    prints = [print_of(model.head, model.branches | model.tags)]
-    for step in steps:
-        model.do(step)
-        prints.append(print_of(model.head, model.branches | model.tags))
-    return prints
+    return Life.of(steps).after
+
+
+def events_of(step: Step) -> list[Step]:
+    """The step as one step for each event: zeros write the parts of blocks, then clear the rest."""
+    if step.kind != "zero":
+        return [step]
+    volume, offset, length = step.arguments
+    end = offset + length
+    start = min(-(-offset // BLOCK) * BLOCK, end)
+    stop = end if end == VOLUMES[volume] else max(start, end // BLOCK * BLOCK)
+    parts = [(offset, start), (stop, end), (start, stop)]
+    return [Step("zero", (volume, at, to - at)) for at, to in parts if at < to]
 
 
 # -- the real vault ------------------------------------------------------------------------------

@@ -43,6 +43,30 @@ def live_through(path: Path, steps: list[story.Step]) -> None:
         assert check.verify(vault).ok
 
 
+def test_inside_a_zero_that_cuts_blocks_are_states_of_its_events() -> None:
+    """And only there: the checks of crash states must not let anything else pass."""
+    offset, length = 11547, 9 * story.BLOCK
+    steps = [
+        story.Step("volume", ("vda", story.VOLUMES["vda"])),
+        story.Step("write", ("vda", 0, story.VOLUMES["vda"], 1)),
+        story.Step("zero", ("vda", offset, length)),
+        story.Step("flush"),
+    ]
+    life = story.Life.of(steps)
+    assert [len(states) for states in life.within] == [0, 0, 0, 2, 0]
+    cut, both = life.within[3]
+    assert all(life.may_be(state, 2) for state in (cut, both, life.after[3]))
+    assert not any(life.may_be(state, 3) for state in (cut, both, life.after[2]))
+    parts = story.events_of(steps[2])
+    assert [part.arguments[1:] for part in parts] == [
+        (offset, 741), (45056, offset + length - 45056), (12288, 32768),
+    ]  # fmt: skip
+    model = story.Model()
+    for step in [*steps[:2], parts[2]]:
+        model.do(step)
+    assert not life.may_be(model.print(), 2)  # the last event without those before it
+
+
 def all_rows(vault: Vault) -> dict[str, list[tuple[bytes, bytes]]]:
     names = (*tables.PROJECTIONS, tables.INDEX)
     with vault.read() as reader:
