@@ -7,7 +7,7 @@ output.py      text for people, JSON lines for programs
 progress.py    progress bars, on a terminal, when it takes longer than a second
 history.py, changes.py, describe.py, graph.py
                how snapshots, differences, events and lines of history are shown
-heap.py        how memory is taken by commands that decode much
+tuning.py      how the interpreter and its memory are set, for commands and for servers
 vm/            the commands about machines, and the processes that run them
 complete.py    what a shell offers after a TAB
 *_cmd.py       one command each: parse, call the vault, print; no logic of their own

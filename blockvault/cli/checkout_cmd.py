@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blockvault.cli import complete, heap, output
+from blockvault.cli import complete, output, tuning
 from blockvault.cli.common import command, with_vault
 from blockvault.cli.progress import progress
 
@@ -70,7 +70,7 @@ def run(
         return
     from blockvault.ops import checkout
 
-    heap.for_a_command()
+    tuning.for_a_command()
     plan = checkout.plan(vault, revision, directory, volumes=list(volumes) or None, force=force)
     if not dry_run:
         with progress("Writing", quiet=as_json) as report:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from blockvault.cli import complete, heap, output
+from blockvault.cli import complete, output, tuning
 from blockvault.cli.common import FORMATS, command, with_vault
 from blockvault.cli.progress import progress
 
@@ -53,7 +53,7 @@ def run(
     """
     from blockvault.ops.export import export
 
-    heap.for_a_command()
+    tuning.for_a_command()
     revision, volume = vault.split(source)
     target = sys.stdout.buffer if file == _STDOUT else Path(file)
     with progress("Exporting", quiet=as_json) as report:

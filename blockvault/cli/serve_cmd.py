@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from blockvault.cli import complete, heap, output
+from blockvault.cli import complete, output, tuning
 from blockvault.cli.common import command, size_option, with_vault
 
 if TYPE_CHECKING:
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 FILE = click.Path(path_type=Path)
 TLS_EXAMPLE = "--tls-cert c.pem --tls-key k.pem --tls-ca ca.pem"
-SWITCH_SECONDS = 0.0005
-"""How long a thread that hashes may keep one from running that has a guest to answer."""
 LOOPBACK_ONLY = "without TLS only a loopback address may be served, with --insecure"
 
 
@@ -117,7 +114,7 @@ def run(
     where = _where(vault, socket, listen)
     tls = _tls(where, tls_cert, tls_key, tls_ca, insecure)
     _log(verbose)
-    _settle_in()
+    tuning.for_months()
     stop = threading.Event()
     for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: stop.set())
@@ -136,18 +133,6 @@ def run(
         # Who asks again wants out whatever it costs; nothing that was promised is lost even so.
         for number in STOP_SIGNALS:
             signal.signal(number, signal.SIG_DFL)
-
-
-def _settle_in() -> None:
-    """What a process wants that runs for months and has many threads."""
-    import gc
-
-    sys.setswitchinterval(SWITCH_SECONDS)
-    # What lives long here are tuples of numbers and bytes by the ten thousand, none of them in a
-    # cycle: looking through them every 700 objects made requests wait.
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 10)
-    heap.for_months()
 
 
 def _where(vault: Vault, socket: Path | None, listen: str | None) -> Listen:

@@ -65,7 +65,10 @@ class Server:
 
     def listen_unix(self, path: Path) -> None:
         """Serve on a unix socket that only its owner can open."""
-        listener = sockets.listen_unix(path)
+        self.answer_unix(sockets.listen_unix(path), path)
+
+    def answer_unix(self, listener: socket.socket, path: Path) -> None:
+        """The same for a socket that listens already; from now on it is the server's."""
         self._unix_paths.append((path, path.stat().st_ino))
         self.addresses.append(f"unix:{path}")
         self._accept_on(listener, None)

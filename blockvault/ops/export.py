@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -189,6 +188,8 @@ def _replacing(target: Path) -> Iterator[tuple[int, Path]]:
 
     As with any copy, it is the system that brings it to the disk in its own time.
     """
+    import tempfile  # dear to load, and who only reads attachments needs it not
+
     try:
         fd, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     except FileNotFoundError:

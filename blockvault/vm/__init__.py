@@ -7,12 +7,14 @@ rundir      the files of a running machine: sockets, memory, who runs it
 qmp         QEMU's monitor
 process     the QEMU process: started, found again, waited for
 agent       the guest's agent: file systems frozen for a quiet snapshot
+disks       its disks over NBD, by what whoever starts it brings
 planning    how a revision starts: from saved memory, or from its disks
 state       memory and devices, into the vault and back, while the guest hardly notices
 filling     saved memory and boot files, from the vault to where QEMU finds them
 arriving    memory that comes while its guest runs
 postcopy    the stream in which it does
 touched     what guests touched first, for the next one
+restoring   a saved state in a QEMU that was just started
 statefile   a saved state of devices as a file that a running QEMU takes back
 running     one machine while it runs
 rewind      back to a full snapshot inside of the QEMU that runs
@@ -28,6 +30,4 @@ references  the disks that their configurations name
 
     guest ── virtio-blk ── QEMU ── NBD, unix socket ── session (branch) ── vault
                memory ── shared file on tmpfs ─────── capture ───────────┘
-
-This package serves no NBD itself: whoever starts a supervisor hands it a way to do so.
 """

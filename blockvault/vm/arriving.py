@@ -3,8 +3,9 @@
     QEMU ── requests ──> answer ──┬── pages, a leaf of 32 blocks at a time ──> QEMU
                            send ──┘
 
-A machine with much memory so starts as fast as one with little.  Each page goes once; what is zero
-goes only to a guest that waits for it.  Until all is there the guest depends on this process: a
+A machine with much memory so starts as fast as one with little.  What guests from the same memory
+touched before goes first (``touched``).  Each page goes once; what is zero goes only to a guest
+that waits for it.  Until all is there the guest depends on this process: a
 mark in its run directory says that a QEMU that was left alone then cannot go on.
 """
 
@@ -15,7 +16,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,8 +32,11 @@ WORTHWHILE = 256 << 20
 """Bytes of memory from which on a guest is not made to wait for all of it."""
 _CHUNK = 128 << 10
 """Bytes that are read and sent at once: a guest that waits, waits for at most one of others."""
-_HINTED = 512
-"""Chunks that are sent at most because of hints; they may wait in memory: 64 MiB."""
+_NEAR = 32 << 10
+"""Bytes around a page that was asked for of which it is assumed that the next guest asks for them.
+Less, and a few clones would have to ask for each page once; more, and all would get too much."""
+_HINTED = 64
+"""Pages that are sent at once because others touched them."""
 _QUIET = 0.02
 """Seconds without a request after which the rest is sent."""
 _ALLOWED = Path("/proc/sys/vm/unprivileged_userfaultfd")
@@ -60,15 +64,21 @@ class Arriving:
 
     def __init__(self, memory: StateDevice, opened: Opening, mark: Path, hints: Path) -> None:
         """``mark`` is a file that is there as long as the guest cannot do without this process;
-        ``hints`` one with what others from the same memory touched first."""
+        ``hints`` one with the pages that others from the same memory touched first."""
         self.error: VaultError | None = None
         self._device = memory
         self._size = memory.size
         self._opened = opened
         self._mark = mark
         self._hints = hints
-        self._hinted = touched.load(hints)
-        self._touched: list[int] = []
+        self._touched = touched.load(hints)
+        """Pages by number, those that others touched before: see ``touched``."""
+        self._hinted = [
+            (page * PAGE, data) for page, data in self._touched.items() if page * PAGE < self._size
+        ]
+        self._known = {at // _CHUNK * _CHUNK for at, _ in self._hinted}
+        """Where chunks begin of which others touched pages, but not those that are asked for now:
+        their neighbours are not sent along, or nobody would ever know which of them are used."""
         self._sent = bytearray(memory.size // PAGE)
         self._gone: set[int] = set()
         """Where chunks begin of which all that is not zero was sent."""
@@ -141,32 +151,24 @@ class Arriving:
             for offset, length in postcopy.requests(source):
                 asked = range(offset, offset + length, PAGE)
                 for start in range(offset // _CHUNK * _CHUNK, offset + length, _CHUNK):
-                    self._send_pages(start, self._read(start), asked)
+                    self._send_chunk(start, asked)
                 self._asked = time.monotonic()
-                self._touched.append(offset // PAGE)
         self._mark.unlink(missing_ok=True)
         self._there.set()
         if self._device.pin is not None:
             self._device.pin.release()
-        if self._touched:
-            touched.save(self._hints, [*self._hinted, *self._touched])
+        if len(self._touched) > len(self._hinted):
+            touched.save(self._hints, self._touched)
 
     # -- the rest --------------------------------------------------------------------------------
 
     def _send(self) -> None:
-        hinted, read = self._hinted_chunks(), []
-        for start in hinted:
-            if self._begun.is_set():
-                break
-            read.append(self._read(start))
         self._begun.wait()
         if not self._connected:
             return
         self._socket.sendall(self._opened.data)
-        touched_before = {page * PAGE for page in self._hinted}
-        for number, start in enumerate(hinted):
-            data = read[number] if number < len(read) else self._read(start)
-            self._send_pages(start, data, touched_before)
+        for at in range(0, len(self._hinted), _HINTED):
+            self._put(self._hinted[at : at + _HINTED])
         for start in self._chunks():
             if start in self._gone:
                 continue
@@ -174,14 +176,10 @@ class Arriving:
             while (quiet := time.monotonic() - self._asked) < _QUIET:
                 if self._there.wait(_QUIET - quiet):
                     return
-            self._send_pages(start, self._read(start))
+            self._send_chunk(start)
         with self._sending:
             self._all_sent = True
             self._socket.sendall(postcopy.closing(self._opened))
-
-    def _hinted_chunks(self) -> list[int]:
-        starts = (page * PAGE // _CHUNK * _CHUNK for page in self._hinted)
-        return [start for start in dict.fromkeys(starts) if start < self._size][:_HINTED]
 
     def _chunks(self) -> Iterator[int]:
         """Where data begins, in order."""
@@ -192,21 +190,29 @@ class Arriving:
                 last = (extent.offset + extent.length - 1) // _CHUNK
                 yield from range(low * _CHUNK, (last + 1) * _CHUNK, _CHUNK)
 
-    def _read(self, start: int) -> bytes:
-        return self._device.read(start, min(_CHUNK, self._size - start))
+    def _send_chunk(self, start: int, asked: range = range(0)) -> None:
+        """The pages of a chunk that were asked for, what lies near them, then the rest of it."""
+        data = self._device.read(start, min(_CHUNK, self._size - start))
+        pages = [(start + at, data[at : at + PAGE]) for at in range(0, len(data), PAGE)]
+        near = {at // _NEAR for at in asked}
+        first = [each for each in pages if each[0] in asked]
+        rest = [each for each in pages if each[0] not in asked and each[1] != postcopy.ZEROS]
+        first += [each for each in rest if each[0] // _NEAR in near]
+        for at, page in first:
+            touched.note(self._touched, at // PAGE, page)
+        if first and start in self._known:
+            self._put(first)
+            return
+        self._put([*first, *(each for each in rest if each[0] // _NEAR not in near)])
+        self._gone.add(start)
 
-    def _send_pages(self, start: int, data: bytes, asked: Container[int] = ()) -> None:
-        """What of a chunk has not gone yet: the pages asked for, then those that are not zero."""
+    def _put(self, pages: Sequence[tuple[int, bytes]]) -> None:
+        """Those of some pages that have not gone yet, each behind its offset."""
         with self._sending:
             if self._all_sent:
                 return  # what is asked for now is zero, which QEMU knows when it reads the end
-            offsets = range(start, start + len(data), PAGE)
-            missing = [at for at in offsets if not self._sent[at // PAGE]]
-            pages = [(at, data[at - start : at - start + PAGE]) for at in missing]
-            first = [each for each in pages if each[0] in asked]
-            rest = [each for each in pages if each[0] not in asked and each[1] != postcopy.ZEROS]
-            self._gone.add(start)
-            for at, _ in (*first, *rest):
+            missing = [each for each in pages if not self._sent[each[0] // PAGE]]
+            for at, _ in missing:
                 self._sent[at // PAGE] = 1
-            if first or rest:
-                self._socket.sendall(postcopy.part(self._opened, [*first, *rest]))
+            if missing:
+                self._socket.sendall(postcopy.part(self._opened, missing))

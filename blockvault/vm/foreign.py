@@ -58,8 +58,7 @@ class Foreign:
         self._path = path
         self._stood: list[tuple[str, float]] = []
         self.monitor = Monitor(path, timeout=5.0, listener=self._heard)
-        found = self.monitor.execute("query-version")["qemu"]
-        self.version = f"{found['major']}.{found['minor']}.{found['micro']}"
+        self.version = self.monitor.version
 
     def _heard(self, event: str, data: Mapping[str, Any]) -> None:
         if event in ("STOP", "RESUME"):

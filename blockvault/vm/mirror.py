@@ -19,9 +19,9 @@ from blockvault.ops import compose
 if TYPE_CHECKING:
     from blockvault.session import Session
     from blockvault.vault import Vault
+    from blockvault.vm.disks import Serve, Served
     from blockvault.vm.foreign import Disk
     from blockvault.vm.qmp import Monitor
-    from blockvault.vm.supervisor import Serve, Served
 
 HOLDER = "vm attach"
 SECONDS = 24 * 3600.0
@@ -55,6 +55,7 @@ class Mirrored:
         self._disks = {f"blockvault-{number}": disk for number, disk in enumerate(disks)}
         self._socket = socket
         self._served: Served = serve(session, socket)
+        self._served.begin()
         self._nodes: list[str] = []
         self._jobs: list[str] = []
 

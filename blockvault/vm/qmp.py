@@ -12,12 +12,11 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+from qemu.qmp import ConnectError, EventListener, ExecuteError, QMPClient, QMPError
 
 from blockvault.errors import ToolFailed
-
-if TYPE_CHECKING:
-    from qemu.qmp import QMPClient
 
 SECONDS = 30.0
 _POLL = 0.0005
@@ -25,11 +24,6 @@ _RETRY = 0.02
 
 T = TypeVar("T")
 Listener = Callable[[str, Mapping[str, Any]], None]
-
-
-def preload() -> None:
-    """Load the library of the protocol, while a QEMU that was just started begins to listen."""
-    import qemu.qmp  # noqa: F401
 
 
 class Monitor:
@@ -40,8 +34,6 @@ class Monitor:
 
         After ``close`` or the end of QEMU the listener gets one last event, ``""``.
         """
-        from qemu.qmp import QMPClient
-
         self._listener = listener
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="qmp", daemon=True)
@@ -55,8 +47,6 @@ class Monitor:
             raise
 
     async def _connect(self, path: Path, deadline: float) -> None:
-        from qemu.qmp import ConnectError, EventListener
-
         while True:
             try:
                 await asyncio.wait_for(self._client.connect(str(path)), deadline - time.monotonic())
@@ -79,6 +69,15 @@ class Monitor:
 
     # -- asking ----------------------------------------------------------------------------------
 
+    @property
+    def version(self) -> str:
+        """QEMU's, with which it greets: ``7.2.22``."""
+        greeting = self._client.greeting
+        if greeting is None:
+            raise ToolFailed("QEMU went away", kind="qemu-gone")
+        found: Any = greeting.QMP.version["qemu"]
+        return f"{found['major']}.{found['minor']}.{found['micro']}"
+
     def execute(self, command: str, *, timeout: float = SECONDS, **arguments: Any) -> Any:
         """Run one command; names with ``_`` are sent with ``-``.  ``ToolFailed`` says why not."""
         plain = {name.replace("_", "-"): value for name, value in arguments.items()}
@@ -88,8 +87,6 @@ class Monitor:
         self, command: str, arguments: Mapping[str, Any] | None = None, *, timeout: float = SECONDS
     ) -> Any:
         """The same with the arguments as they are sent."""
-        from qemu.qmp import ExecuteError, QMPError
-
         try:
             return self._call(self._client.execute(command, arguments or None), timeout)
         except ExecuteError as error:

@@ -1,13 +1,10 @@
 """One machine while it runs: its QEMU, its monitor, and the session that holds its disks.
 
-    boot     a new QEMU, empty memory
-    restore  a new QEMU, memory and devices of a full snapshot
+    start    a new QEMU; it boots, or waits for memory and devices (``restoring``)
+    connect  to its monitor
     adopt    a QEMU whose supervisor died
 
 and ``rewind`` goes back to a full snapshot inside of the QEMU that runs.
-
-Much memory comes while the guest runs (``arriving``).  Less is written into its file while QEMU
-starts (``filling``), which does not look at it before it is given the state of its devices.
 """
 
 from __future__ import annotations
@@ -21,19 +18,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import ToolFailed, VaultError
-from blockvault.ops import attachments, reading
-from blockvault.vm import command, postcopy, qmp, state
-from blockvault.vm.arriving import Arriving
-from blockvault.vm.filling import Filling
+from blockvault.ops import attachments
+from blockvault.vm import command, state
 from blockvault.vm.machine import MEMORY, Machine
 from blockvault.vm.process import Qemu
-from blockvault.vm.qmp import Monitor
 from blockvault.vm.rundir import RunDir
 
 if TYPE_CHECKING:
     from blockvault.session import Session
     from blockvault.vault import Vault
-    from blockvault.vm.planning import Plan
+    from blockvault.vm.arriving import Arriving
+    from blockvault.vm.qmp import Monitor
 
 log = logging.getLogger(__name__)
 
@@ -81,96 +76,34 @@ class Running:
 
     # -- beginnings ------------------------------------------------------------------------------
 
-    def boot(self) -> None:
-        """Start the machine from its disks."""
-        self._spawn(incoming=False)
-
-    def restore(self, saved: Plan, filling: Filling | None, *, paused: bool) -> None:
-        """Start the machine from saved memory and devices; it goes on unless it was paused.
-
-        Without a ``filling`` its memory comes while it runs.
-        """
-        devices = saved.devices(self.vault)
-        if filling is None:
-            self.arriving = self._prepare(saved, devices)
-        self._spawn(incoming=True)
-        if filling is not None:
-            self._load(filling, devices)
-        elif not self._follow():
-            with Filling(self.vault, saved.memory, self.run) as late:
-                self._load(late, devices)
-        if not paused:
-            self.monitor.execute("cont")
-
-    def _load(self, filling: Filling, devices: bytes) -> None:
-        state.prepare(self.monitor)
-        filling.finish()
-        state.load_devices(self.monitor, self.run.migration, devices)
-
-    def _prepare(self, saved: Plan, devices: bytes) -> Arriving | None:
-        """Memory that is to come while the guest runs; None where its state is not understood."""
-        try:
-            opened = postcopy.opening(devices, saved.memory.size)
-        except ToolFailed as error:
-            log.info("%s: all memory comes first: %s", self.session.branch.name, error)
-            return None
-        pin = reading.pin_position(self.vault, saved.position)
-        device = attachments.device(self.vault, saved.memory, pin)
-        hints = self.run.touched / saved.memory.root.hex()
-        arriving = Arriving(device, opened, self.run.unsound, hints)
-        arriving.prepare()
-        return arriving
-
-    def _follow(self) -> bool:
-        """Let QEMU begin before its memory is there; False where that cannot be."""
-        if self.arriving is None:
-            return False
-        try:
-            state.expect(self.monitor, self.run.migration)
-        except ToolFailed as error:
-            if error.reason != "qemu-refused":
-                raise
-            log.info("%s: all memory comes first: %s", self.session.branch.name, error)
-            self.arriving.close()
-            self.arriving = None
-            return False
-        self.arriving.begin(self.run.migration, START_SECONDS)
-        self.monitor.wait_for(self._has_devices, "the saved state")
-        return True
-
-    def _has_devices(self) -> bool | None:
-        if self.arriving is not None and self.arriving.error is not None:
-            raise self.arriving.error
-        return True if self.monitor.status() != "inmigrate" else None
-
-    def wait_for_memory(self) -> None:
-        """Until all memory is there, for what needs it; raises why it cannot come."""
-        if self.arriving is not None:
-            self.arriving.wait()
-
-    def adopt(self, qemu: Qemu) -> None:
-        """Take over a QEMU that runs already."""
-        self._qemu = qemu
-        self._connect()
-
-    def _spawn(self, *, incoming: bool) -> None:
+    def start(self, *, incoming: bool) -> None:
+        """Start QEMU, which waits until its disks are served, and if ``incoming`` for a state."""
         words = command.command(
             self.machine, self.run, self.session.branch.name, self.accelerator, incoming=incoming
         )
         self._qemu = Qemu.start(words, self.run.qemu_log)
-        self._connect()
 
-    def _connect(self) -> None:
+    def adopt(self, qemu: Qemu) -> None:
+        """Take over a QEMU that runs already."""
+        self._qemu = qemu
+        self.connect()
+
+    def connect(self) -> None:
         """Reach the monitor; a QEMU that ended meanwhile tells why."""
-        qmp.preload()
+        from blockvault.vm import qmp  # dear to load, so only now that QEMU is busy too
+
         for _ in range(int(START_SECONDS / _POLL)):
             if self.run.qmp.exists() or self.qemu.wait(_POLL):
                 break
         if self.qemu.ended:
             raise ToolFailed(f"QEMU did not start: {self.qemu.last_words() or 'it said nothing'}")
-        self._monitor = Monitor(self.run.qmp, timeout=START_SECONDS, listener=self._heard)
-        found = self.monitor.execute("query-version")["qemu"]
-        self.version = f"{found['major']}.{found['minor']}.{found['micro']}"
+        self._monitor = qmp.Monitor(self.run.qmp, timeout=START_SECONDS, listener=self._heard)
+        self.version = self._monitor.version
+
+    def wait_for_memory(self) -> None:
+        """Until all memory is there, for what needs it; raises why it cannot come."""
+        if self.arriving is not None:
+            self.arriving.wait()
 
     def _heard(self, event: str, data: Mapping[str, Any]) -> None:
         if event == "BLOCK_IO_ERROR" and data.get("action") == "stop":
@@ -277,11 +210,14 @@ class Running:
 
     def kill(self) -> None:
         """End QEMU at once; what the guest has flushed is safe."""
-        if self._qemu is not None:
+        if self._qemu is None:
+            return
+        if self._monitor is not None:
             with contextlib.suppress(VaultError):
                 self.monitor.execute("quit", timeout=5.0)
-            if not self._qemu.wait(5.0):
-                self._qemu.kill()
+            self._qemu.wait(5.0)
+        if not self._qemu.ended:
+            self._qemu.kill()
 
     def close(self) -> None:
         """Let go of everything but the QEMU process itself."""

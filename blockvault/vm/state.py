@@ -32,9 +32,9 @@ from blockvault.errors import IOFailed, ToolFailed, VaultError
 from blockvault.ops import Progress, attachments, silent
 from blockvault.ops.capture import Capture
 from blockvault.vm.machine import DEVICES, HOST, MEMORY, Made
-from blockvault.vm.qmp import Monitor
 
 if TYPE_CHECKING:
+    from blockvault.vm.qmp import Monitor
     from blockvault.vm.running import Running
 
 _SHARED, _POSTCOPY = "x-ignore-shared", "postcopy-ram"
@@ -100,9 +100,7 @@ def take(
                 made = Made(qemu=machine.version, accelerator=machine.accelerator, paused=stood)
                 files = {DEVICES: devices, HOST: made.encode()}
                 kept = [*attachments.keep(vault, files), memory, *machine.files]
-                snapshot = session.snapshot(
-                    message, author=author, attachments=kept, frames=frames
-                )
+                snapshot = session.snapshot(message, author=author, attachments=kept, frames=frames)
             held = time.monotonic() - pause.began
             return Taken(snapshot.id, pause.seconds, held, capture.used, late)
     finally:

@@ -17,11 +17,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING
 
 from blockvault.errors import Busy, NotFound, VaultError
 from blockvault.ids import short
-from blockvault.vm import arriving, filling, host, rewind, state
+from blockvault.vm import arriving, disks, filling, host, state
 from blockvault.vm.planning import How, Plan, plan
 from blockvault.vm.process import Qemu
 from blockvault.vm.rundir import Process, RunDir, State
@@ -30,6 +30,7 @@ from blockvault.vm.running import Running
 if TYPE_CHECKING:
     from blockvault.session import Session
     from blockvault.vault import Vault
+    from blockvault.vm.disks import Serve, Served
 
 log = logging.getLogger(__name__)
 
@@ -37,32 +38,34 @@ HOLDER = "a running machine"
 _TICK = 0.5
 
 
-class Served(Protocol):
-    """Disks being served; whoever starts a supervisor brings it."""
-
-    def close(self) -> None: ...
-    def status(self) -> dict[str, Any]: ...
-
-
-Serve = Callable[["Session", Path], Served]
-"""Serve the volumes of a session as BRANCH/VOLUME over NBD, on a unix socket at this path."""
+TakeOrders = Callable[["Supervisor"], Path]
+"""Take orders for a supervisor; returns the socket where they come in."""
 
 
 class Supervisor:
     """Runs the machine of one branch.  ``run`` returns how it ended."""
 
-    def __init__(self, vault: Vault, branch: str, base: Path, serve: Serve, how: How) -> None:
+    def __init__(
+        self,
+        vault: Vault,
+        branch: str,
+        base: Path,
+        serve: Serve,
+        take_orders: TakeOrders,
+        how: How,
+    ) -> None:
         self.vault = vault
         self.branch = vault.branch(branch)
         self.run_dir = RunDir(base, vault.options.vault_id, self.branch.id, vault.path)
         self.since = time.time()
         self.told_to_end = False
         """Set by a handler of signals, which may not wait for anything."""
-        self.control = ""
-        """Where the orders come in: for those who look for this machine."""
         self.running: Running | None = None
         self.served: Served | None = None
         self._serve = serve
+        self._take_orders = take_orders
+        self._control: Path | None = None
+        """Where the orders come in: for those who look for this machine."""
         self._how = how
         self._lock = threading.RLock()
         self._ending = threading.Event()
@@ -109,39 +112,56 @@ class Supervisor:
             first = chosen.memory if how.eager or not arriving.worthwhile(chosen.memory) else None
             with filling.beside(self.vault, first, self.run_dir) as memory:
                 filling.write_boot_files(self.vault, chosen.files, self.run_dir)
-                running = self._serve_disks(session, chosen, accelerator)
-                if chosen.made is None:
-                    running.boot()
-                    told = "booted"
-                else:
-                    running.restore(chosen, memory, paused=how.paused or chosen.made.paused)
-                    told = _resumed(chosen)
+                return self._launch(session, chosen, accelerator, memory, paused=how.paused)
+
+    def _launch(
+        self,
+        session: Session,
+        chosen: Plan,
+        accelerator: str,
+        memory: filling.Filling | None,
+        *,
+        paused: bool,
+    ) -> str:
+        """Start QEMU, give it what it waits for, and let it go on."""
+        from blockvault.vm import restoring
+
+        served, running = self._disks(session, chosen, accelerator)
+        saved = chosen.made
+        running.start(incoming=saved is not None)
+        # It has itself to load first, and so have we: the server, what takes orders, the monitor.
+        self._open(served)
+        if saved is not None and memory is None:
+            running.arriving = restoring.prepare(running, chosen)
+        running.connect()
+        if saved is not None:
+            restoring.restore(running, chosen, memory, paused=paused or saved.paused)
         self._save(running)
-        return told
+        return "booted" if saved is None else _resumed(chosen)
+
+    def _open(self, served: Served) -> None:
+        """Answer QEMU, and those who have orders."""
+        served.begin()
+        if self._control is None:
+            self._control = self._take_orders(self)
 
     def _adopt(self, session: Session, qemu: Qemu, accelerator: str) -> str:
         """Take over a QEMU that still runs: serve its disks again, connect to its monitor."""
         chosen = plan(self.vault, self.branch.name, boot=True)
-        running = self._serve_disks(session, chosen, accelerator)
+        served, running = self._disks(session, chosen, accelerator)
+        self._open(served)
         running.adopt(qemu)
         self._save(running)
         return f"taken over: {running.after_a_death()}"
 
-    def _serve_disks(self, session: Session, chosen: Plan, accelerator: str) -> Running:
-        """A machine that has its disks and no QEMU yet."""
-        have = {name for name, _, _ in session.volumes}
-        missing = [disk for disk in chosen.machine.disks if disk not in have]
-        if missing:
-            raise NotFound(
-                f"branch '{self.branch.name}' has no volume '{missing[0]}', which its machine has "
-                "as a disk",
-                kind="no-volume",
-            )
+    def _disks(self, session: Session, chosen: Plan, accelerator: str) -> tuple[Served, Running]:
+        """A machine without a QEMU, and its disks, which begin to be served."""
+        disks.check_there(session, chosen.machine)
         self.served = self._serve(session, self.run_dir.nbd)
         self.running = Running(
             self.vault, session, self.run_dir, chosen.machine, accelerator, chosen.files
         )
-        return self.running
+        return self.served, self.running
 
     def _save(self, running: Running) -> None:
         self.run_dir.save(
@@ -150,7 +170,7 @@ class Supervisor:
                 branch=self.branch.name,
                 supervisor=Process.of(os.getpid()),
                 qemu=running.qemu.process,
-                control=self.control,
+                control=str(self._control),
                 accelerator=running.accelerator,
                 since=self.since,
             )
@@ -232,6 +252,8 @@ class Supervisor:
 
     def go_back(self, rev: str, *, force: bool = False) -> str:
         """Give the branch another state and go on from that; return in words what was done."""
+        from blockvault.vm import rewind
+
         with self.ordered() as running, self.vault.guard():
             target = plan(self.vault, rev, force=force)
             exact = target.position.snapshot
@@ -258,6 +280,8 @@ class Supervisor:
                 if before == state.RUNNING:
                     running.resume()
             raise
+        from blockvault.vm import rewind
+
         try:
             rewind.rewind(running, target)
         except VaultError as error:
@@ -282,6 +306,7 @@ class Supervisor:
         finally:
             running.use(self._take_branch())
             self.served = self._serve(running.session, self.run_dir.nbd)
+            self.served.begin()
 
     def _start_over(self, move: Callable[[], object], force: bool) -> str:
         """A new QEMU from the branch's head, once ``move`` has moved that."""

@@ -1,9 +1,9 @@
-"""Which pages a guest touched first when it went on from a snapshot; the next one will, too.
+"""What guests that started from one memory touched first, for the next guest from it.
 
-A guest that is started without its memory waits for each page that it touches.  What it waited for
-is kept beside the run directories, under the name of the memory, so that the next machine from the
-same snapshot gets these pages while its QEMU still starts.  It is a hint: whatever it says, a guest
-gets the right pages, sooner or later.
+Without that each of them waits for the same pages one by one.  The pages themselves are kept, in
+the runtime directory, which is in memory: to find them in the vault would take as long as QEMU
+takes to start.  A file of them is their hash, their numbers and their contents; one that is not
+whole is as good as none.
 """
 
 from __future__ import annotations
@@ -11,29 +11,57 @@ from __future__ import annotations
 import contextlib
 import os
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
-_KEPT = 256
-"""Memories of which the pages are known at most; the oldest go."""
-_MOST = 65_536
+from blockvault.ids import ID_SIZE, object_id
+from blockvault.vm.stream import PAGE
+
+_MOST = 4096
+"""Pages of one memory: 16 MiB."""
+_KEPT = 64 << 20
+"""Bytes of all memories; the pages of those that were not started for longest go."""
 
 
-def load(path: Path) -> Sequence[int]:
-    """Numbers of pages, in the order in which they were touched; none if nobody knows."""
-    pages = array("I")
-    with contextlib.suppress(OSError, ValueError):
-        pages.frombytes(path.read_bytes()[: _MOST * pages.itemsize])
-    return pages
+def note(pages: dict[int, bytes], number: int, page: bytes) -> None:
+    """A guest waited for a page."""
+    if len(pages) < _MOST:
+        pages.setdefault(number, page)
 
 
-def save(path: Path, pages: Sequence[int]) -> None:
+def load(path: Path) -> dict[int, bytes]:
+    """Pages by their numbers, in the order in which they were touched; none if nobody knows."""
+    try:
+        data = memoryview(path.read_bytes())
+    except OSError:
+        return {}
+    said, rest = data[:ID_SIZE], data[ID_SIZE:]
+    if object_id(rest) != said:
+        return {}
+    numbers = array("I")
+    end = len(rest) // (numbers.itemsize + PAGE) * numbers.itemsize
+    numbers.frombytes(rest[:end])
+    return {
+        number: bytes(rest[end + at * PAGE : end + (at + 1) * PAGE])
+        for at, number in enumerate(numbers)
+    }
+
+
+def save(path: Path, pages: Mapping[int, bytes]) -> None:
     """Keep them for the next one, if that works."""
+    content = array("I", pages).tobytes() + b"".join(pages.values())
     with contextlib.suppress(OSError):
         path.parent.mkdir(mode=0o700, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_bytes(array("I", pages[:_MOST]).tobytes())
+        partial.write_bytes(object_id(content) + content)
         partial.replace(path)
-        known = sorted(path.parent.iterdir(), key=lambda each: each.stat().st_mtime)
-        for old in known[:-_KEPT]:
-            old.unlink()
+        _drop_old(path.parent)
+
+
+def _drop_old(folder: Path) -> None:
+    known = [(file, file.stat()) for file in folder.iterdir()]
+    kept = 0
+    for file, info in sorted(known, key=lambda each: each[1].st_mtime, reverse=True):
+        kept += info.st_size
+        if kept > _KEPT:
+            file.unlink()

@@ -19,10 +19,9 @@ import pytest
 
 from blockvault.device import Extent
 from blockvault.errors import Damaged, ToolFailed
-from blockvault.vm import arriving, stream, touched
+from blockvault.vm import arriving, restoring, stream, touched
 from blockvault.vm.arriving import Arriving
 from blockvault.vm.postcopy import Opening
-from blockvault.vm.running import Running
 from blockvault.vm.stream import PAGE
 from tests.vm.test_postcopy import message
 
@@ -204,28 +203,43 @@ def test_closing_in_the_middle(start: Start, slow: None) -> None:
     assert threading.active_count() == before - 2
 
 
+def page(memory: Memory, number: int) -> bytes:
+    return bytes(memory.content[number * PAGE : (number + 1) * PAGE])
+
+
+def all_comes(coming: Arriving, guest: Guest) -> None:
+    guest.finish()
+    coming.wait(SECONDS)
+    coming.close()
+    guest.close()
+
+
 def test_what_one_guest_touched_the_next_one_gets_first(
     tmp_path: Path, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hints = tmp_path / "touched" / "hints"
-    with monkeypatch.context() as slowly:
-        slowly.setattr(arriving, "_QUIET", 0.2)
-        coming, guest = start(Memory([(0, 96)]))
-        guest.ask(70)
-        guest.finish()
-        coming.wait(SECONDS)
-        coming.close()
-    assert list(touched.load(hints)) == [70]
+    monkeypatch.setattr(arriving, "_QUIET", 0.2)
+    memory = Memory([(0, 96)])
+    coming, guest = start(memory)
+    guest.ask(70)
+    all_comes(coming, guest)
+    near = [70, *(number for number in range(64, 72) if number != 70)]
+    assert touched.load(hints) == {number: page(memory, number) for number in near}
     (tmp_path / "in").unlink()
-    monkeypatch.setattr(arriving, "_QUIET", 5.0)
-    _, guest = start(Memory([(0, 96)]))
+    coming, guest = start(memory)
     assert guest.take_part()
-    assert guest.order[0] == 70
-    assert sorted(guest.order) == list(range(64, 96))
+    assert guest.order == near, "nothing else comes before the guest has those"
+    # Where others touched pages, only those near to what is asked for come: or what else is
+    # touched there would never be known.
+    guest.ask(90)
+    assert guest.take_part()
+    assert sorted(guest.order[len(near) :]) == list(range(88, 96))
+    all_comes(coming, guest)
+    assert list(touched.load(hints)) == [*near, 90, 88, 89, *range(91, 96)]
 
 
 def test_zeros_that_one_guest_touched_come_to_the_next_one(tmp_path: Path, start: Start) -> None:
-    touched.save(tmp_path / "touched" / "hints", [40])
+    touched.save(tmp_path / "touched" / "hints", {40: bytes(PAGE)})
     coming, guest = start(Memory([(0, 1)]))
     guest.finish()
     coming.wait(SECONDS)
@@ -234,11 +248,23 @@ def test_zeros_that_one_guest_touched_come_to_the_next_one(tmp_path: Path, start
     assert sorted(guest.order) == [0, 40]
 
 
-def test_hints_are_no_more_than_that(tmp_path: Path, start: Start) -> None:
-    """Noise, and pages that the memory does not have."""
-    (tmp_path / "touched").mkdir()
-    (tmp_path / "touched" / "hints").write_bytes(random.Random(3).randbytes(4003))
+@pytest.mark.parametrize("how", ["noise", "changed", "torn", "empty", "beyond the end"])
+def test_hints_that_are_not_whole_are_none(tmp_path: Path, start: Start, how: str) -> None:
+    """They are content: what the guest gets instead of what the vault holds."""
     memory = Memory([(0, 96)])
+    hints = tmp_path / "touched" / "hints"
+    touched.save(hints, {3: page(memory, 3), 9: page(memory, 9), 4000: bytes(PAGE)})
+    sound = hints.read_bytes()
+    match how:
+        case "noise":
+            hints.write_bytes(random.Random(3).randbytes(4003))
+        case "changed":
+            hints.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+        case "torn":
+            hints.write_bytes(sound[: len(sound) // 2])
+        case "empty":
+            hints.write_bytes(b"")
+    assert set(touched.load(hints)) == ({3, 9, 4000} if how == "beyond the end" else set())
     coming, guest = start(memory)
     guest.finish()
     coming.wait(SECONDS)
@@ -246,14 +272,22 @@ def test_hints_are_no_more_than_that(tmp_path: Path, start: Start) -> None:
 
 
 def test_only_so_many_hints_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(touched, "_KEPT", 3)
-    for number in range(5):
-        touched.save(tmp_path / "t" / str(number), [number])
+    monkeypatch.setattr(touched, "_KEPT", 3 * (PAGE + 36) + PAGE)
+    for number in range(6):
+        touched.save(tmp_path / "t" / str(number), {number: bytes(PAGE)})
         os.utime(tmp_path / "t" / str(number), (number, number))
-    touched.save(tmp_path / "t" / "5", [5])
-    assert {each.name for each in (tmp_path / "t").iterdir()} == {"3", "4", "5"}
-    assert list(touched.load(tmp_path / "t" / "4")) == [4]
-    assert list(touched.load(tmp_path / "t" / "0")) == []
+    touched.save(tmp_path / "t" / "6", {6: bytes(PAGE)})
+    assert {each.name for each in (tmp_path / "t").iterdir()} == {"4", "5", "6"}
+    assert touched.load(tmp_path / "t" / "5") == {5: bytes(PAGE)}
+    assert touched.load(tmp_path / "t" / "0") == {}
+
+
+def test_of_one_memory_only_so_many_pages_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(touched, "_MOST", 2)
+    pages: dict[int, bytes] = {}
+    for number in (5, 3, 5, 9):
+        touched.note(pages, number, bytes([number]))
+    assert pages == {5: b"\5", 3: b"\3"}
 
 
 def test_one_that_never_begins(start: Start, tmp_path: Path) -> None:
@@ -272,21 +306,22 @@ def test_a_qemu_that_does_not_know_how_gets_all_first() -> None:
 
     closed: list[bool] = []
     coming: Any = SimpleNamespace(close=lambda: closed.append(True))
-    running = Running.__new__(Running)
-    running.arriving = None
-    assert not running._follow(), "a state that was not understood"
-    running._monitor = SimpleNamespace(execute=refused)  # type: ignore[assignment]
-    running.run = SimpleNamespace(migration=Path("/nonexistent"))  # type: ignore[assignment]
-    running.session = SimpleNamespace(branch=SimpleNamespace(name="main"))  # type: ignore[assignment]
+    running: Any = SimpleNamespace(
+        arriving=None,
+        monitor=SimpleNamespace(execute=refused),
+        run=SimpleNamespace(migration=Path("/nonexistent")),
+        session=SimpleNamespace(branch=SimpleNamespace(name="main")),
+    )
+    assert not restoring._follow(running), "a state that was not understood"
     running.arriving = coming
-    assert not running._follow()
+    assert not restoring._follow(running)
     assert closed == [True]
     assert running.arriving is None
     # What is no refusal is told.
     running.arriving = coming
-    running._monitor = SimpleNamespace(execute=_gone)  # type: ignore[assignment]
+    running.monitor = SimpleNamespace(execute=_gone)
     with pytest.raises(ToolFailed, match="went away"):
-        running._follow()
+        restoring._follow(running)
 
 
 def _gone(*_: object, **__: object) -> None:

@@ -14,11 +14,12 @@ from blockvault.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
     from blockvault.nbd.control import Remote
+    from blockvault.nbd.server import Server
     from blockvault.ops.refs import Branch
     from blockvault.session import Session
     from blockvault.vault import Vault
+    from blockvault.vm.disks import Served
     from blockvault.vm.rundir import RunDir
-    from blockvault.vm.supervisor import Served
 
 STARTED_SHAPE = {
     "branch": "the machine's branch",
@@ -72,23 +73,40 @@ def machine(vault: Vault, name: str) -> Remote:
 
 
 class Disks:
-    """The volumes of a session, served over NBD until ``close``."""
+    """The volumes of a session, served over NBD from ``begin`` until ``close``.
+
+    Who connects before waits: a QEMU is started while the server is still loaded.
+    """
 
     def __init__(self, vault: Vault, session: Session, path: Path) -> None:
+        from blockvault.nbd import sockets
+
+        self._vault = vault
+        self._session = session
+        self._path = path
+        self._listener = sockets.listen_unix(path)
+        self._server: Server | None = None
+
+    def begin(self) -> None:
         from blockvault.nbd.exports import Exports
         from blockvault.nbd.server import Server
         from blockvault.nbd.volumes import VaultCatalogue
 
-        self._catalogue = VaultCatalogue(vault, {session.branch.name: session}, only_listed=True)
+        sessions = {self._session.branch.name: self._session}
+        self._catalogue = VaultCatalogue(self._vault, sessions, only_listed=True)
         self._server = Server(Exports(self._catalogue))
-        self._server.listen_unix(path)
+        self._server.answer_unix(self._listener, self._path)
 
     def status(self) -> dict[str, Any]:
-        return self._server.status()
+        return self._server.status() if self._server is not None else {}
 
     def close(self) -> None:
-        self._server.stop()
-        self._catalogue.close()
+        if self._server is None:
+            self._listener.close()
+            self._path.unlink(missing_ok=True)
+        else:
+            self._server.stop()
+            self._catalogue.close()
 
 
 def server(vault: Vault) -> Callable[[Session, Path], Served]:

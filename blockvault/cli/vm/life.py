@@ -6,18 +6,21 @@ vm start, vm clone  behind: a fork of this process is, which outlives it      ba
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blockvault.cli import heap, output
+from blockvault.cli import output, tuning
 from blockvault.cli.vm import common
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
     from blockvault.vm.planning import How
+    from blockvault.vm.supervisor import Supervisor
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -27,24 +30,35 @@ def run_machine(vault: Vault, branch: str, how: How, tell: Tell) -> None:
 
     What goes wrong before that is raised.
     """
-    from blockvault.nbd.control import ControlServer
-    from blockvault.vm.orders import Orders
     from blockvault.vm.supervisor import Supervisor
 
-    heap.for_months()
+    tuning.for_months()
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    supervisor = Supervisor(vault, branch, common.runtime(), common.server(vault), how)
-    control = ControlServer(vault.path, Orders(supervisor).handlers())
-    try:
-        supervisor.control = str(control.path)
+    with contextlib.ExitStack() as stack:
+        supervisor = Supervisor(
+            vault,
+            branch,
+            common.runtime(),
+            common.server(vault),
+            lambda it: _take_orders(it, stack),
+            how,
+        )
         _on_signals(lambda: setattr(supervisor, "told_to_end", True))
         told = supervisor.start()
         tell({"branch": branch, "told": told, "pid": os.getpid()})
         output.write(f"Machine {branch} {told}")
         output.flush()
         output.write(f"Machine {branch} has ended: {output.clean(supervisor.run())}")
-    finally:
-        control.close()
+
+
+def _take_orders(supervisor: Supervisor, stack: contextlib.ExitStack) -> Path:
+    """Open the supervisor's control socket, which ``stack`` closes."""
+    from blockvault.nbd.control import ControlServer
+    from blockvault.vm.orders import Orders
+
+    control = ControlServer(supervisor.vault.path, Orders(supervisor).handlers())
+    stack.callback(control.close)
+    return control.path
 
 
 def _on_signals(act: Callable[[], None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING
 
 import click
@@ -75,6 +74,8 @@ def _branch(vault: Vault, revision: str, new: str | None, throw_away: bool) -> s
     if new is not None:
         return new
     if throw_away:
+        import secrets
+
         return f"throw-away/{secrets.token_hex(4)}"
     name = vault.head if revision == "HEAD" else revision
     if all(each.name != name for each in vault.branches()):
