@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import click
 
 from blockvault.cli import complete, output
-from blockvault.cli.common import command, with_vault
+from blockvault.cli.common import command, open_vault
 from blockvault.cli.vm import common
-from blockvault.cli.vm.background import launch
+from blockvault.cli.vm.background import Behind
 from blockvault.errors import Conflict
-
-if TYPE_CHECKING:
-    from blockvault.vault import Vault
 
 
 @command(
@@ -28,23 +23,23 @@ if TYPE_CHECKING:
 @click.argument("source", metavar="BRANCH", shell_complete=complete.branches)
 @click.argument("new", metavar="NEW")
 @click.option("--paused", is_flag=True, help="Let the clone stand still at first.")
-@with_vault
-def run(vault: Vault, source: str, new: str, paused: bool, as_json: bool) -> None:
+def run(source: str, new: str, paused: bool, as_json: bool) -> None:
     """Start a second machine from a running one.
 
     The source is recorded in full while it goes on, and the clone is a new branch that starts from
     there.  It copies nothing.  The clone gets a new VM generation id, so that a kernel that knows
     of those reseeds its random numbers; what else the two share is said.
     """
-    from blockvault.vm.planning import How, plan
+    with Behind() as behind, open_vault() as vault:
+        from blockvault.vm.planning import How, plan
 
-    if any(each.name == new for each in vault.branches()):
-        raise Conflict(f"branch '{new}' exists already", kind="branch-exists")
-    remote = common.machine(vault, source)
-    snapshot = remote.ask("vm-snapshot", message=f"cloned as {new}", author=None)["id"]
-    vault.create_branch(new, snapshot)
-    machine = plan(vault, new).machine
-    told = launch(vault, new, How(paused=paused))
+        if any(each.name == new for each in vault.branches()):
+            raise Conflict(f"branch '{new}' exists already", kind="branch-exists")
+        remote = common.machine(vault, source)
+        snapshot = remote.ask("vm-snapshot", message=f"cloned as {new}", author=None)["id"]
+        vault.create_branch(new, snapshot)
+        machine = plan(vault, new).machine
+        told = behind.run(vault, new, How(paused=paused))
     shared = [f"MAC address {machine.mac}"] if machine.mac else []
     shared += ["host names, SSH host keys and machine ids on its disks"]
     if as_json:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import click
 
 from blockvault.cli import complete, output
-from blockvault.cli.common import command, with_vault
+from blockvault.cli.common import command, open_vault
 from blockvault.cli.vm import common
-from blockvault.cli.vm.background import launch
+from blockvault.cli.vm.background import Behind
 from blockvault.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -33,9 +33,7 @@ if TYPE_CHECKING:
 @click.option("--paused", is_flag=True, help="Let a resumed machine stand still at first.")
 @click.option("--eager", is_flag=True, help="Bring back all memory before the guest goes on.")
 @click.option("-f", "--force", is_flag=True, help="Try a state that another QEMU saved.")
-@with_vault
 def run(
-    vault: Vault,
     revision: str,
     new: str | None,
     throw_away: bool,
@@ -51,15 +49,16 @@ def run(
     A machine whose supervisor died is taken over.  REV is a branch; any other revision needs --as
     or --throw-away, since only a branch can be written.
     """
-    from blockvault.vm.planning import How, plan
+    with Behind() as behind, open_vault() as vault:
+        from blockvault.vm.planning import How, plan
 
-    common.runtime()  # where what QEMU told before is kept
-    branch = _branch(vault, revision, new, throw_away)
-    if branch != revision:
-        # What cannot start is told before there is a branch.
-        plan(vault, revision, boot=boot, force=force)
-        vault.create_branch(branch, revision)
-    told = launch(vault, branch, How(boot, paused, force, throw_away, eager))
+        common.runtime()  # where what QEMU told before is kept
+        branch = _branch(vault, revision, new, throw_away)
+        if branch != revision:
+            # What cannot start is told before there is a branch.
+            plan(vault, revision, boot=boot, force=force)
+            vault.create_branch(branch, revision)
+        told = behind.run(vault, branch, How(boot, paused, force, throw_away, eager))
     if as_json:
         output.write_json(told)
     else:
