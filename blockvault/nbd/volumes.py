@@ -13,7 +13,6 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 
 from blockvault.device import Device
 from blockvault.errors import BadRequest, NotFound
@@ -206,7 +205,7 @@ def _other_side(vault: Vault, revision: str, volume: str) -> Position | None:
         chosen = position.volume(other or volume)
     except (BadRequest, NotFound):
         return None
-    return replace(position, volumes=(chosen._replace(name=volume),))
+    return position._replace(volumes=(chosen._replace(name=volume),))
 
 
 class _Differences:
@@ -238,7 +237,7 @@ class _Differences:
     def _differing(self, position: Position) -> tuple[list[int], list[int]]:
         with self._lock:
             if self._known is None or self._known[0] != position.seq:
-                ours = replace(position, volumes=(position.volume(self._volume),))
+                ours = position._replace(volumes=(position.volume(self._volume),))
                 (found,) = compare.diff(self._vault, ours, self._other)
                 starts = [start for start, _ in found.extents]
                 stops = [start + size for start, size in found.extents]

@@ -11,9 +11,8 @@ the stated one that a real disk could have shown after a power cut: a barrier or
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.errors import BadRequest, Damaged, NotFound
 from blockvault.ids import short
@@ -31,8 +30,7 @@ if TYPE_CHECKING:
 split_volume = refs.split_volume
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """One state: the waypoint's ``volumes`` and the branch's events after it, up to ``seq``.
 
     ``snapshot`` is the snapshot that this state is, None if it is none; ``tip`` is the newest one
@@ -69,7 +67,7 @@ class Position:
 def resolve(vault: Vault, text: str, *, exact: bool = False) -> Position:
     """The position that a revision names; ``NotFound`` tells what is missing or what matches."""
     revision = refs.parse(text, events.now_us())
-    return replace(_Resolver(vault, revision, exact).run(), text=text)
+    return _Resolver(vault, revision, exact).run()._replace(text=text)
 
 
 def head_of(vault: Vault, branch: Branch, *, exact: bool = True) -> Position:
@@ -285,7 +283,7 @@ def _with_snapshot(vault: Vault, reader: Reader, position: Position) -> Position
     tip = Snapshot.decode(vault.objects.get(position.tip))
     if tip.volumes != position.volumes:
         return position
-    return replace(position, snapshot=tip.id, attachments=tip.attachments)
+    return position._replace(snapshot=tip.id, attachments=tip.attachments)
 
 
 def _consistent(reader: Reader, branch: int, row: BranchRow, seq: int) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from blockvault.errors import BadRequest, Damaged, Unsupported
 from blockvault.ids import object_id
@@ -94,8 +94,7 @@ def mac_for(seed: str) -> str:
     return f"52:54:00:{digest[:2]}:{digest[2:4]}:{digest[4:6]}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class Made(NamedTuple):
     """What made a full snapshot, and so what is needed to go on from it."""
 
     qemu: str
@@ -103,7 +102,7 @@ class Made:
     paused: bool
 
     def encode(self) -> bytes:
-        return json.dumps(asdict(self), indent=1).encode() + b"\n"
+        return json.dumps(self._asdict(), indent=1).encode() + b"\n"
 
     @classmethod
     def decode(cls, data: bytes) -> Made:

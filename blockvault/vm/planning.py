@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blockvault.errors import Conflict, NotFound
@@ -32,8 +31,7 @@ class How(NamedTuple):
     """All memory comes before the guest goes on, however much it is."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What a machine would be started from."""
 
     position: Position

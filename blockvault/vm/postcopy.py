@@ -16,7 +16,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from blockvault.errors import ToolFailed
 from blockvault.vm import stream
@@ -30,8 +30,7 @@ _RANGE = struct.Struct(">QI")
 ZEROS = bytes(PAGE)
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
+class Opening(NamedTuple):
     """The stream up to the moment in which the guest runs, and how pages are named after it."""
 
     data: bytes

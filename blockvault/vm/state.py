@@ -24,9 +24,8 @@ import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blockvault.errors import IOFailed, ToolFailed, VaultError
 from blockvault.ops import Progress, attachments, silent
@@ -44,8 +43,7 @@ _PASSES = 6
 _ACCEPT_SECONDS = 20.0
 
 
-@dataclass(frozen=True, slots=True)
-class Taken:
+class Taken(NamedTuple):
     """A full snapshot, and what it cost the guest."""
 
     id: bytes

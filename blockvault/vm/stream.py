@@ -16,8 +16,7 @@ import contextlib
 import json
 import struct
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from blockvault.errors import Damaged, ToolFailed
 
@@ -45,8 +44,7 @@ Write = Callable[[int, bytes], None]
 Allocate = Callable[[int], Write]
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
+class Layout(NamedTuple):
     """What a stream says before the first page; ``head`` in hex, ``blocks`` as (name, bytes)."""
 
     head: str
@@ -66,7 +64,7 @@ class Layout:
         return places
 
     def encode(self) -> bytes:
-        return json.dumps(asdict(self), indent=1).encode() + b"\n"
+        return json.dumps(self._asdict(), indent=1).encode() + b"\n"
 
     @classmethod
     def decode(cls, data: bytes) -> Layout:
