@@ -9,6 +9,7 @@ nothing, and where the volume has zeros the file gets holes.
 from __future__ import annotations
 
 import mmap
+from array import array
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -50,7 +51,7 @@ def overwrite(vault: Vault, volume: Volume, path: Path) -> int:
             if len(memory) != volume.size:
                 raise BadRequest(f"{path} has {len(memory):,} bytes, not {volume.size:,}")
             work = _Overwriting(vault, volume, RawImage(file.fileno(), path), memory)
-            return work.clear_gaps() + sum(threads.map(work.leaves, work.batches()))
+            return sum(threads.map(work.leaves, work.batches())) + work.clear_gaps()
     except OSError as error:
         raise IOFailed(f"{path} cannot be written: {error.strerror}") from None
 
@@ -63,14 +64,14 @@ class _Overwriting:
         self._memory = memory
         self._size = vault.options.block_size
         self._zero_id = object_id(bytes(self._size))
-
-    def _walk(self) -> Iterator[Leaf]:
-        base = self._device.tree
-        return tree.leaves(base.objects, base.root, base.height)
+        self._starts = array("Q")
+        """Where the leaves that ``batches`` gave begin, in bytes."""
 
     def batches(self) -> Iterator[list[Leaf]]:
-        walk = self._walk()
+        base = self._device.tree
+        walk = tree.leaves(base.objects, base.root, base.height)
         while some := list(islice(walk, _LEAVES)):
+            self._starts.extend(first * self._size for first, _ in some)
             yield some
 
     def leaves(self, some: list[Leaf]) -> int:
@@ -107,9 +108,12 @@ class _Overwriting:
         ]
 
     def clear_gaps(self) -> int:
-        """Make holes where the file has data and the volume has no leaf; return their bytes."""
+        """Make holes where the file has data and the volume has no leaf; return their bytes.
+
+        After ``batches``, which finds the leaves.
+        """
         width = tree.FANOUT * self._size
-        taken = (Run(first * self._size, first * self._size + width) for first, _ in self._walk())
+        taken = (Run(start, start + width) for start in self._starts)
         data = (Run(start, stop) for start, stop in self._file.data_runs())
         gaps = list(extents.subtracted(data, taken))
         for start, stop, _ in gaps:
