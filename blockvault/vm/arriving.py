@@ -71,14 +71,12 @@ class Arriving:
         self._opened = opened
         self._mark = mark
         self._hints = hints
-        self._touched = touched.load(hints)
+        self._touched: dict[int, bytes] = {}
         """Pages by number, those that others touched before: see ``touched``."""
-        self._hinted = [
-            (page * PAGE, data) for page, data in self._touched.items() if page * PAGE < self._size
-        ]
-        self._known = {at // _CHUNK * _CHUNK for at, _ in self._hinted}
+        self._known: set[int] = set()
         """Where chunks begin of which others touched pages, but not those that are asked for now:
         their neighbours are not sent along, or nobody would ever know which of them are used."""
+        self._recalled = threading.Event()
         self._sent = bytearray(memory.size // PAGE)
         self._gone: set[int] = set()
         """Where chunks begin of which all that is not zero was sent."""
@@ -95,7 +93,7 @@ class Arriving:
         ]
 
     def prepare(self) -> None:
-        """Read what the guest will touch first, while its QEMU starts."""
+        """Recall what the guest will touch first, while its QEMU starts."""
         for thread in self._threads:
             thread.start()
 
@@ -145,8 +143,10 @@ class Arriving:
 
     def _answer(self) -> None:
         self._begun.wait()
+        self._recalled.wait()
         if not self._connected:
             return
+        recalled = len(self._touched)
         with self._socket.makefile("rb") as source:
             for offset, length in postcopy.requests(source):
                 asked = range(offset, offset + length, PAGE)
@@ -157,18 +157,22 @@ class Arriving:
         self._there.set()
         if self._device.pin is not None:
             self._device.pin.release()
-        if len(self._touched) > len(self._hinted):
+        if len(self._touched) > recalled:
             touched.save(self._hints, self._touched)
 
     # -- the rest --------------------------------------------------------------------------------
 
     def _send(self) -> None:
+        try:
+            hinted = self._recall()
+        finally:
+            self._recalled.set()
         self._begun.wait()
         if not self._connected:
             return
         self._socket.sendall(self._opened.data)
-        for at in range(0, len(self._hinted), _HINTED):
-            self._put(self._hinted[at : at + _HINTED])
+        for at in range(0, len(hinted), _HINTED):
+            self._put(hinted[at : at + _HINTED])
         for start in self._chunks():
             if start in self._gone:
                 continue
@@ -180,6 +184,13 @@ class Arriving:
         with self._sending:
             self._all_sent = True
             self._socket.sendall(postcopy.closing(self._opened))
+
+    def _recall(self) -> list[tuple[int, bytes]]:
+        """What others touched, each page behind its offset."""
+        self._touched = touched.load(self._hints)
+        hinted = [(number * PAGE, page) for number, page in self._touched.items()]
+        self._known = {at // _CHUNK * _CHUNK for at, _ in hinted}
+        return [each for each in hinted if each[0] < self._size]
 
     def _chunks(self) -> Iterator[int]:
         """Where data begins, in order."""
