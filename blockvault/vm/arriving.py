@@ -39,6 +39,8 @@ _HINTED = 64
 """Pages that are sent at once because others touched them."""
 _QUIET = 0.02
 """Seconds without a request after which the rest is sent."""
+_ALONE = 0.2
+"""Seconds for which a guest that has what others needed gets the processors for itself."""
 _ALLOWED = Path("/proc/sys/vm/unprivileged_userfaultfd")
 
 
@@ -173,6 +175,8 @@ class Arriving:
         self._socket.sendall(self._opened.data)
         for at in range(0, len(hinted), _HINTED):
             self._put(hinted[at : at + _HINTED])
+        if hinted:
+            self._asked = time.monotonic() + _ALONE
         for start in self._chunks():
             if start in self._gone:
                 continue
