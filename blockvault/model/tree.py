@@ -179,6 +179,17 @@ def leaves(
         yield position << BITS, leaf
 
 
+def leaf_ids(nodes: NodeSource, root: bytes, height: int) -> Iterator[tuple[int, bytes]]:
+    """Yield (first block, id) in order for the leaves that are not zero; none of them is read."""
+    if height == 1:
+        yield from [(0, root)] if root != ZERO_ID else []
+        return
+    for position, node in walk(nodes, root, height, 2):
+        for number, oid in enumerate(children(node), position << BITS):
+            if oid != ZERO_ID:
+                yield number << BITS, oid
+
+
 def walk(
     nodes: NodeSource,
     root: bytes,

@@ -33,7 +33,7 @@ _LEAVES = 64
 """Leaves that a thread takes at once."""
 
 Leaf = tuple[int, bytes]
-"""Its first block, and its node."""
+"""Its first block, and its id."""
 
 
 def overwrite(vault: Vault, volume: Volume, path: Path) -> int:
@@ -69,7 +69,7 @@ class _Overwriting:
 
     def batches(self) -> Iterator[list[Leaf]]:
         base = self._device.tree
-        walk = tree.leaves(base.objects, base.root, base.height)
+        walk = tree.leaf_ids(base.objects, base.root, base.height)
         while some := list(islice(walk, _LEAVES)):
             self._starts.extend(first * self._size for first, _ in some)
             yield some
@@ -77,11 +77,11 @@ class _Overwriting:
     def leaves(self, some: list[Leaf]) -> int:
         """Write what differs in these leaves; return its bytes."""
         with self._vault.read() as reader:
-            digests = [reader.get(tables.RUNS, object_id(node)) for _, node in some]
+            digests = [reader.get(tables.RUNS, leaf) for _, leaf in some]
         numbers = [
             first + n
-            for (first, node), digest in zip(some, digests, strict=True)
-            for n in self._differing(first, node, digest)
+            for (first, leaf), digest in zip(some, digests, strict=True)
+            for n in self._differing(first, leaf, digest)
         ]
         for number, block in zip(numbers, self._device.scattered(numbers), strict=True):
             start = number * self._size
@@ -92,14 +92,14 @@ class _Overwriting:
                 self._memory[start:stop] = block[: stop - start]
         return len(numbers) * self._size
 
-    def _differing(self, first: int, node: bytes, digest: bytes | None) -> list[int]:
+    def _differing(self, first: int, leaf: bytes, digest: bytes | None) -> list[int]:
         """Which blocks of a leaf differ.  Read, not looked at through the mapping: that would make
         data of holes."""
         size = self._size
         there = self._file.read(first * size, tree.FANOUT * size)
         if digest == object_id(there):
             return []
-        view = memoryview(there)
+        view, node = memoryview(there), tree.fetch(self._device.tree.objects, [leaf])[leaf]
         found = (object_id(view[n * size : (n + 1) * size]) for n in range(tree.FANOUT))
         return [
             n

@@ -104,6 +104,17 @@ def test_leaves_yields_the_range_in_order_without_zeros(data: st.DataObject, nbl
         assert tree.children(leaf) == tuple(content.get(first + i, ZERO_ID) for i in range(32))
 
 
+@given(st.data())
+def test_ids_of_leaves_are_those_of_the_leaves(data: st.DataObject) -> None:
+    nblocks = data.draw(SIZES)
+    nodes, root = make(data.draw(contents(nblocks)), nblocks)
+    height = tree.depth(nblocks)
+    leaves = [(first, object_id(leaf)) for first, leaf in tree.leaves(nodes, root, height)]
+    known = {oid for _, oid in leaves} if height > 1 else set()
+    nodes.added = {oid: node for oid, node in nodes.added.items() if oid not in known}
+    assert list(tree.leaf_ids(nodes, root, height)) == leaves, "and no leaf is asked for"
+
+
 @given(st.data(), SIZES, SIZES)
 def test_resize_equals_a_tree_built_at_the_new_size(
     data: st.DataObject, old: int, new: int
