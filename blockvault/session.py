@@ -13,8 +13,9 @@ readable, and the next flush tries again.
 A checkpoint folds the overlays into new tree roots, so that opening the branch never replays more
 than a bounded number of blocks; a snapshot is a checkpoint that also has a name.
 
-``pending`` holds the writes, ``committing`` and ``storing`` make rows and frames of them,
-``folding`` makes trees of what is stored, ``journaling`` promises.
+``pending`` holds the writes, ``behind`` has them committed before somebody waits, ``committing``
+and ``storing`` make rows and frames of them, ``folding`` makes trees of what is stored,
+``journaling`` promises.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from mmap import mmap
 from types import TracebackType
 from typing import TYPE_CHECKING
 
-from blockvault import journaling
+from blockvault.behind import Behind
 from blockvault.committing import Pipeline, Step
 from blockvault.errors import Conflict, NotFound
 from blockvault.folding import Folding
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
     from blockvault.store.gathering import ObjectWriter
     from blockvault.vault import Vault
 
-COMMIT_BYTES = 8 << 20
-"""Pending bytes that start a commit in the background, so that a flush has little left to do."""
 PENDING_BYTES = 64 << 20
 """Pending bytes at which writers wait: the session's volatile cache."""
 
@@ -67,8 +66,11 @@ class Session:
         self._promised = 0
         """Entries that the last barrier covers, in the tables or in the journal."""
         self._barrier_due = False
-        self._background: threading.Thread | None = None
-        self._hurry = threading.Event()
+        self._behind = Behind(
+            self.pending,
+            lambda: self._journaling.journaled,
+            lambda stop: self._commit(stop, barrier=False),
+        )
         self.unstored: bytearray | mmap = bytearray(1)
         """One byte, 1 while taken writes are in memory only.  Shared memory put in its place tells
         others, who outlive this process, whether its end lost anything."""
@@ -100,13 +102,11 @@ class Session:
 
     def _recover(self) -> None:
         """Store what a session that was killed had promised by its journal."""
-        self._background = threading.current_thread()  # nobody else commits meanwhile
-        if self._journaling.recover(self._heads):
-            self.commit(barrier=False)
-            self._journaling.end()
-            self._journaling = Journaling(self.vault, self.branch.id, self.pending)
-        self._hurry.clear()
-        self._background = None
+        with self._behind.kept_off():
+            if self._journaling.recover(self._heads):
+                self.commit(barrier=False)
+                self._journaling.end()
+                self._journaling = Journaling(self.vault, self.branch.id, self.pending)
         self._promised = -1 if self._barrier_due else self.pending.stored
 
     # -- volumes -------------------------------------------------------------------------------
@@ -174,61 +174,14 @@ class Session:
         if not self._open_gate.is_set():
             self._open_gate.wait()
         while self.pending.size >= self.limit:
-            if not self._relieved():
+            if not self._behind.relieved(self.limit):
                 self.commit(barrier=False)
-
-    def _relieved(self) -> bool:
-        """Wait until the thread that commits has made room; False if there is none, or it failed.
-
-        A writer that committed itself would wait for all that is pending.
-        """
-        with self.pending.mutex:
-            self.pending.room.wait_for(
-                lambda: self.pending.size < self.limit or self._background is None
-            )
-            return self.pending.size < self.limit
 
     def took(self, count: int) -> None:
         """Count what was just appended to ``pending``; called under its mutex."""
         self.unstored[0] = 1
         self.pending.size += count
-        if self.pending.size >= COMMIT_BYTES:
-            self._hurry.set()
-            self._commit_behind()
-
-    def _commit_behind(self) -> None:
-        """Have a thread commit: now if there is hurry, else after a moment.  Under the mutex."""
-        if self._background is None:
-            self._background = threading.Thread(target=self._committing, name="commit")
-            self._background.start()
-
-    def _committing(self) -> None:
-        failed = False
-        while True:
-            self._hurry.wait(journaling.SETTLE_SECONDS)
-            try:
-                self._commit(self._ready(), barrier=False)
-            except Exception:
-                # What failed is pending again: the next write that needs room, or the next flush,
-                # tries again and tells its caller.
-                failed = True
-            with self.pending.mutex:
-                if self.pending.size >= COMMIT_BYTES and not failed:
-                    continue
-                self._hurry.clear()
-                if failed or self._journaling.journaled <= self.pending.stored:
-                    self._background = None
-                    self.pending.room.notify_all()
-                    return
-
-    def _ready(self) -> int:
-        """Up to where a commit goes that nobody waits for.
-
-        Not beyond the journal, if that has anything: a flush would wait for the rest to be stored.
-        """
-        with self.pending.mutex:
-            journaled = self._journaling.journaled
-            return journaled if journaled > self.pending.base else self.pending.taken
+        self._behind.took()
 
     # -- committing ----------------------------------------------------------------------------
 
@@ -249,7 +202,7 @@ class Session:
             self._promised = max(self._promised, promised)
             if promised == self.pending.taken:
                 self.unstored[0] = 0
-            self._commit_behind()
+            self._behind.begin()
 
     def ahead(self) -> None:
         """Do what the next ``sync`` would have to do, without promising anything."""
@@ -364,10 +317,7 @@ class Session:
             self.flush()
             self._journaling.end()
         finally:
-            background = self._background
-            if background is not None:
-                self._hurry.set()
-                background.join()
+            self._behind.end()
             self._pipeline.close()
             self._journaling.abandon()
             self._lease.release()

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import blockvault.behind
 import blockvault.folding
 import blockvault.pending
 import blockvault.session
@@ -437,7 +438,7 @@ def test_many_threads_beside_commits_checkpoints_and_snapshots(
     request: pytest.FixtureRequest,
     nightly: bool,
 ) -> None:
-    monkeypatch.setattr(blockvault.session, "COMMIT_BYTES", 16 * BLOCK)
+    monkeypatch.setattr(blockvault.behind, "COMMIT_BYTES", 16 * BLOCK)
     monkeypatch.setattr(blockvault.pending, "TRANSACTION_BYTES", 6 * BLOCK)
     monkeypatch.setattr(blockvault.session, "PENDING_BYTES", 64 * BLOCK)
     monkeypatch.setattr(blockvault.folding, "NODES_AT_ONCE", 8)
@@ -484,7 +485,7 @@ def test_sectors_of_the_same_block_from_many_threads(
     vault: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Parts of a block are written one by one, each over what the others left."""
-    monkeypatch.setattr(blockvault.session, "COMMIT_BYTES", 4 * BLOCK)
+    monkeypatch.setattr(blockvault.behind, "COMMIT_BYTES", 4 * BLOCK)
     size, rounds = 5 * BLOCK + 1024, 60
     with vault.session() as session:
         head = session.create_volume("v", size)

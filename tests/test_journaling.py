@@ -46,10 +46,7 @@ def crash(session: Session) -> None:
         raise RuntimeError("this process has ended")
 
     session._commit = dead  # type: ignore[method-assign]
-    background = session._background
-    session._hurry.set()
-    if background is not None:
-        background.join()
+    session._behind.end()
     session._journaling.abandon()
     session._lease.release()
 

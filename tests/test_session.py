@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import blockvault.behind
 import blockvault.folding
 import blockvault.pending
 import blockvault.session
@@ -142,7 +143,7 @@ def test_flushes_that_wait_share_a_barrier(
 
 def test_memory_is_bounded(vault: Vault, session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     """Writers wait for the store when too much is pending; the background commits before that."""
-    monkeypatch.setattr(blockvault.session, "COMMIT_BYTES", 4 * BLOCK)
+    monkeypatch.setattr(blockvault.behind, "COMMIT_BYTES", 4 * BLOCK)
     session.limit = 8 * BLOCK
     disk = Disk(SIZE, session.device())
     for number in range(200):
@@ -400,7 +401,7 @@ def test_a_failed_checkpoint_leaves_the_overlay(
 def test_writers_hear_of_a_full_disk_when_memory_is_full_too(
     session: Session, disk_space: FullDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(blockvault.session, "COMMIT_BYTES", 4 * BLOCK)
+    monkeypatch.setattr(blockvault.behind, "COMMIT_BYTES", 4 * BLOCK)
     session.limit = 8 * BLOCK
     disk_space.full = True
     disk, taken = Disk(SIZE), []

@@ -5,8 +5,8 @@
 
 A machine with much memory so starts as fast as one with little.  What guests from the same memory
 touched before goes first (``touched``).  Each page goes once; what is zero goes only to a guest
-that waits for it.  Until all is there the guest depends on this process: a
-mark in its run directory says that a QEMU that was left alone then cannot go on.
+that waits for it.  Until all is there the guest depends on this process: a mark in its run
+directory says that a QEMU that was left alone then cannot go on.
 """
 
 from __future__ import annotations

@@ -29,9 +29,9 @@ from typing import Any, NamedTuple
 
 import lmdb
 
+import blockvault.behind
 import blockvault.folding
 import blockvault.pending
-import blockvault.session
 from blockvault import Vault
 from blockvault.model.retention import Policy
 from blockvault.ops import forget, gc, ingest, prune
@@ -404,7 +404,7 @@ def volumes_at(vault: Vault, rev: str) -> dict[str, bytes]:
 
 def quicken(change: Callable[[object, str, int], None] = setattr) -> None:
     """Small limits, so that a short story meets background commits and checkpoints."""
-    change(blockvault.session, "COMMIT_BYTES", 24 * BLOCK)
+    change(blockvault.behind, "COMMIT_BYTES", 24 * BLOCK)
     change(blockvault.pending, "TRANSACTION_BYTES", 10 * BLOCK)
     change(blockvault.folding, "NODES_AT_ONCE", 8)
     change(blockvault.folding, "CHECKPOINT_BLOCKS", 30)

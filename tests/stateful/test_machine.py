@@ -24,6 +24,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
+import blockvault.behind
 import blockvault.folding
 import blockvault.pending
 import blockvault.session
@@ -350,7 +351,7 @@ class VaultMachine(RuleBasedStateMachine):
 @pytest.fixture
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short lives meet background commits and checkpoints."""
-    monkeypatch.setattr(blockvault.session, "COMMIT_BYTES", 24 * BLOCK)
+    monkeypatch.setattr(blockvault.behind, "COMMIT_BYTES", 24 * BLOCK)
     monkeypatch.setattr(blockvault.pending, "TRANSACTION_BYTES", 10 * BLOCK)
     monkeypatch.setattr(blockvault.folding, "NODES_AT_ONCE", 8)
     monkeypatch.setattr(blockvault.folding, "CHECKPOINT_BLOCKS", 30)

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from blockvault.vm.planning import How
 
 
-class Behind:
+class Fork:
     """A process for a machine; in a ``with``, at whose end it is on its own, or gone if unused."""
 
     def __enter__(self) -> Self:

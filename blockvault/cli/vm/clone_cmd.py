@@ -7,7 +7,7 @@ import click
 from blockvault.cli import complete, output
 from blockvault.cli.common import command, open_vault
 from blockvault.cli.vm import common
-from blockvault.cli.vm.background import Behind
+from blockvault.cli.vm.background import Fork
 from blockvault.errors import Conflict
 
 
@@ -30,7 +30,7 @@ def run(source: str, new: str, paused: bool, as_json: bool) -> None:
     there.  It copies nothing.  The clone gets a new VM generation id, so that a kernel that knows
     of those reseeds its random numbers; what else the two share is said.
     """
-    with Behind() as behind, open_vault() as vault:
+    with Fork() as fork, open_vault() as vault:
         from blockvault.vm.planning import How, plan
 
         if any(each.name == new for each in vault.branches()):
@@ -39,7 +39,7 @@ def run(source: str, new: str, paused: bool, as_json: bool) -> None:
         snapshot = remote.ask("vm-snapshot", message=f"cloned as {new}", author=None)["id"]
         vault.create_branch(new, snapshot)
         machine = plan(vault, new).machine
-        told = behind.run(vault, new, How(paused=paused))
+        told = fork.run(vault, new, How(paused=paused))
     shared = [f"MAC address {machine.mac}"] if machine.mac else []
     shared += ["host names, SSH host keys and machine ids on its disks"]
     if as_json:

@@ -9,7 +9,7 @@ import click
 from blockvault.cli import complete, output
 from blockvault.cli.common import command, open_vault
 from blockvault.cli.vm import common
-from blockvault.cli.vm.background import Behind
+from blockvault.cli.vm.background import Fork
 from blockvault.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def run(
     A machine whose supervisor died is taken over.  REV is a branch; any other revision needs --as
     or --throw-away, since only a branch can be written.
     """
-    with Behind() as behind, open_vault() as vault:
+    with Fork() as fork, open_vault() as vault:
         from blockvault.vm.planning import How, plan
 
         common.runtime()  # where what QEMU told before is kept
@@ -58,7 +58,7 @@ def run(
             # What cannot start is told before there is a branch.
             plan(vault, revision, boot=boot, force=force)
             vault.create_branch(branch, revision)
-        told = behind.run(vault, branch, How(boot, paused, force, throw_away, eager))
+        told = fork.run(vault, branch, How(boot, paused, force, throw_away, eager))
     if as_json:
         output.write_json(told)
     else:
