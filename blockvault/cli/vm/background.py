@@ -63,6 +63,7 @@ class Fork:
         log = common.run_dir(vault, vault.branch(branch)).console_log.with_name("supervisor.log")
         log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         asked = {"vault": str(vault.path), "branch": branch, "how": how, "log": str(log)}
+        line = b""
         with contextlib.suppress(OSError), self._socket.makefile("rb") as answers:
             self._socket.sendall(json.dumps(asked).encode() + b"\n")
             line = answers.readline()
