@@ -33,6 +33,7 @@ def load(path: Path) -> dict[int, bytes]:
     """Pages by their numbers, in the order in which they were touched; none if nobody knows."""
     try:
         data = memoryview(path.read_bytes())
+        os.utime(path)  # what is used is not the oldest
     except OSError:
         return {}
     said, rest = data[:ID_SIZE], data[ID_SIZE:]

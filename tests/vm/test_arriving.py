@@ -282,6 +282,19 @@ def test_only_so_many_hints_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert touched.load(tmp_path / "t" / "0") == {}
 
 
+def test_hints_that_are_used_are_kept_longer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Recalling writes nothing, and counts as use even so."""
+    monkeypatch.setattr(touched, "_KEPT", 2 * (PAGE + 36) + PAGE)
+    for number in range(2):
+        touched.save(tmp_path / "t" / str(number), {number: bytes(PAGE)})
+        os.utime(tmp_path / "t" / str(number), (number, number))
+    assert touched.load(tmp_path / "t" / "0") == {0: bytes(PAGE)}
+    touched.save(tmp_path / "t" / "2", {2: bytes(PAGE)})
+    assert {each.name for each in (tmp_path / "t").iterdir()} == {"0", "2"}
+
+
 def test_of_one_memory_only_so_many_pages_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(touched, "_MOST", 2)
     pages: dict[int, bytes] = {}
