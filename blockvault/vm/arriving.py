@@ -209,16 +209,16 @@ class Arriving:
         """The pages of a chunk that were asked for, what lies near them, then the rest of it."""
         data = self._device.read(start, min(_CHUNK, self._size - start))
         pages = [(start + at, data[at : at + PAGE]) for at in range(0, len(data), PAGE)]
+        full = [each for each in pages if each[1] != postcopy.ZEROS]
         near = {at // _NEAR for at in asked}
         first = [each for each in pages if each[0] in asked]
-        rest = [each for each in pages if each[0] not in asked and each[1] != postcopy.ZEROS]
-        first += [each for each in rest if each[0] // _NEAR in near]
+        first += [each for each in full if each[0] // _NEAR in near]
         for at, page in first:
             touched.note(self._touched, at // PAGE, page)
         if first and start in self._known:
             self._put(first)
             return
-        self._put([*first, *(each for each in rest if each[0] // _NEAR not in near)])
+        self._put([*first, *full])
         self._gone.add(start)
 
     def _put(self, pages: Sequence[tuple[int, bytes]]) -> None:
@@ -226,8 +226,10 @@ class Arriving:
         with self._sending:
             if self._all_sent:
                 return  # what is asked for now is zero, which QEMU knows when it reads the end
-            missing = [each for each in pages if not self._sent[each[0] // PAGE]]
-            for at, _ in missing:
-                self._sent[at // PAGE] = 1
+            missing = []
+            for at, page in pages:
+                if not self._sent[at // PAGE]:
+                    self._sent[at // PAGE] = 1
+                    missing.append((at, page))
             if missing:
                 self._socket.sendall(postcopy.part(self._opened, missing))

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from blockvault.errors import Busy, NotFound, VaultError
 from blockvault.ids import short
-from blockvault.vm import arriving, disks, filling, host, state
+from blockvault.vm import arriving, disks, filling, host, restoring, rewind, state
 from blockvault.vm.planning import How, Plan, plan
 from blockvault.vm.process import Qemu
 from blockvault.vm.rundir import Process, RunDir, State
@@ -36,7 +36,6 @@ log = logging.getLogger(__name__)
 
 HOLDER = "a running machine"
 _TICK = 0.5
-
 
 TakeOrders = Callable[["Supervisor"], Path]
 """Take orders for a supervisor; returns the socket where they come in."""
@@ -124,8 +123,6 @@ class Supervisor:
         paused: bool,
     ) -> str:
         """Start QEMU, give it what it waits for, and let it go on."""
-        from blockvault.vm import restoring
-
         served, running = self._disks(session, chosen, accelerator)
         saved = chosen.made
         running.start(incoming=saved is not None)
@@ -252,8 +249,6 @@ class Supervisor:
 
     def go_back(self, rev: str, *, force: bool = False) -> str:
         """Give the branch another state and go on from that; return in words what was done."""
-        from blockvault.vm import rewind
-
         with self.ordered() as running, self.vault.guard():
             target = plan(self.vault, rev, force=force)
             exact = target.position.snapshot
@@ -280,8 +275,6 @@ class Supervisor:
                 if before == state.RUNNING:
                     running.resume()
             raise
-        from blockvault.vm import rewind
-
         try:
             rewind.rewind(running, target)
         except VaultError as error:

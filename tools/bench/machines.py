@@ -9,8 +9,8 @@ for blockvault the time from the order to stop to the answer to go on; for QEMU'
 keep the guest stopped, the time from their beginning to the end.  Going back and starting count
 until the guest answers on its console.  ``rollback`` and ``loadvm`` go back inside of a QEMU that
 runs; a clone and ``-loadvm`` start one, and no other guest runs meanwhile.  ``loadvm`` is a line
-to a monitor that is connected, so
-``rollback`` is also measured as what the command sends to the machine's process: an order.
+to a monitor that is connected, so ``rollback`` is also measured as what the command sends to the
+machine's process: an order.
 """
 
 from __future__ import annotations

@@ -18,7 +18,6 @@ import os
 import socket
 import sys
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from blockvault.cli import failing
@@ -46,12 +45,7 @@ class Fork:
         its.close()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._socket.close()
 
     def run(self, vault: Vault, branch: str, how: How) -> dict[str, Any]:
@@ -96,7 +90,6 @@ def _be_the_machine(asker: socket.socket) -> NoReturn:
 def _load() -> None:
     """What it takes to start QEMU; the rest is loaded while that starts."""
     import blockvault.session
-    import blockvault.vm.restoring
     import blockvault.vm.supervisor  # noqa: F401
 
 
