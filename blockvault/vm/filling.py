@@ -13,7 +13,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterable
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from blockvault.errors import IOFailed, VaultError
@@ -49,12 +48,7 @@ class Filling:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._thread.join()
         os.close(self._fd)
 

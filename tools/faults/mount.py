@@ -6,7 +6,6 @@ import os
 import subprocess
 import time
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from tools.faults.channel import spawn
@@ -68,12 +67,7 @@ class PowerMount:
     def __enter__(self) -> PowerMount:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _ask(self, *command: Any) -> Any:
