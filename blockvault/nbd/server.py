@@ -70,7 +70,8 @@ class Server:
     def answer_unix(self, listener: socket.socket, path: Path) -> None:
         """The same for a socket that listens already; from now on it is the server's."""
         self._unix_paths.append((path, path.stat().st_ino))
-        self.addresses.append(f"unix:{path}")
+        # Whole: whoever reads it may work in another directory.
+        self.addresses.append(f"unix:{path.absolute()}")
         self._accept_on(listener, None)
 
     def listen_tcp(self, host: str, port: int) -> int:

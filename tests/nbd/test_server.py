@@ -280,6 +280,20 @@ def test_disc_is_obeyed_after_a_flush_has_been_answered(
     assert client.at_end()
 
 
+def test_the_address_of_a_relative_socket_is_whole(
+    exports: Exports, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others compare it with what their clients connected to, from other directories."""
+    monkeypatch.chdir(path.parent)
+    server = Server(exports)
+    server.listen_unix(Path(path.name))
+    try:
+        assert server.status()["addresses"] == [f"unix:{path}"]
+    finally:
+        server.stop()
+    assert not path.exists()
+
+
 # -- the end ---------------------------------------------------------------------------------------
 
 
