@@ -177,8 +177,7 @@ class Marker:
         if not self._gathered and not self._waiting:
             return
         with self.vault.read() as reader:
-            places = reader.locate(list(self._gathered))
-        self.marks.mark(place for place in places if place is not None)
+            self.marks.mark(reader.places(self._gathered))
         self._gathered.clear()
         for oid, place in self._waiting.items():
             if self.marks.has(place) is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -88,14 +89,11 @@ class Marks:
 
     def mark(self, places: Iterable[int]) -> None:
         """Mark the objects at these places; nothing is said of those beyond the census."""
-        last, bits = -1, 0
-        for place in sorted(places):
-            number = place >> tables.SLOT_BITS
-            if number != last:
-                self._mark(last, bits)
-                last, bits = number, 0
-            bits |= 1 << (place & 0xFFFF)
-        self._mark(last, bits)
+        found: defaultdict[int, int] = defaultdict(int)
+        for place in places:
+            found[place >> tables.SLOT_BITS] |= 1 << (place & 0xFFFF)
+        for number, bits in found.items():
+            self._mark(number, bits)
 
     def _mark(self, number: int, bits: int) -> None:
         """Mark objects of one frame, given as bits."""

@@ -91,11 +91,11 @@ class Index:
 
     def dense(self, first: int, count: int) -> bool:
         """Whether ``count`` ids with this first byte are found faster by reading all its rows."""
-        return count * _SEEK_ROWS > self._count(_SETTLED[first])
+        return worth_a_walk(count, self._count(_SETTLED[first]))
 
     def get_dense(self, first: int, ids: Iterable[bytes]) -> dict[bytes, int]:
         """``get_many`` for ids with this first byte, out of all its rows."""
-        rows = dict(_ENTRY.iter_unpack(self.entries(first)))
+        rows = dict(entries_of(self.entries(first)))
         return {oid: int.from_bytes(rows[oid]) for oid in ids if oid in rows}
 
     def hidden(self, first: int) -> int:
@@ -111,7 +111,7 @@ class Index:
         """Rows with start <= id < stop in order, or the same rows backwards."""
         firsts = range(start[0] if start else 0, stop[0] + 1 if stop else INDEX_PARTS)
         for first in reversed(firsts) if reverse else firsts:
-            for oid, place in sorted(_ENTRY.iter_unpack(self.entries(first)), reverse=reverse):
+            for oid, place in sorted(entries_of(self.entries(first)), reverse=reverse):
                 if start <= oid and (stop is None or oid < stop):
                     yield oid, int.from_bytes(place)
 
@@ -218,6 +218,16 @@ class Index:
 
     def _count(self, key: bytes) -> int:
         return self._cursor.count() if self._cursor.set_key(key) else 0
+
+
+def entries_of(entries: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Entries that stand one after another, as (id, place)."""
+    return _ENTRY.iter_unpack(entries)
+
+
+def worth_a_walk(count: int, rows: int) -> bool:
+    """Whether ``count`` objects are found faster by reading all rows than by asking for each."""
+    return count * _SEEK_ROWS > rows
 
 
 def _place(row: bytes | memoryview) -> int:

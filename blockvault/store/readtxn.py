@@ -10,7 +10,7 @@ transaction is a crash, not an exception.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence, Set
 from itertools import groupby
 from operator import itemgetter
 from types import TracebackType
@@ -22,7 +22,7 @@ from blockvault.errors import BadRequest, Busy, Damaged
 from blockvault.store import faults, rows, tables
 from blockvault.store.format import RECENT_ROWS
 from blockvault.store.frames import HEADER_SIZE
-from blockvault.store.index import Index
+from blockvault.store.index import Index, entries_of, worth_a_walk
 from blockvault.store.residency import A_LOOKUP
 from blockvault.store.shared import Database, Environment
 from blockvault.store.types import Reader
@@ -127,6 +127,19 @@ class LmdbReader(Reader):
     def locate(self, ids: Sequence[bytes]) -> list[int | None]:
         found = self._placed(set(ids))
         return [found.get(oid) for oid in ids]
+
+    def places(self, ids: Set[bytes]) -> list[int]:
+        if len(ids) < _MANY or not worth_a_walk(len(ids), self.index_size()):
+            return super().places(ids)
+        found: list[int] = []
+        for first in range(tables.INDEX_PARTS):
+            try:
+                rows = entries_of(self.index_entries(first))
+                found += [int.from_bytes(place) for oid, place in rows if oid in ids]
+            except (lmdb.Error, Damaged):
+                # A damaged page hides its own rows only from who asks for each.
+                found += super().places({oid for oid in ids if oid[0] == first})
+        return found
 
     def index_entries(self, first: int) -> bytes:
         found = []

@@ -10,7 +10,7 @@ reuse what later commits free.  Readers and writers belong to the thread that be
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from types import TracebackType
 from typing import NamedTuple, Protocol, Self
 
@@ -118,6 +118,10 @@ class Reader(LogReader):
     @abstractmethod
     def locate(self, ids: Sequence[bytes]) -> list[int | None]:
         """For each id its location (``tables.split_location``), or None if it is not stored."""
+
+    def places(self, ids: Set[bytes]) -> list[int]:
+        """The locations of those of ``ids`` that are stored, in any order."""
+        return [place for place in self.locate(list(ids)) if place is not None]
 
     @abstractmethod
     def hidden(self, first: int) -> int:

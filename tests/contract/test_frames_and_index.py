@@ -44,6 +44,9 @@ def test_many_objects_are_found_at_once(store: Store) -> None:
         places = reader.locate(ids)
         few = [reader.locate([oid])[0] for oid in ids[::97]]
         assert reader.indexed(ids) == set(ids[:5000])
+        assert sorted(reader.places(set(ids))) == sorted(places[:5000])
+        assert sorted(reader.places(set(ids[4990:5010]))) == places[4990:5000]
+        assert reader.places(set()) == []
     assert places[5000:] == [None] * 1000
     assert places[::97] == few
     assert places[:5000] == [
