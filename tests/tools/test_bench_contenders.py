@@ -33,7 +33,7 @@ TINY = dataclasses.replace(
     latency_data=MIB,
     nbd_size=8 * MIB,
     nbd_seconds=0.1,
-    nbd_jobs=("randwrite-16",),
+    nbd_jobs=("randwrite-16", "seqwrite"),
     nbd_snapshots=3,
     nbd_branches=2,
     warm_up=MIB,
@@ -196,11 +196,15 @@ def test_servers_answer_fio_or_are_named(bench: Bench, nightly: bool) -> None:
     if nbd.missing():
         assert "fio" in str(nbd.missing())
         return
-    some = ("blockvault", "blockvault-snapshot", "qcow2-chain10", "nbdkit-memory")
+    some = (
+        *("blockvault", "blockvault-snapshot", "qcow2-chain10", "qcow2-compressing"),
+        "nbdkit-memory",
+    )
     kinds: list[type[NbdServer]] = [kind for kind in SERVERS if nightly or kind.name in some]
     nbd.run(bench, kinds)
     for kind in kinds:
-        cell = bench.results.cells["nbd/randwrite-16"][kind.name]
+        job = "randwrite-16" if kind.does("randwrite-16") else "seqwrite"
+        cell = bench.results.cells[f"nbd/{job}"][kind.name]
         if cell.state == "measured":
             assert len(cell.samples) == TINY.runs
             assert all(sample.value > 0 for sample in cell.samples)

@@ -182,6 +182,8 @@ def _run(options: argparse.Namespace, plan: Plan, work: Path, out: Path) -> Resu
         else inputs.made_up(work / "images", plan.made_up)
     )
     results = Results(facts=_facts(plan, work, images, given=bool(options.images)))
+    if plan.fill_memory:
+        say(f"filled memory with {machine.fill_memory(work) >> 20:,} MiB")
     bench = Bench(plan, results, work, images, out)
     for name in options.rows or SCENARIOS:
         before = time.monotonic()

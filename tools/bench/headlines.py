@@ -29,7 +29,7 @@ DISKS = {
     "qcow2, chain": ("qcow2-chain",),
     "btrfs": ("btrfs",),
 }
-SERVERS = {"qcow2": ("qcow2",), "qcow2, zstd": ("qcow2-zstd",)}
+SERVERS = {"qcow2": ("qcow2",), "qcow2, zstd": ("qcow2-zstd", "qcow2-compressing")}
 LATE_SERVERS = {"qcow2, internal": ("qcow2-snapshot",), "qcow2, chain of 10": ("qcow2-chain10",)}
 MACHINES = {"QEMU savevm": ("qemu-savevm",), "QEMU migrate": ("qemu-migrate",)}
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = ("lmdb", "zstandard", "blake3", "msgpack", "click")
+LEFT_FREE = 1 << 30
 ROOT = Path(__file__).parents[2]
 
 
@@ -29,6 +30,25 @@ def facts(work: Path) -> dict[str, Any]:
         "load_before": os.getloadavg()[0],
         "libraries": {name: _library(name) for name in LIBRARIES},
     }
+
+
+def fill_memory(folder: Path) -> int:
+    """Fill the memory that is free with a file, as on a machine that has run for long.
+
+    A virtual machine may get memory from its host only when it is first touched.  Then whoever
+    makes files longer waits for it at each page, and whoever writes over old ones does not.  Taken
+    are at most the free memory but ``LEFT_FREE`` and a quarter of the disk's room; the file must
+    stay for as long as anything is measured.  Return its bytes.
+    """
+    free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    disk = os.statvfs(folder)
+    size = min(free - LEFT_FREE, disk.f_bavail * disk.f_frsize // 4)
+    piece = bytes(1 << 24)
+    with (folder / "memory").open("wb", buffering=0) as file:
+        for _ in range(0, size, len(piece)):
+            file.write(piece)
+        os.fsync(file)
+        return file.tell()
 
 
 def commit() -> str:

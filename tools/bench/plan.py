@@ -42,6 +42,7 @@ class Plan:
     part: tuple[int, int] = (1, 1)  # which of how many parts of the runs this is
     warm_up: int = 4 * MIB  # size of the images of the series' warm-up
     settle: bool = True  # sync the disk after each measured command
+    fill_memory: bool = False  # use all memory that is free before the first row
 
 
 QUICK = Plan(
@@ -79,6 +80,7 @@ QUICK = Plan(
         "qcow2-chain",
         "qcow2-chain10",
         "qcow2-zstd",
+        "qcow2-compressing",
         "qemu-raw",
         "nbdkit-file",
     ),
@@ -108,6 +110,7 @@ FULL = Plan(
     collecting_runs=5,
     machine_runs=5,
     machine_rounds=3,
+    fill_memory=True,
     time_limit=900,
     slow=("borg-default", "restic", "bup", "casync", "qcow2-chain"),
     once=("borg-default", "bup", "casync", "qcow2-chain"),

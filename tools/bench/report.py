@@ -40,6 +40,8 @@ METHOD = """## Method
   mapped pages of a file count, so a store that maps its file shows them.
 * What the kernel does for a program counts as that program's only while it waits: btrfs compresses
   in threads of the kernel, so its processor seconds are too few.
+* Before the first row the memory that is free is filled with a file: a virtual machine may get each
+  page from its host only when it is first touched, which only who makes files longer would pay for.
 * Input is in the page cache. After each command the disk is synced, not timed here but kept in the
   raw figures (`settle`): what a program left unwritten does not burden the next. So `cp` to btrfs
   and `qemu-img` end before their data is on the disk, blockvault's imports after.

@@ -15,11 +15,19 @@ from tools.bench.commands import Command, command
 from tools.bench.peers import vault
 from tools.bench.peers.base import Contender, first_version
 
+SEQUENTIAL = "seqwrite"
+"""The job that writes the disk from end to end."""
+
 
 class NbdServer(Contender):
     """Serves one disk on a unix socket."""
 
     state: str = ""  # words for the table: what happened to the disk before
+
+    @classmethod
+    def does(cls, job: str) -> bool:
+        """Whether a job means to this server what it means to the others."""
+        return True
 
     @abstractmethod
     def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
@@ -68,11 +76,46 @@ class QemuNbd(NbdServer):
 
 
 class QemuNbdZstd(QemuNbd):
-    """Compressed clusters: read through zstd; a rewritten cluster is no longer compressed."""
+    """Compressed clusters: read through zstd; a rewritten cluster is no longer compressed, so a
+    disk that is written from end to end is not this one's but ``QemuNbdCompressing``'s.
+    """
 
     name = "qcow2-zstd"
     title = "qemu-nbd, qcow2, zstd clusters"
     convert = ("-c", "-o", "compression_type=zstd")
+
+    @classmethod
+    def does(cls, job: str) -> bool:
+        return job != SEQUENTIAL
+
+
+class QemuNbdCompressing(QemuNbd):
+    """An empty disk, made anew before each job, that compresses what is written.
+
+    A cluster that is compressed already cannot be written so again: qemu-nbd answers EIO.
+    """
+
+    name = "qcow2-compressing"
+    title = "qemu-nbd, qcow2, compressing each cluster with zstd, empty at first"
+
+    @classmethod
+    def does(cls, job: str) -> bool:
+        return job == SEQUENTIAL
+
+    def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
+        self.folder.mkdir(parents=True)
+        self.bytes = image.stat().st_size
+        return []
+
+    def refresh(self) -> list[Command]:
+        options = ("-f", "qcow2", "-o", "compression_type=zstd")
+        return [command("qemu-img", "create", "-q", *options, self._disk, str(self.bytes))]
+
+    def serve(self, listening: Path) -> list[Command]:
+        below = "file.driver=qcow2,file.file.driver=file"
+        disk = f"driver=compress,{below},file.file.filename={self._disk}"
+        options = ("--persistent", "--shared=8", "--cache=writeback", "--image-opts")
+        return [command("qemu-nbd", *options, f"--socket={listening}", disk)]
 
 
 class QemuNbdSnapshot(QemuNbd):
@@ -250,6 +293,7 @@ SERVERS: tuple[type[NbdServer], ...] = (
     QemuNbdSnapshot,
     QemuNbdChain,
     QemuNbdZstd,
+    QemuNbdCompressing,
     QemuNbdRaw,
     NbdkitMemory,
     NbdkitFile,

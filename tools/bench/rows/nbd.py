@@ -106,7 +106,7 @@ def run(bench: Bench, kinds: Sequence[type[NbdServer]]) -> None:
     for kind in kinds:
         if reason := kind.missing():
             state: State = "not built yet" if issubclass(kind, VaultServer) else "not run"
-            for job in _chosen(bench):
+            for job in filter(lambda job: kind.does(job.key), _chosen(bench)):
                 bench.results.leave_out(_row(job), kind.name, state, reason)
     with bench.lanes([kind for kind in kinds if kind.missing() is None]) as lanes:
         for lane in lanes:
@@ -119,7 +119,7 @@ def run(bench: Bench, kinds: Sequence[type[NbdServer]]) -> None:
             say(f"NBD: run {number + 1} of {bench.plan.runs}")
             for job in _chosen(bench):
                 for lane in turns(lanes, number):
-                    if not job.long or lane.name in LONG:
+                    if lane.contender.does(job.key) and (not job.long or lane.name in LONG):
                         _measure(bench, lane, job)
             bench.save()
 
