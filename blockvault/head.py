@@ -91,9 +91,11 @@ class HeadDevice(StateDevice):
 
     def write_many(self, writes: Sequence[tuple[int, bytes | memoryview]]) -> None:
         """Several writes, in order, each one event; all are checked before any is taken."""
+        count = 0
         for offset, data in writes:
             self.check(offset, len(data))
-        self._session.make_room()
+            count += len(data)
+        self._session.make_room(count)
         while not self._take(writes):
             self._session.commit(barrier=False)
 
@@ -164,7 +166,7 @@ class HeadDevice(StateDevice):
 
         Each short run has a mark of its own, so that ``settle`` can tell it from a later one.
         """
-        self._session.make_room()
+        self._session.make_room(0)
         with self._session.pending.mutex:
             long = self._take_clear(events.now_us(), start, stop, code)
         if long:

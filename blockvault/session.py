@@ -13,7 +13,8 @@ readable, and the next flush tries again.
 A checkpoint folds the overlays into new tree roots, so that opening the branch never replays more
 than a bounded number of blocks; a snapshot is a checkpoint that also has a name.
 
-``pending`` holds the writes, ``behind`` has them committed before somebody waits, ``committing``
+``pending`` holds the writes, ``behind`` has them committed before somebody waits, ``pacing`` slows
+writers down before they have to stop, ``committing``
 and ``storing`` make rows and frames of them, ``folding`` makes trees of what is stored,
 ``journaling`` promises.
 """
@@ -21,6 +22,7 @@ and ``storing`` make rows and frames of them, ``folding`` makes trees of what is
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from mmap import mmap
@@ -38,6 +40,7 @@ from blockvault.model import events
 from blockvault.model.overlay import Overlay
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import refs, resolve, snapshots, states
+from blockvault.pacing import Pace
 from blockvault.pending import Batch, Pending
 from blockvault.store import residency
 from blockvault.storing import Prepared
@@ -62,6 +65,7 @@ class Session:
         self._commit_lock = threading.RLock()
         self._journaling = Journaling(vault, branch.id, self.pending)
         self._pipeline = Pipeline(self.pending, self._prepared, self._store, self._stored)
+        self._pace = Pace()
         self._promised = 0
         """Entries that the last barrier covers, in the tables or in the journal."""
         self._barrier_due = False
@@ -168,10 +172,15 @@ class Session:
         """Bytes of writes that are not stored yet."""
         return self.pending.size
 
-    def make_room(self) -> None:
-        """Wait while too much is pending; a commit that fails says so to the writer."""
+    def make_room(self, count: int) -> None:
+        """Wait while too much is pending for ``count`` bytes more, or longer than that if the disk
+        does not keep up; a commit that fails says so to the writer.
+        """
         if not self._open_gate.is_set():
             self._open_gate.wait()
+        held = self._pace.hold(count, self.pending.size, self.limit)
+        if held:
+            time.sleep(held)
         while self.pending.size >= self.limit:
             if not self._behind.relieved(self.limit):
                 self.commit(barrier=False)
@@ -229,6 +238,7 @@ class Session:
 
     def _commit(self, stop: int, *, barrier: bool) -> None:
         with self._commit_lock, self.vault.guard():
+            self._pace.began()
             self._pipeline.run(stop, self.vault.new_objects(), barrier=barrier)
 
     def _prepared(self, batch: Batch, objects: ObjectWriter) -> Prepared:
@@ -255,6 +265,7 @@ class Session:
                 self._promised = max(self._promised, step.batch.stop)
             if max(step.batch.stop, self._journaling.journaled) >= self.pending.taken:
                 self.unstored[0] = 0
+        self._pace.stored(step.batch.size)
         if self._folding.due:
             self._checkpoint_now(step.objects)
 
