@@ -152,22 +152,27 @@ class Index:
         self.delete(oid)
         self.add([(oid, place)])
 
-    def add(self, rows: Sequence[tuple[bytes, int]]) -> None:
-        """Add rows of objects that are not there yet."""
+    def add(self, rows: Sequence[tuple[bytes, int]]) -> int:
+        """Add rows of objects that are not there yet; return how many others were moved."""
+        moved = 0
         for oid, place in rows:
             if len(oid) != ID_SIZE or not 0 <= place <= MAX_PLACE:
                 raise BadRequest(f"object {oid.hex()} cannot be at place {place}")
         for first, some in groupby(sorted(rows), lambda row: row[0][0]):
             values = [oid[1:] + place.to_bytes(_PLACE) for oid, place in some]
             if self._recent and len(values) < _LIMITS[first]:
-                self._add_recent(first, values)
+                moved += self._add_recent(first, values)
             else:
                 self._put(_SETTLED[first], values)
+        return moved
 
-    def _add_recent(self, first: int, values: Sequence[bytes]) -> None:
+    def _add_recent(self, first: int, values: Sequence[bytes]) -> int:
         self._put(_RECENT[first], values)
-        if self._count(_RECENT[first]) >= _LIMITS[first]:
-            self._put(_SETTLED[first], self._take_behind_first(_RECENT[first]))
+        if self._count(_RECENT[first]) < _LIMITS[first]:
+            return 0
+        moved = self._take_behind_first(_RECENT[first])
+        self._put(_SETTLED[first], moved)
+        return len(moved)
 
     def _put(self, key: bytes, values: Sequence[bytes], *, append: bool = False) -> None:
         self._cursor.putmulti([(key, value) for value in values], dupdata=True, append=append)

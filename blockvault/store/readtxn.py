@@ -194,12 +194,16 @@ class LmdbReader(Reader):
         When the caller comes for the next part, what the last one touched is counted.
         """
         residency = self._env.residency
-        at_once = residency.lookups_at_once(self._env.lmdb.info()["last_pgno"] * mmap.PAGESIZE)
+        at_once, each = self._lookups()
         for at in range(0, len(rows), at_once):
             some = rows[at : at + at_once]
             yield some
-            residency.note(A_LOOKUP * len(some))
+            residency.note(each * len(some))
             residency.settle()
+
+    def _lookups(self) -> tuple[int, int]:
+        size = self._env.lmdb.info()["last_pgno"] * mmap.PAGESIZE
+        return self._env.residency.lookups(size)
 
     def find(self, oid: bytes) -> tuple[int, memoryview] | None:
         get, databases = self._txn.get, self._dbs

@@ -17,7 +17,7 @@ import mmap
 import os
 from pathlib import Path
 
-LIMIT = 64 << 20
+LIMIT = 48 << 20
 """Bytes of files that may be mapped into the process, programs and libraries too."""
 LOOK_EVERY = 2 << 20
 """Bytes that were read, by guess, between two looks at what is mapped."""
@@ -26,7 +26,9 @@ A_LOOKUP = 32 << 10
 
 LARGE = 1 << 30
 """Bytes of a file in which hardly two of some hundred look-ups meet on a page."""
-_AT_ONCE, _AT_ONCE_IN_LARGE = 512, 64
+_AT_ONCE, _AT_ONCE_IN_LARGE = 512, 16
+_A_LOOKUP_IN_LARGE = 128 << 10
+"""What finding one object maps there when the map was dropped a moment ago, seen up to 400 KiB."""
 
 _DONT_NEED = 4
 _SHARED = 2
@@ -44,9 +46,11 @@ class Residency:
         """So many bytes were read.  Inexact between threads, which does no harm."""
         self._read += count
 
-    def lookups_at_once(self, size: int) -> int:
-        """How many objects may be looked up between two calls of ``settle``, by the file's size."""
-        return _AT_ONCE_IN_LARGE if size > LARGE else _AT_ONCE
+    def lookups(self, size: int) -> tuple[int, int]:
+        """How many objects may be looked up between two calls of ``settle``, by the file's size,
+        and the bytes to ``note`` for each.
+        """
+        return (_AT_ONCE_IN_LARGE, _A_LOOKUP_IN_LARGE) if size > LARGE else (_AT_ONCE, A_LOOKUP)
 
     def settle(self) -> None:
         """Drop the map's pages if enough was read since the last time to make a look worth it."""

@@ -166,8 +166,7 @@ class LmdbWriter(LmdbReader, Writer):
             for oid in self.indexed(list(index)):
                 self._index().delete(oid)
         self._note_indexed(free, index)
-        for some in self._in_parts(sorted(index.items())):
-            self._index().add(some)
+        self._add_to_index(sorted(index.items()))
 
     def move_frames(self, frames: Sequence[Frame]) -> None:
         index, free = self._index(), self.next_frame()
@@ -179,6 +178,12 @@ class LmdbWriter(LmdbReader, Writer):
                 for oid, _ in some:
                     index.delete(oid)
                 index.add(some)
+
+    def _add_to_index(self, rows: Sequence[tuple[bytes, int]]) -> None:
+        index, (_, each) = self._index(), self._lookups()
+        for some in self._in_parts(rows):
+            # Rows that move on lie on pages of their own, which nobody has counted.
+            self._env.residency.note(each * index.add(some))
 
     def unindex(self, ids: Sequence[bytes]) -> None:
         index, runs = self._index(), self._table(tables.RUNS)
