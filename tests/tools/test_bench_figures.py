@@ -188,6 +188,13 @@ def test_a_contender_that_took_part_in_one_run_is_not_missing() -> None:
     assert first.facts["contenders"]["restic"]["missing"] is None
 
 
+def test_a_contender_that_older_results_do_not_know_is_taken_over() -> None:
+    first, second = results(), results()
+    second.facts["contenders"]["new"] = {"missing": None, "title": "New", "version": "1"}
+    first.merge(second)
+    assert first.facts["contenders"]["new"]["version"] == "1"
+
+
 @pytest.mark.parametrize("text", ["[]", "{}", '{"format": 99}'])
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "r.json").write_text(text)

@@ -152,7 +152,7 @@ class Results:
         self.facts["duration"] += other.facts["duration"]
         mine = self.facts["contenders"]
         for name, each in other.facts["contenders"].items():
-            if mine[name]["missing"] and not each["missing"]:
+            if name not in mine or (mine[name]["missing"] and not each["missing"]):
                 mine[name] = each
 
     def _joins(
