@@ -14,9 +14,8 @@ A checkpoint folds the overlays into new tree roots, so that opening the branch 
 than a bounded number of blocks; a snapshot is a checkpoint that also has a name.
 
 ``pending`` holds the writes, ``behind`` has them committed before somebody waits, ``pacing`` slows
-writers down before they have to stop, ``committing``
-and ``storing`` make rows and frames of them, ``folding`` makes trees of what is stored,
-``journaling`` promises.
+writers down before they have to stop, ``committing`` and ``storing`` make rows and frames of them,
+``folding`` makes trees of what is stored, ``journaling`` promises.
 """
 
 from __future__ import annotations
@@ -173,8 +172,8 @@ class Session:
         return self.pending.size
 
     def make_room(self, count: int) -> None:
-        """Wait while too much is pending for ``count`` bytes more, or longer than that if the disk
-        does not keep up; a commit that fails says so to the writer.
+        """Wait until ``count`` bytes more may be pending, a little before it is too much already;
+        a commit that fails says so to the writer.
         """
         if not self._open_gate.is_set():
             self._open_gate.wait()
