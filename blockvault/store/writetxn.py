@@ -169,19 +169,20 @@ class LmdbWriter(LmdbReader, Writer):
         self._add_to_index(sorted(index.items()))
 
     def move_frames(self, frames: Sequence[Frame]) -> None:
-        index, free = self._index(), self.next_frame()
+        free = self.next_frame()
         for number, frame in enumerate(frames, free):
             self._note_indexed(free, frame.ids)
             self._append(tables.FRAMES, number, frame.data)
             places = {oid: tables.location(number, at) for at, oid in enumerate(frame.ids)}
-            for some in self._in_parts(sorted(places.items())):
-                for oid, _ in some:
-                    index.delete(oid)
-                index.add(some)
+            self._add_to_index(sorted(places.items()), moved=True)
 
-    def _add_to_index(self, rows: Sequence[tuple[bytes, int]]) -> None:
+    def _add_to_index(self, rows: Sequence[tuple[bytes, int]], *, moved: bool = False) -> None:
+        """Add these rows; ``moved`` objects may have one already, which goes."""
         index, (_, each) = self._index(), self._lookups()
         for some in self._in_parts(rows):
+            if moved:
+                for oid, _ in some:
+                    index.delete(oid)
             # Rows that move on lie on pages of their own, which nobody has counted.
             self._env.residency.note(each * index.add(some))
 
