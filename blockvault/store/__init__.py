@@ -5,6 +5,7 @@ The vault directory *is* the environment::
     .blockvault/  data.mdb  every table; one commit is one atomic, durable change of all of them
                   lock.mdb  LMDB's reader slots and writer mutex, preallocated
                   head      the newest commits' log position, kept apart from LMDB to catch rollback
+                  bloom     what the last writer knew of a large index, for the next one
 
     table        key                     value
     meta         name                    format version, feature flags, vault id, options
@@ -23,11 +24,11 @@ source of truth: it is append-only, and each record's hash covers the whole log 
 Reading order: ``types`` says what a store is and ``chained`` what its log is, ``codec``, ``frames``
 and ``eventlog`` define the bytes, ``tables`` and ``format`` name and version them; ``env`` is the
 LMDB store, over ``shared`` (one environment per process), ``readtxn`` and ``writetxn`` (its
-transactions), ``index`` (its largest table), ``bloom`` (what is certainly not in it), ``writelock``
-(who writes next), ``headfile``, ``journal`` (flushes before their commit), ``pages`` and
-``subpages`` (the file as seen without the engine), ``freespace`` (unused pages given back),
-``residency`` (what was read does not stay mapped), ``faults`` (errors); ``memory`` is the same
-store in dictionaries.
+transactions), ``index`` (its largest table), ``bloom`` and ``bloomfile`` (what is certainly not in
+it), ``writelock`` (who writes next), ``headfile``, ``journal`` (flushes before their commit),
+``pages`` and ``subpages`` (the file as seen without the engine), ``freespace`` (unused pages given
+back), ``residency`` (what was read does not stay mapped), ``faults`` (errors); ``memory`` is the
+same store in dictionaries.
 ``objects`` gets objects through either, ``caches`` and ``decoded`` keep what was read in memory and
 in a file, ``runs`` gets whole leaves, ``gathering`` collects new objects into frames.
 

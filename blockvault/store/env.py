@@ -23,7 +23,7 @@ from typing import Self, cast
 
 import lmdb
 
-from blockvault.errors import Conflict, Damaged, IOFailed, NotFound
+from blockvault.errors import Conflict, Damaged, IOFailed, NotFound, VaultError
 from blockvault.store import (
     eventlog,
     faults,
@@ -175,8 +175,19 @@ class LmdbStore:
 
     def close(self) -> None:
         if self._open:
+            if not self.readonly:
+                self._keep_filter()
             self._open = False
             self._env.release()
+
+    def _keep_filter(self) -> None:
+        """Leave the Bloom filter to the next process; nobody waits for that, or hears of it."""
+        with contextlib.suppress(VaultError, OSError):
+            with self.read() as reader:
+                if not self._env.bloom.worth_keeping(reader):
+                    return
+            with LmdbWriter(self._env, 0) as writer:
+                self._env.bloom.keep(writer)
 
     def __enter__(self) -> Self:
         return self

@@ -57,7 +57,7 @@ class Environment:
         self.head: HeadFile | None = None
         self.databases: dict[str, Database] = {}
         self.residency = Residency(path / DATA)
-        self.bloom = Bloom()
+        self.bloom = Bloom(path)
         self._guard = threading.Lock()
         self._users = 1
         self._unusable = "the vault has been closed"
