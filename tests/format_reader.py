@@ -137,8 +137,12 @@ class FormatReader:
         self.meta = {key.decode(): unpack(value) for key, value in self.rows("meta")}
         need(self.meta["format"] == 1, "a format that this reader does not know")
         required, _ = self.meta["features"]
-        self.recent = "recent-rows" in required
-        unknown = set(required) - {"recent-rows"}
+        self.seconds = [b""]
+        if "recent-rows" in required:
+            self.seconds = [b"", b"\0"]
+        if "waiting-rows" in required:
+            self.seconds = [b"", b"\0", b"\1"]
+        unknown = set(required) - {"recent-rows", "waiting-rows"}
         need(not unknown, f"features that this reader does not know: {unknown}")
         self.vault_id = self.meta["vault_id"]
         self.block_size = self.meta["block_size"]
@@ -159,8 +163,8 @@ class FormatReader:
         """Frame number and slot of an object."""
         with self.env.begin() as txn:
             cursor = txn.cursor(self.tables["index"])
-            for key in (oid[:1], oid[:1] + b"\0") if self.recent else (oid[:1],):
-                if not cursor.set_range_dup(key, oid[1:]):
+            for second in self.seconds:
+                if not cursor.set_range_dup(oid[:1] + second, oid[1:]):
                     continue
                 value = bytes(cursor.value())
                 need(len(value) == 38, "an index value has 38 bytes")
@@ -181,7 +185,7 @@ class FormatReader:
         """The whole index: id -> place."""
         found = {}
         for key, value in self.rows("index"):
-            need(len(key) == 1 or (self.recent and key[1:] == b"\0"), "a key of the index")
+            need(key[1:] in self.seconds, "a key of the index")
             need(key[:1] + value[:31] not in found, "an id that the index has twice")
             found[key[:1] + value[:31]] = int.from_bytes(value[31:], "big")
         return found

@@ -15,7 +15,7 @@ instead of misreading the vault.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from blockvault.encoding import pack, unpack
 from blockvault.errors import BadRequest, Damaged, Unsupported
@@ -24,11 +24,13 @@ from blockvault.store.types import Options
 
 FORMAT = 1
 RECENT_ROWS = "recent-rows"
-"""The index has rows under keys of two bytes too; see ``index``."""
-FEATURES = (RECENT_ROWS,)
+"""The index has rows under keys of two bytes too, each with a second byte of 0; see ``index``."""
+WAITING_ROWS = "waiting-rows"
+"""The second byte of such a key is 0 or 1."""
+FEATURES = (WAITING_ROWS,)
 """Required features of the vaults that this program creates."""
 
-KNOWN_FEATURES = frozenset(FEATURES)
+KNOWN_FEATURES = frozenset((RECENT_ROWS, WAITING_ROWS))
 VAULT_ID_SIZE = 16
 BLOCK_SIZES = tuple(4096 << i for i in range(5))
 
@@ -44,6 +46,13 @@ def check_options(options: Options) -> Options:
         )
     Codec(options.compression)
     return options
+
+
+def index_levels(features: Collection[str]) -> int:
+    """How many keys the rows of one part of the index may stand under."""
+    if WAITING_ROWS in features:
+        return 3
+    return 2 if RECENT_ROWS in features else 1
 
 
 def to_meta(options: Options, *, optional: Iterable[str] = ()) -> dict[bytes, bytes]:

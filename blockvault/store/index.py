@@ -9,9 +9,16 @@ of the id is the key and everything else one fixed-size duplicate of it::
 which LMDB stores as 256 sorted arrays in trees of their own (``MDB_DUPFIXED``), a fifth smaller.
 
 Ids come in no order, so the rows of a small commit fall on nearly as many pages, each of which is
-written anew.  So new rows go under a second key first, ``id[0] ‖ 00``, whose rows are few and lie
-on the same page or two; when there are enough of them they move on together.  That needs the
-feature ``RECENT_ROWS``, since a program that does not look there would miss objects.
+written anew.  So new rows go under another key first, whose rows are few and lie on the same page
+or two; when there are enough of them they move on together, in a large index to a third key, and
+from there to the first::
+
+    id[0] ‖ 00      recent     up to 64 to 192 rows
+    id[0] ‖ 01      waiting    sixteen times as many, where that is less than half of the settled
+    id[0]           settled    all others
+
+That needs the feature ``WAITING_ROWS``, or ``RECENT_ROWS`` without the second key, since a program
+that does not look there would miss objects.
 
 To everybody else the index is still a table with 32-byte keys and 8-byte values.
 """
@@ -34,13 +41,18 @@ ENTRY_SIZE = ID_SIZE + _PLACE
 """Bytes of an entry of the index, as id ‖ place."""
 
 _SETTLED = [bytes([first]) for first in range(INDEX_PARTS)]
+_WAITING = [bytes([first, 1]) for first in range(INDEX_PARTS)]
 _RECENT = [bytes([first, 0]) for first in range(INDEX_PARTS)]
+_KEYS = {1: (_SETTLED,), 2: (_SETTLED, _RECENT), 3: (_SETTLED, _WAITING, _RECENT)}
+"""By the number of levels: the keys of each, from the bottom."""
 _FEWEST, _MOST = 64, 192
 _LIMITS = [
     _FEWEST + first * 37 % INDEX_PARTS * (_MOST - _FEWEST) // INDEX_PARTS
     for first in range(INDEX_PARTS)
 ]
 """Recent rows at which those of a first byte move: not the same for all, or all move at once."""
+_STEP = 16
+"""So many times as many rows may wait as are recent."""
 
 _ROW_SIZE = _REST + _PLACE
 _ROWS = {length: struct.Struct(f"{length}x{_ROW_SIZE}s") for length in (1, 2)}
@@ -55,13 +67,13 @@ _ENTRY = struct.Struct(f"{ID_SIZE}s{_PLACE}s")
 
 
 class Index:
-    """The index within one transaction, read through one cursor; ``recent``: see above."""
+    """The index within one transaction, read through one cursor, of one to three levels."""
 
-    __slots__ = ("_cursor", "_recent")
+    __slots__ = ("_cursor", "_keys")
 
-    def __init__(self, cursor: lmdb.Cursor[memoryview], recent: bool) -> None:
+    def __init__(self, cursor: lmdb.Cursor[memoryview], levels: int) -> None:
         self._cursor = cursor
-        self._recent = recent
+        self._keys = _KEYS[levels]
 
     def get(self, oid: bytes) -> int | None:
         """The place of an object, or None."""
@@ -70,18 +82,18 @@ class Index:
     def _find(self, oid: bytes) -> bool:
         """Go to the row of an object, if there is one."""
         first, rest, cursor = oid[0], oid[1:], self._cursor
-        for keys in (_SETTLED, _RECENT):
+        for keys in self._keys:
             if cursor.set_range_dup(keys[first], rest) and cursor.value()[:_REST] == rest:
                 return True
         return False
 
     def get_many(self, ids: Iterable[bytes]) -> dict[bytes, int]:
         """The places of those ids that are there; asked in order, so that pages are met once."""
-        seek, value = self._cursor.set_range_dup, self._cursor.value
+        seek, value, levels = self._cursor.set_range_dup, self._cursor.value, self._keys
         found = {}
         for oid in sorted(ids):
             first, rest = oid[0], oid[1:]
-            for keys in (_SETTLED, _RECENT):
+            for keys in levels:
                 if seek(keys[first], rest):
                     row = bytes(value())
                     if row.startswith(rest):
@@ -101,7 +113,7 @@ class Index:
     def hidden(self, first: int) -> int:
         """How many rows of ids that begin with this byte are not found by themselves."""
         there = found = 0
-        for key in (_SETTLED[first], _RECENT[first]):
+        for key in (keys[first] for keys in self._keys):
             rows = self._rows(key)
             there += len(rows)
             found += sum(map(self._cursor.set_key_dup, repeat(key), rows))
@@ -134,7 +146,8 @@ class Index:
                 if len(joined) != len(some) * (1 + _ROW_SIZE):
                     raise _wrong_length()
                 yield joined
-        yield b"".join([byte + row for row in self._rows(_RECENT[first])])
+        for keys in self._keys[1:]:
+            yield b"".join([byte + row for row in self._rows(keys[first])])
 
     def _rows(self, key: bytes) -> list[bytes]:
         """The rows under a key, in order."""
@@ -160,19 +173,26 @@ class Index:
                 raise BadRequest(f"object {oid.hex()} cannot be at place {place}")
         for first, some in groupby(sorted(rows), lambda row: row[0][0]):
             values = [oid[1:] + place.to_bytes(_PLACE) for oid, place in some]
-            if self._recent and len(values) < _LIMITS[first]:
-                moved += self._add_recent(first, values)
-            else:
-                self._put(_SETTLED[first], values)
+            moved += self._add_at(len(self._keys) - 1, first, values)
         return moved
 
-    def _add_recent(self, first: int, values: Sequence[bytes]) -> int:
-        self._put(_RECENT[first], values)
-        if self._count(_RECENT[first]) < _LIMITS[first]:
+    def _add_at(self, level: int, first: int, values: Sequence[bytes]) -> int:
+        """Add rows at a level, or further down if they are many; return how many others moved."""
+        while level and len(values) >= (limit := self._limit(level, first)):
+            level -= 1
+        key = self._keys[level][first]
+        self._put(key, values)
+        if not level or self._count(key) < limit:
             return 0
-        moved = self._take_behind_first(_RECENT[first])
-        self._put(_SETTLED[first], moved)
-        return len(moved)
+        taken = self._take_behind_first(key)
+        return len(taken) + self._add_at(level - 1, first, taken)
+
+    def _limit(self, level: int, first: int) -> int:
+        """Rows of a first byte at which those of a level move down; 0 where none are to wait."""
+        limit = _LIMITS[first]
+        if self._keys[level] is _RECENT:
+            return limit
+        return limit * _STEP if self._count(_SETTLED[first]) >= 2 * limit * _STEP else 0
 
     def _put(self, key: bytes, values: Sequence[bytes], *, append: bool = False) -> None:
         self._cursor.putmulti([(key, value) for value in values], dupdata=True, append=append)
@@ -186,7 +206,7 @@ class Index:
         cursor = self._cursor
         if not cursor.set_key(key):
             return []
-        values = [bytes(value) for value in cursor.iternext_dup(keys=False)][1:]
+        values = self._rows(key)[1:]
         cursor.set_key(key)
         cursor.next_dup()
         for _ in values:
@@ -198,28 +218,31 @@ class Index:
         cursor = self._cursor
         if not self._find(oid):
             return False
-        if cursor.count() == 1 and len(cursor.key()) == 2:
-            self._refill(oid[0])
+        key = bytes(cursor.key())
+        if len(key) == 2 and cursor.count() == 1:
+            self._refill(key)
             self._find(oid)
         return cursor.delete()
 
-    def _refill(self, first: int) -> None:
-        """A settled row becomes a recent one: see ``_take_behind_first``."""
+    def _refill(self, key: bytes) -> None:
+        """A settled row goes back under this key: see ``_take_behind_first``."""
         cursor = self._cursor
-        if cursor.set_key(_SETTLED[first]) and cursor.count() > 1:
+        if cursor.set_key(key[:1]) and cursor.count() > 1:
             value = bytes(cursor.value())
             cursor.delete()
-            self._put(_RECENT[first], [value])
+            self._put(key, [value])
 
     def tighten(self, first: int) -> int:
         """Write the rows whose ids begin with one byte anew: full pages instead of split ones.
 
         Return how many there are.
         """
-        self._put(_SETTLED[first], self._take_behind_first(_RECENT[first]))
-        values = self._take_behind_first(_SETTLED[first])
-        self._put(_SETTLED[first], values, append=True)
-        return self._count(_SETTLED[first]) + self._count(_RECENT[first])
+        settled = _SETTLED[first]
+        for keys in self._keys[1:]:
+            self._put(settled, self._take_behind_first(keys[first]))
+        values = self._take_behind_first(settled)
+        self._put(settled, values, append=True)
+        return sum(self._count(keys[first]) for keys in self._keys)
 
     def _count(self, key: bytes) -> int:
         return self._cursor.count() if self._cursor.set_key(key) else 0

@@ -20,7 +20,7 @@ import lmdb
 
 from blockvault.errors import BadRequest, Busy, Damaged
 from blockvault.store import faults, rows, tables
-from blockvault.store.format import RECENT_ROWS
+from blockvault.store.format import index_levels
 from blockvault.store.frames import HEADER_SIZE
 from blockvault.store.index import Index, entries_of, worth_a_walk
 from blockvault.store.residency import A_LOOKUP
@@ -119,7 +119,7 @@ class LmdbReader(Reader):
 
     def _index(self) -> Index:
         cursor = self._txn.cursor(self._dbs[tables.INDEX])
-        return Index(cursor, RECENT_ROWS in self.options.features)
+        return Index(cursor, index_levels(self.options.features))
 
     def table_bytes(self) -> dict[str, int]:
         return {name: _pages(dict(self._txn.stat(db))) for name, db in self._dbs.items()}

@@ -1,4 +1,4 @@
-"""The object index against a dictionary, with and without rows that wait under a second key."""
+"""The object index against a dictionary, with and without rows that wait under other keys."""
 
 from __future__ import annotations
 
@@ -33,13 +33,15 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lmdb.Environment]:
 def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that rows move within a few steps."""
     monkeypatch.setattr(index, "_LIMITS", [LIMIT] * 256)
+    monkeypatch.setattr(index, "_STEP", 2)
 
 
 def oid(first: int, number: int) -> bytes:
     return bytes([first]) + random.Random(number).randbytes(31)
 
 
-OIDS = [oid(first, number) for first in FIRSTS for number in range(20)]
+OIDS = [oid(first, number) for first in FIRSTS for number in range(40)]
+LEVELS = (1, 2, 3)
 STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.sets(st.sampled_from(OIDS), min_size=1, max_size=12)),
@@ -52,14 +54,16 @@ STEPS = st.lists(
 
 
 @settings(deadline=None)
-@given(steps=STEPS, recent=st.booleans())
+@given(steps=STEPS, levels=st.sampled_from(LEVELS), settled=st.integers(0, 25))
 def test_it_is_a_table(
-    env: lmdb.Environment, steps: list[tuple[str, object]], recent: bool
+    env: lmdb.Environment, steps: list[tuple[str, object]], levels: int, settled: int
 ) -> None:
     database = env.open_db(b"index", dupsort=True, dupfixed=True)
     with env.begin(write=True, buffers=True) as txn:
         txn.drop(database, delete=False)
-        tested, model = Index(txn.cursor(database), recent), {}
+        tested, model = Index(txn.cursor(database), levels), {}
+        for first in FIRSTS:  # many rows go straight down
+            apply(tested, model, "add", {oid(first, number) for number in range(settled)}, 1)
         for place, (what, given_) in enumerate(steps, 1 << 20):
             apply(tested, model, what, given_, place)
             agree(tested, model)
@@ -114,10 +118,10 @@ def test_a_damaged_row_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(index, "_SLICE", 2)
     with pytest.raises(Damaged, match="wrong length"):
-        list(Index(cursor, True).slices(0))
+        list(Index(cursor, 2).slices(0))
 
 
-def keys(env: lmdb.Environment, counts: list[int], recent: bool) -> dict[bytes, int]:
+def keys(env: lmdb.Environment, counts: list[int], levels: int) -> dict[bytes, int]:
     """How many rows lie under each key after commits of so many rows each."""
     database = env.open_db(b"index", dupsort=True, dupfixed=True)
     numbers = iter(range(1000))
@@ -125,7 +129,7 @@ def keys(env: lmdb.Environment, counts: list[int], recent: bool) -> dict[bytes, 
         txn.drop(database, delete=False)
         for count in counts:
             rows = [(oid(9, next(numbers)), 1) for _ in range(count)]
-            Index(txn.cursor(database), recent).add(rows)
+            Index(txn.cursor(database), levels).add(rows)
         found = {}
         cursor = txn.cursor(database)
         for key in cursor.iternext_nodup():
@@ -145,14 +149,31 @@ def keys(env: lmdb.Environment, counts: list[int], recent: bool) -> dict[bytes, 
 def test_new_rows_wait_until_they_are_enough(
     env: lmdb.Environment, counts: list[int], expected: dict[bytes, int]
 ) -> None:
-    assert keys(env, counts, recent=True) == expected
-    assert keys(env, counts, recent=False) == {b"\x09": sum(counts)}
+    assert keys(env, counts, 2) == keys(env, counts, 3) == expected
+    assert keys(env, counts, 1) == {b"\x09": sum(counts)}
 
 
-@pytest.mark.parametrize("recent", [True, False])
+@pytest.mark.parametrize(
+    ("counts", "expected"),
+    [
+        pytest.param([19, 4, 1], {b"": 23, b"\0": 1}, id="not where few have settled"),
+        pytest.param([20, 4, 1], {b"": 20, b"\1": 4, b"\0": 1}, id="what was recent waits"),
+        pytest.param([20, *[4] * 3], {b"": 30, b"\1": 1, b"\0": 1}, id="enough settle"),
+        pytest.param([20, 4, 9], {b"": 20, b"\1": 9, b"\0": 4}, id="some go there straight"),
+        pytest.param([20, 4, 10], {b"": 30, b"\0": 4}, id="many settle at once"),
+    ],
+)
+def test_in_a_large_index_they_wait_once_more(
+    env: lmdb.Environment, counts: list[int], expected: dict[bytes, int]
+) -> None:
+    assert keys(env, counts, 3) == {b"\x09" + key: count for key, count in expected.items()}
+    assert b"\x09\1" not in keys(env, counts, 2)
+
+
+@pytest.mark.parametrize("levels", LEVELS)
 @pytest.mark.parametrize("deleted", [0, 120, 400])
 def test_lmdb_counts_its_pages_right(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recent: bool, deleted: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, levels: int, deleted: int
 ) -> None:
     """Its verifier takes a wrong count for damage."""
     monkeypatch.undo()
@@ -161,7 +182,7 @@ def test_lmdb_counts_its_pages_right(
         database = env.open_db(b"index", dupsort=True, dupfixed=True)
         for _ in range(60):
             with env.begin(write=True, buffers=True) as txn:
-                tested = Index(txn.cursor(database), recent)
+                tested = Index(txn.cursor(database), levels)
                 rows = [(bytes([rng.choice(firsts)]) + rng.randbytes(31), n) for n in range(500)]
                 tested.add(rows)
                 ids += [each for each, _ in rows]
@@ -169,7 +190,7 @@ def test_lmdb_counts_its_pages_right(
                 assert all(tested.delete(ids.pop()) for _ in range(deleted))
         assert lmdb.verify.verify(str(tmp_path / "data.mdb")) == []
         with env.begin(write=True, buffers=True) as txn:
-            tested = Index(txn.cursor(database), recent)
+            tested = Index(txn.cursor(database), levels)
             assert sum(map(tested.tighten, firsts)) == len(ids)
         assert lmdb.verify.verify(str(tmp_path / "data.mdb")) == []
 
@@ -182,32 +203,42 @@ def test_not_all_first_bytes_move_at_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_small_commits_touch_fewer_pages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the second key is for: bytes written by commits of few rows into an index of many."""
+    """What the other keys are for: bytes written by commits of few rows into an index of many."""
     monkeypatch.undo()
-    written = {
-        recent: pages_of_a_commit(tmp_path / str(recent), recent) for recent in (True, False)
-    }
-    assert written[True] < 0.65 * written[False]
+    written = {levels: pages_of_a_commit(tmp_path, 200_000, levels, 256, 20) for levels in (1, 2)}
+    assert written[2] < 0.65 * written[1]
 
 
-def pages_of_a_commit(path: Path, recent: bool) -> float:
-    """Pages that a commit of 1,000 rows takes, by how far the unused pages are used up."""
+def test_and_still_fewer_where_the_index_is_large(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    # A sixteenth of the first bytes has as many rows each as in an index of three million.
+    written = {levels: pages_of_a_commit(tmp_path, 190_000, levels, 16, 400) for levels in (2, 3)}
+    assert written[3] < 0.65 * written[2]
+
+
+def pages_of_a_commit(home: Path, rows: int, levels: int, firsts: int, commits: int) -> float:
+    """Pages that a commit of four rows for each first byte takes, into an index of so many.
+
+    By how far the unused pages are used up.
+    """
     rng = random.Random(3)
+    path = home / str(levels)
     path.mkdir()
-    with lmdb.open(str(path), max_dbs=1, map_size=1 << 28, sync=False) as env:
+    with lmdb.open(str(path), max_dbs=1, map_size=1 << 30, sync=False) as env:
         database = env.open_db(b"index", dupsort=True, dupfixed=True)
 
         def commit(count: int) -> None:
+            rows = [(bytes([rng.randrange(firsts)]) + rng.randbytes(31), 1) for _ in range(count)]
             with env.begin(write=True, buffers=True) as txn:
-                Index(txn.cursor(database), recent).add(
-                    [(rng.randbytes(32), number) for number in range(count)]
-                )
+                Index(txn.cursor(database), levels).add(rows)
 
-        commit(200_000)
-        for _ in range(20):
-            commit(1_000)
+        commit(rows)
+        for _ in range(commits):
+            commit(4 * firsts)
         with env.begin():  # so that no page can be used again
             before = env.info()["last_pgno"]
-            for _ in range(20):
-                commit(1_000)
-            return (env.info()["last_pgno"] - before) / 20
+            for _ in range(commits):
+                commit(4 * firsts)
+            return (env.info()["last_pgno"] - before) / commits
