@@ -17,6 +17,8 @@ from tools.bench.peers.base import Contender, first_version
 
 SEQUENTIAL = "seqwrite"
 """The job that writes the disk from end to end."""
+SUSTAINED = "sustained"
+"""The job that goes on and on: for a plain disk of ours and one of theirs."""
 
 
 class NbdServer(Contender):
@@ -26,8 +28,8 @@ class NbdServer(Contender):
 
     @classmethod
     def does(cls, job: str) -> bool:
-        """Whether a job means to this server what it means to the others."""
-        return True
+        """Whether this server is asked for a job, which then means to all that are the same."""
+        return job != SUSTAINED
 
     @abstractmethod
     def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
@@ -61,6 +63,10 @@ class QemuNbd(NbdServer):
     programs = ("qemu-nbd", "qemu-img")
     convert: tuple[str, ...] = ()
 
+    @classmethod
+    def does(cls, job: str) -> bool:
+        return job != SUSTAINED or cls is QemuNbd
+
     def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
         self.folder.mkdir(parents=True)
         options = (*self.convert, "-f", "raw", "-O", "qcow2")
@@ -86,7 +92,7 @@ class QemuNbdZstd(QemuNbd):
 
     @classmethod
     def does(cls, job: str) -> bool:
-        return job != SEQUENTIAL
+        return job not in (SEQUENTIAL, SUSTAINED)
 
 
 class QemuNbdCompressing(QemuNbd):
@@ -217,6 +223,10 @@ class VaultServer(NbdServer):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.machine = vault.Blockvault(folder)
+
+    @classmethod
+    def does(cls, job: str) -> bool:
+        return job != SUSTAINED or cls is VaultServer
 
     @classmethod
     def missing(cls) -> str | None:

@@ -22,22 +22,22 @@ from tools.bench.beside import repeated
 from tools.bench.commands import Command, CommandFailed, command, shown
 from tools.bench.commands import run as run_commands
 from tools.bench.peers.base import find_program
-from tools.bench.peers.nbd import NbdkitMemory, NbdServer, QemuNbd, VaultServer
+from tools.bench.peers.nbd import SUSTAINED, NbdkitMemory, NbdServer, VaultServer
 from tools.bench.results import LIMIT, Row, Sample, State
 from tools.bench.servers import serving
 
 GROUP = "NBD"
 HOT = 16 << 20  # of a disk's blocks are read again and again
 PROTOCOL = "client and protocol alone: nbdkit answering from memory"
-LONG = (VaultServer.name, QemuNbd.name)  # the servers of the job that goes on and on
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One fio job on ``span`` bytes (0: the whole disk); ``long`` ones go on for some time, and
-    are asked of a few servers only.  With ``made`` it reads the disk as it was when it was made,
-    if the server still knows that, whatever the jobs before have written.  With ``warm`` it goes on
-    for a while before it counts."""
+    """One fio job on ``span`` bytes (0: the whole disk); a ``long`` one goes on for some time.
+
+    With ``made`` it reads the disk as it was when it was made, if the server still knows that,
+    whatever the jobs before have written.  With ``warm`` it goes on for a while before it counts.
+    """
 
     key: str
     title: str
@@ -86,7 +86,7 @@ JOBS = (
         made=True,
     ),
     Job(
-        "sustained",
+        SUSTAINED,
         "4 KiB random write, depth 16, on and on, flushed at the end",
         ("--rw=randwrite", "--bs=4k", "--iodepth=16", "--end_fsync=1"),
         long=True,
@@ -119,7 +119,7 @@ def run(bench: Bench, kinds: Sequence[type[NbdServer]]) -> None:
             say(f"NBD: run {number + 1} of {bench.plan.runs}")
             for job in _chosen(bench):
                 for lane in turns(lanes, number):
-                    if lane.contender.does(job.key) and (not job.long or lane.name in LONG):
+                    if lane.contender.does(job.key):
                         _measure(bench, lane, job)
             bench.save()
 
