@@ -26,7 +26,7 @@ To everybody else the index is still a table with 32-byte keys and 8-byte values
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby, islice, repeat
 
 import lmdb
@@ -58,6 +58,8 @@ _ROW_SIZE = _REST + _PLACE
 _ROWS = {length: struct.Struct(f"{length}x{_ROW_SIZE}s") for length in (1, 2)}
 """A row behind a key of that length."""
 
+_PUT_AT_ONCE = 64
+"""Rows that are put between two counts: in a large index each maps a page and its neighbours."""
 _SLICE = 16_384
 """Rows that are read at once; in a large index each page has its neighbours mapped along."""
 _SEEK_ROWS = 8
@@ -165,27 +167,38 @@ class Index:
         self.delete(oid)
         self.add([(oid, place)])
 
-    def add(self, rows: Sequence[tuple[bytes, int]]) -> int:
-        """Add rows of objects that are not there yet; return how many others were moved."""
-        moved = 0
+    def add(
+        self, rows: Sequence[tuple[bytes, int]], counted: Callable[[int], None] | None = None
+    ) -> None:
+        """Add rows of objects that are not there yet, and move others on.
+
+        ``counted`` hears of all rows that were written, before they have touched many pages.
+        """
         for oid, place in rows:
             if len(oid) != ID_SIZE or not 0 <= place <= MAX_PLACE:
                 raise BadRequest(f"object {oid.hex()} cannot be at place {place}")
         for first, some in groupby(sorted(rows), lambda row: row[0][0]):
             values = [oid[1:] + place.to_bytes(_PLACE) for oid, place in some]
-            moved += self._add_at(len(self._keys) - 1, first, values)
-        return moved
+            self._add_at(len(self._keys) - 1, first, values, counted)
 
-    def _add_at(self, level: int, first: int, values: Sequence[bytes]) -> int:
-        """Add rows at a level, or further down if they are many; return how many others moved."""
+    def _add_at(
+        self,
+        level: int,
+        first: int,
+        values: Sequence[bytes],
+        counted: Callable[[int], None] | None,
+    ) -> None:
+        """Add rows at a level, or further down if they are many."""
         while level and len(values) >= (limit := self._limit(level, first)):
             level -= 1
         key = self._keys[level][first]
-        self._put(key, values)
-        if not level or self._count(key) < limit:
-            return 0
-        taken = self._take_behind_first(key)
-        return len(taken) + self._add_at(level - 1, first, taken)
+        for at in range(0, len(values), _PUT_AT_ONCE):
+            some = values[at : at + _PUT_AT_ONCE]
+            self._put(key, some)
+            if counted is not None:
+                counted(len(some))
+        if level and self._count(key) >= limit:
+            self._add_at(level - 1, first, self._take_behind_first(key), counted)
 
     def _limit(self, level: int, first: int) -> int:
         """Rows of a first byte at which those of a level move down; 0 where none are to wait."""

@@ -24,7 +24,7 @@ LOOK_EVERY = 2 << 20
 A_LOOKUP = 32 << 10
 """Bytes that finding one object maps: a page of the index or a frame, and some neighbours."""
 
-LARGE = 1 << 30
+LARGE = 1 << 29
 """Bytes of a file in which hardly two of some hundred look-ups meet on a page."""
 _AT_ONCE, _AT_ONCE_IN_LARGE = 512, 16
 _A_LOOKUP_IN_LARGE = 128 << 10

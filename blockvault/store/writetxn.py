@@ -178,13 +178,17 @@ class LmdbWriter(LmdbReader, Writer):
 
     def _add_to_index(self, rows: Sequence[tuple[bytes, int]], *, moved: bool = False) -> None:
         """Add these rows; ``moved`` objects may have one already, which goes."""
-        index, (_, each) = self._index(), self._lookups()
-        for some in self._in_parts(rows):
-            if moved:
-                for oid, _ in some:
-                    index.delete(oid)
-            # Rows that move on lie on pages of their own, which nobody has counted.
-            self._env.residency.note(each * index.add(some))
+        index, residency = self._index(), self._env.residency
+        _, each = self._lookups()
+        for some in self._in_parts(rows) if moved else ():
+            for oid, _ in some:
+                index.delete(oid)
+
+        def counted(count: int) -> None:
+            residency.note(each * count)
+            residency.settle()
+
+        index.add(rows, counted)
 
     def unindex(self, ids: Sequence[bytes]) -> None:
         index, runs = self._index(), self._table(tables.RUNS)
