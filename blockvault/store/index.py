@@ -40,11 +40,12 @@ _PLACE = 7
 ENTRY_SIZE = ID_SIZE + _PLACE
 """Bytes of an entry of the index, as id ‖ place."""
 
-_SETTLED = [bytes([first]) for first in range(INDEX_PARTS)]
-_WAITING = [bytes([first, 1]) for first in range(INDEX_PARTS)]
-_RECENT = [bytes([first, 0]) for first in range(INDEX_PARTS)]
-_KEYS = {1: (_SETTLED,), 2: (_SETTLED, _RECENT), 3: (_SETTLED, _WAITING, _RECENT)}
-"""By the number of levels: the keys of each, from the bottom."""
+_ENDS = {1: (b"",), 2: (b"", b"\0"), 3: (b"", b"\1", b"\0")}
+_KEYS = {
+    levels: [[bytes([first]) + end for end in ends] for first in range(INDEX_PARTS)]
+    for levels, ends in _ENDS.items()
+}
+"""By the number of levels and the first byte: the keys, that of the settled rows first."""
 _FEWEST, _MOST = 64, 192
 _LIMITS = [
     _FEWEST + first * 37 % INDEX_PARTS * (_MOST - _FEWEST) // INDEX_PARTS
@@ -84,19 +85,19 @@ class Index:
     def _find(self, oid: bytes) -> bool:
         """Go to the row of an object, if there is one."""
         first, rest, cursor = oid[0], oid[1:], self._cursor
-        for keys in self._keys:
-            if cursor.set_range_dup(keys[first], rest) and cursor.value()[:_REST] == rest:
+        for key in self._keys[first]:
+            if cursor.set_range_dup(key, rest) and cursor.value()[:_REST] == rest:
                 return True
         return False
 
     def get_many(self, ids: Iterable[bytes]) -> dict[bytes, int]:
         """The places of those ids that are there; asked in order, so that pages are met once."""
-        seek, value, levels = self._cursor.set_range_dup, self._cursor.value, self._keys
+        seek, value, keys = self._cursor.set_range_dup, self._cursor.value, self._keys
         found = {}
         for oid in sorted(ids):
             first, rest = oid[0], oid[1:]
-            for keys in levels:
-                if seek(keys[first], rest):
+            for key in keys[first]:
+                if seek(key, rest):
                     row = bytes(value())
                     if row.startswith(rest):
                         found[oid] = _place(row)
@@ -105,7 +106,7 @@ class Index:
 
     def dense(self, first: int, count: int) -> bool:
         """Whether ``count`` ids with this first byte are found faster by reading all its rows."""
-        return worth_a_walk(count, self._count(_SETTLED[first]))
+        return worth_a_walk(count, self._count(self._keys[first][0]))
 
     def get_dense(self, first: int, ids: Iterable[bytes]) -> dict[bytes, int]:
         """``get_many`` for ids with this first byte, out of all its rows."""
@@ -115,7 +116,7 @@ class Index:
     def hidden(self, first: int) -> int:
         """How many rows of ids that begin with this byte are not found by themselves."""
         there = found = 0
-        for key in (keys[first] for keys in self._keys):
+        for key in self._keys[first]:
             rows = self._rows(key)
             there += len(rows)
             found += sum(map(self._cursor.set_key_dup, repeat(key), rows))
@@ -138,18 +139,23 @@ class Index:
 
     def slices(self, first: int) -> Iterator[bytes]:
         """The same some at a time, so that not all of their pages are mapped at once."""
-        byte = _SETTLED[first]
-        if self._count(byte) <= _SLICE:
-            yield self._with_keys(byte)  # several times as fast
-        else:
-            rows = self._cursor.iternext_dup(keys=False)
-            while some := list(islice(rows, _SLICE)):
-                joined = b"".join([byte + row for row in some])
-                if len(joined) != len(some) * (1 + _ROW_SIZE):
-                    raise _wrong_length()
-                yield joined
-        for keys in self._keys[1:]:
-            yield b"".join([byte + row for row in self._rows(keys[first])])
+        byte = bytes([first])
+        for key in self._keys[first]:
+            if self._count(key) > _SLICE:
+                yield from self._sliced(byte)
+            elif key == byte:
+                yield self._with_keys(key)  # several times as fast
+            else:
+                yield b"".join([byte + row for row in self._rows(key)])
+
+    def _sliced(self, byte: bytes) -> Iterator[bytes]:
+        """``slices`` of the rows under the key that the cursor is at."""
+        rows = self._cursor.iternext_dup(keys=False)
+        while some := list(islice(rows, _SLICE)):
+            joined = b"".join([byte + row for row in some])
+            if len(joined) != len(some) * (1 + _ROW_SIZE):
+                raise _wrong_length()
+            yield joined
 
     def _rows(self, key: bytes) -> list[bytes]:
         """The rows under a key, in order."""
@@ -168,7 +174,9 @@ class Index:
         self.add([(oid, place)])
 
     def add(
-        self, rows: Sequence[tuple[bytes, int]], counted: Callable[[int], None] | None = None
+        self,
+        rows: Sequence[tuple[bytes, int]],
+        counted: Callable[[int], None] = lambda count: None,
     ) -> None:
         """Add rows of objects that are not there yet, and move others on.
 
@@ -179,33 +187,28 @@ class Index:
                 raise BadRequest(f"object {oid.hex()} cannot be at place {place}")
         for first, some in groupby(sorted(rows), lambda row: row[0][0]):
             values = [oid[1:] + place.to_bytes(_PLACE) for oid, place in some]
-            self._add_at(len(self._keys) - 1, first, values, counted)
+            self._add_at(len(self._keys[first]) - 1, first, values, counted)
 
     def _add_at(
-        self,
-        level: int,
-        first: int,
-        values: Sequence[bytes],
-        counted: Callable[[int], None] | None,
+        self, level: int, first: int, values: Sequence[bytes], counted: Callable[[int], None]
     ) -> None:
         """Add rows at a level, or further down if they are many."""
         while level and len(values) >= (limit := self._limit(level, first)):
             level -= 1
-        key = self._keys[level][first]
+        key = self._keys[first][level]
         for at in range(0, len(values), _PUT_AT_ONCE):
             some = values[at : at + _PUT_AT_ONCE]
             self._put(key, some)
-            if counted is not None:
-                counted(len(some))
+            counted(len(some))
         if level and self._count(key) >= limit:
             self._add_at(level - 1, first, self._take_behind_first(key), counted)
 
     def _limit(self, level: int, first: int) -> int:
         """Rows of a first byte at which those of a level move down; 0 where none are to wait."""
-        limit = _LIMITS[first]
-        if self._keys[level] is _RECENT:
+        settled, limit = self._keys[first][0], _LIMITS[first]
+        if level == len(self._keys[first]) - 1:
             return limit
-        return limit * _STEP if self._count(_SETTLED[first]) >= 2 * limit * _STEP else 0
+        return limit * _STEP if self._count(settled) >= 2 * limit * _STEP else 0
 
     def _put(self, key: bytes, values: Sequence[bytes], *, append: bool = False) -> None:
         self._cursor.putmulti([(key, value) for value in values], dupdata=True, append=append)
@@ -250,12 +253,12 @@ class Index:
 
         Return how many there are.
         """
-        settled = _SETTLED[first]
-        for keys in self._keys[1:]:
-            self._put(settled, self._take_behind_first(keys[first]))
+        settled, *others = self._keys[first]
+        for key in others:
+            self._put(settled, self._take_behind_first(key))
         values = self._take_behind_first(settled)
         self._put(settled, values, append=True)
-        return sum(self._count(keys[first]) for keys in self._keys)
+        return sum(map(self._count, self._keys[first]))
 
     def _count(self, key: bytes) -> int:
         return self._cursor.count() if self._cursor.set_key(key) else 0

@@ -11,7 +11,7 @@ from typing import Any
 import lmdb
 import lmdb.verify
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from blockvault.errors import Damaged
@@ -54,6 +54,11 @@ STEPS = st.lists(
 
 
 @settings(deadline=None)
+@example(  # more rows wait than one slice has
+    steps=[("add", {oid(0, n) for n in range(30, 34)}), ("add", {oid(0, 34)})],
+    levels=3,
+    settled=21,
+)
 @given(steps=STEPS, levels=st.sampled_from(LEVELS), settled=st.integers(0, 25))
 def test_it_is_a_table(
     env: lmdb.Environment, steps: list[tuple[str, object]], levels: int, settled: int
