@@ -172,8 +172,8 @@ class Session:
         return self.pending.size
 
     def make_room(self, count: int) -> None:
-        """Wait until ``count`` bytes more may be pending, a little before it is too much already;
-        a commit that fails says so to the writer.
+        """Wait until ``count`` bytes more may be pending; from half of the limit on, a little for
+        each write (``pacing``).  A commit that fails says so to the writer.
         """
         if not self._open_gate.is_set():
             self._open_gate.wait()

@@ -54,10 +54,8 @@ def save(directory: Path, token: bytes, kept: Kept) -> None:
     building = directory / f"{NAME}.new"
     try:
         descriptor = os.open(building, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb", buffering=0) as file:
-            for part in (head, _digest(head, kept.bits), kept.bits):
-                if file.write(part) != len(part):
-                    raise OSError(f"{building} could be written in part only")
+        with open(descriptor, "wb") as file:
+            file.writelines((head, _digest(head, kept.bits), kept.bits))
         os.rename(building, directory / NAME)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -70,9 +68,9 @@ def load(directory: Path, token: bytes, size: int) -> Kept | None:
     begins = _HEAD.size + _DIGEST_SIZE
     try:
         with open(directory / NAME, "rb", buffering=0) as file:
-            head, digest = file.read(_HEAD.size), file.read(_DIGEST_SIZE)
-            if os.fstat(file.fileno()).st_size != begins + size or len(digest) != _DIGEST_SIZE:
+            if os.fstat(file.fileno()).st_size != begins + size:
                 return None
+            head, digest = file.read(_HEAD.size), file.read(_DIGEST_SIZE)
             magic, found, clock, parts = _HEAD.unpack(head)
             if (magic, found) != (_MAGIC, token):
                 return None

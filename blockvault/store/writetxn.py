@@ -163,8 +163,7 @@ class LmdbWriter(LmdbReader, Writer):
             known.update(frame.ids)
             number += 1
         if self.condemning:
-            for oid in self.indexed(list(index)):
-                self._index().delete(oid)
+            self._drop_from_index(index)
         self._note_indexed(free, index)
         self._add_to_index(sorted(index.items()))
 
@@ -174,21 +173,24 @@ class LmdbWriter(LmdbReader, Writer):
             self._note_indexed(free, frame.ids)
             self._append(tables.FRAMES, number, frame.data)
             places = {oid: tables.location(number, at) for at, oid in enumerate(frame.ids)}
-            self._add_to_index(sorted(places.items()), moved=True)
+            self._drop_from_index(places)
+            self._add_to_index(sorted(places.items()))
 
-    def _add_to_index(self, rows: Sequence[tuple[bytes, int]], *, moved: bool = False) -> None:
-        """Add these rows; ``moved`` objects may have one already, which goes."""
-        index, residency = self._index(), self._env.residency
-        _, each = self._lookups()
-        for some in self._in_parts(rows) if moved else ():
-            for oid, _ in some:
-                index.delete(oid)
+    def _add_to_index(self, rows: Sequence[tuple[bytes, int]]) -> None:
+        residency, (_, each) = self._env.residency, self._lookups()
 
         def counted(count: int) -> None:
             residency.note(each * count)
             residency.settle()
 
-        index.add(rows, counted)
+        self._index().add(rows, counted)
+
+    def _drop_from_index(self, ids: Iterable[bytes]) -> None:
+        """Forget the places of those of these objects that have one."""
+        index = self._index()
+        for some in self._in_parts(sorted(ids)):
+            for oid in some:
+                index.delete(oid)
 
     def unindex(self, ids: Sequence[bytes]) -> None:
         index, runs = self._index(), self._table(tables.RUNS)
