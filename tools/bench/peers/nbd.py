@@ -18,7 +18,9 @@ from tools.bench.peers.base import Contender, first_version
 SEQUENTIAL = "seqwrite"
 """The job that writes the disk from end to end."""
 SUSTAINED = "sustained"
-"""The job that goes on and on: for a plain disk of ours and one of theirs."""
+"""The job that goes on and on."""
+PLAIN = ("blockvault", "qcow2")
+"""Who is asked for it: it takes longer than all others."""
 
 
 class NbdServer(Contender):
@@ -28,8 +30,8 @@ class NbdServer(Contender):
 
     @classmethod
     def does(cls, job: str) -> bool:
-        """Whether this server is asked for a job, which then means to all that are the same."""
-        return job != SUSTAINED
+        """Whether this server is asked for a job, which then means the same to all that are."""
+        return job != SUSTAINED or cls.name in PLAIN
 
     @abstractmethod
     def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
@@ -63,10 +65,6 @@ class QemuNbd(NbdServer):
     programs = ("qemu-nbd", "qemu-img")
     convert: tuple[str, ...] = ()
 
-    @classmethod
-    def does(cls, job: str) -> bool:
-        return job != SUSTAINED or cls is QemuNbd
-
     def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
         self.folder.mkdir(parents=True)
         options = (*self.convert, "-f", "raw", "-O", "qcow2")
@@ -92,7 +90,7 @@ class QemuNbdZstd(QemuNbd):
 
     @classmethod
     def does(cls, job: str) -> bool:
-        return job not in (SEQUENTIAL, SUSTAINED)
+        return job != SEQUENTIAL and super().does(job)
 
 
 class QemuNbdCompressing(QemuNbd):
@@ -223,10 +221,6 @@ class VaultServer(NbdServer):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.machine = vault.Blockvault(folder)
-
-    @classmethod
-    def does(cls, job: str) -> bool:
-        return job != SUSTAINED or cls is VaultServer
 
     @classmethod
     def missing(cls) -> str | None:
