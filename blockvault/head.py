@@ -12,6 +12,7 @@ with no lock, sees each block in one layer or the other and never an older state
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -120,7 +121,7 @@ class HeadDevice(StateDevice):
                     entries.append((now, self, offset, length, (block,)))
                     taken += size
                 elif length:
-                    blocks = self._cut(offset, bytes(data))
+                    blocks = self._cut(offset, data)
                     self.dirty.update(zip(range(first, first + len(blocks)), blocks, strict=True))
                     entries.append((now, self, offset, length, blocks))
                     # What is held is whole blocks, however few bytes of each were written.
@@ -201,17 +202,15 @@ class HeadDevice(StateDevice):
             self._session.pending.entries.append((time_us, self, offset, length, blocks))
             self._session.took(len(data))
 
-    def _cut(self, offset: int, data: bytes) -> list[bytes]:
+    def _cut(self, offset: int, data: bytes | memoryview) -> list[bytes]:
         """Whole blocks that hold ``data`` at ``offset``, the edges filled from what is there."""
         size = self.block_size
-        skip = offset % size
-        if skip:
-            data = self.block(offset // size)[:skip] + data
-        rest = -len(data) % size
-        if rest:
-            last = (offset - skip + len(data)) // size
-            data += self.block(last)[size - rest :]
-        return [data[at : at + size] for at in range(0, len(data), size)]
+        skip, rest = offset % size, -(offset + len(data)) % size
+        if skip or rest:
+            head = self.block(offset // size)[:skip]
+            tail = self.block((offset + len(data)) // size)[size - rest :] if rest else b""
+            data = b"".join((head, data, tail))
+        return [block for (block,) in struct.iter_unpack(f"{size}s", data)]
 
     # -- moving blocks down: only the session's committer calls these ------------------------------
 

@@ -238,7 +238,8 @@ class Session:
     def _commit(self, stop: int, *, barrier: bool) -> None:
         with self._commit_lock, self.vault.guard():
             self._pace.began()
-            self._pipeline.run(stop, self.vault.new_objects(), barrier=barrier)
+            objects = self.vault.new_objects(sparing=True)
+            self._pipeline.run(stop, objects, barrier=barrier)
 
     def _prepared(self, batch: Batch, objects: ObjectWriter) -> Prepared:
         return Prepared(batch, self.branch.id, self.vault.options.block_size, objects)

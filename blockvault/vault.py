@@ -201,11 +201,14 @@ class Vault:
         """
         return self.guards.guard()
 
-    def new_objects(self) -> ObjectWriter:
-        """A collector for objects that a later transaction will store; under a guard."""
+    def new_objects(self, *, sparing: bool = False) -> ObjectWriter:
+        """A collector for objects that a later transaction will store; under a guard.
+
+        ``sparing`` if a guest waits for them.
+        """
         if not self.guards.held:
             raise RuntimeError("objects are prepared under vault.guard(), or they may be collected")
-        return ObjectWriter(self.store)
+        return ObjectWriter(self.store, sparing=sparing)
 
     # -- revisions and states ------------------------------------------------------------------
 

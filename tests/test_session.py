@@ -276,7 +276,7 @@ def test_nodes_are_stored_ahead_of_their_checkpoint(
 ) -> None:
     """In commits of bounded size, none of them twice; only the last one has the event."""
     monkeypatch.setattr(blockvault.folding, "NODES_AT_ONCE", 3)
-    monkeypatch.setattr(vault, "new_objects", lambda: ObjectWriter(vault.store, 2 << 10))
+    monkeypatch.setattr(vault, "new_objects", lambda **_: ObjectWriter(vault.store, 2 << 10))
     size = 512 * BLOCK
     disk = Disk(size, session.create_volume("large", size))
     for number in range(0, 512, 32):

@@ -21,28 +21,57 @@ ZSTD = 1
 WORTH_IT = 0.97
 """A payload that does not get smaller than this stays raw, so that reads can slice it as it is."""
 
+HARDLY = 0.85
+"""What does not get smaller than this hardly shrinks."""
+SAMPLED_FROM = 64 << 10
+"""Bytes from which on a sample costs little beside the whole."""
+_SAMPLES, _SAMPLE_BYTES = 4, 4 << 10
+_QUICK = -1
+"""The level for what hardly shrinks: two to three times as fast as level 3, and a little larger."""
+
 _SPEC = re.compile(r"none|zstd:([1-9]|1[0-9]|2[0-2])")
 _local = threading.local()
 
 
 class Codec:
-    """A compression setting: ``zstd:1`` to ``zstd:22``, or ``none``.  Used from any thread."""
+    """A compression setting: ``zstd:1`` to ``zstd:22``, or ``none``.  Used from any thread.
 
-    def __init__(self, spec: str) -> None:
+    ``sparing``: no time for what hardly shrinks anyway, since somebody waits.
+    """
+
+    def __init__(self, spec: str, *, sparing: bool = False) -> None:
         match = _SPEC.fullmatch(spec)
         if match is None:
             raise BadRequest(f"unknown compression {spec!r}: use zstd:1 … zstd:22, or none")
         self.spec = spec
         self.level = int(match[1]) if match[1] else None
+        self._sparing = sparing
 
     def compress(self, raw: bytes) -> tuple[int, bytes]:
         """Return (codec number, payload); the payload is ``raw`` itself if nothing is gained."""
         if self.level is None or not raw:
             return RAW, raw
-        packed = _compressor(self.level).compress(raw)
+        packed = _quickly(raw) if self._sparing else None
+        if packed is None:
+            packed = _compressor(self.level).compress(raw)
         if len(packed) >= WORTH_IT * len(raw):
             return RAW, raw
         return ZSTD, packed
+
+
+def _quickly(raw: bytes) -> bytes | None:
+    """``raw`` compressed with little effort; None if it would shrink well, or is small."""
+    if len(raw) < SAMPLED_FROM:
+        return None
+    step = len(raw) // _SAMPLES
+    starts = range(step // 2, len(raw), step)
+    sample = b"".join([raw[start : start + _SAMPLE_BYTES] for start in starts])
+    # A few blocks may mislead, so the whole has to agree.
+    for part in (sample, raw):
+        packed = _compressor(_QUICK).compress(part)
+        if len(packed) <= HARDLY * len(part):
+            return None
+    return packed
 
 
 def decompress(

@@ -32,12 +32,15 @@ class ObjectWriter:
 
     ``take`` gives the frames that are full, ``finish`` all of them; the caller stores them with
     ``Writer.add_frames``.  At most a few frames wait uncompressed; those that are ready wait until
-    they are taken, so a long import takes (and commits) now and then.
+    they are taken, so a long import takes (and commits) now and then.  ``sparing`` is for writers
+    that cannot wait (``codec``).
     """
 
-    def __init__(self, store: Store, frame_bytes: int = FRAME_BYTES) -> None:
+    def __init__(
+        self, store: Store, frame_bytes: int = FRAME_BYTES, *, sparing: bool = False
+    ) -> None:
         self._store = store
-        self._codec = Codec(store.options.compression)
+        self._codec = Codec(store.options.compression, sparing=sparing)
         self._frame_bytes = frame_bytes
         self._pending: set[bytes] = set()
         self._looked_at = 0

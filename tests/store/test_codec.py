@@ -41,6 +41,39 @@ def test_what_does_not_shrink_stays_raw() -> None:
     assert Codec("none").compress(block(7)) == (RAW, block(7))
 
 
+def level(number: int, raw: bytes) -> bytes:
+    return zstandard.ZstdCompressor(level=number, write_checksum=True).compress(raw)
+
+
+HARDLY = b"".join(noise(number, 3700) + bytes(396) for number in range(32))
+"""Shrinks by a tenth."""
+MISLEADING = b"".join(noise(at) if at % 4 == 2 else block(at) for at in range(16))
+
+
+@pytest.mark.parametrize(
+    ("raw", "chosen"),
+    [
+        pytest.param(HARDLY, -1, id="hardly"),
+        pytest.param(b"".join(map(block, range(32))), 9, id="well"),
+        pytest.param(HARDLY[: 60 << 10], 9, id="small"),
+        pytest.param(HARDLY[: 64 << 10], -1, id="just large enough"),
+        pytest.param(HARDLY + bytes(4), -1, id="odd length"),
+        pytest.param(HARDLY + b"".join(map(block, range(96))), 9, id="a quarter of it"),
+        pytest.param(MISLEADING, 9, id="where it is sampled only"),
+    ],
+)
+def test_who_is_sparing_spends_no_time_on_what_hardly_shrinks(raw: bytes, chosen: int) -> None:
+    assert level(-1, raw) != level(9, raw)
+    assert Codec("zstd:9", sparing=True).compress(raw) == (ZSTD, level(chosen, raw))
+    assert Codec("zstd:9").compress(raw) == (ZSTD, level(9, raw))
+
+
+def test_what_does_not_shrink_stays_raw_for_the_sparing_too() -> None:
+    raw = noise(3, 1 << 17)
+    assert Codec("zstd:3", sparing=True).compress(raw) == (RAW, raw)
+    assert Codec("none", sparing=True).compress(HARDLY) == (RAW, HARDLY)
+
+
 @pytest.mark.parametrize("cut", range(30))
 def test_a_payload_cut_anywhere_is_damaged(cut: int) -> None:
     number, payload = Codec("zstd:3").compress(block(1))
