@@ -207,7 +207,7 @@ class HeadDevice(StateDevice):
         size = self.block_size
         skip, rest = offset % size, -(offset + len(data)) % size
         if skip or rest:
-            head = self.block(offset // size)[:skip]
+            head = self.block(offset // size)[:skip] if skip else b""
             tail = self.block((offset + len(data)) // size)[size - rest :] if rest else b""
             data = b"".join((head, data, tail))
         return [block for (block,) in struct.iter_unpack(f"{size}s", data)]

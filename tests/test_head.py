@@ -89,6 +89,26 @@ def test_every_alignment_over_every_layer(session: Session, head: HeadDevice, ki
     check_device(head, disk.data, rng)
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "read"),
+    [
+        (0, 3 * BLOCK, []),
+        (5, 3 * BLOCK, [0]),
+        (0, 3 * BLOCK + 5, [3]),
+        (5, 3 * BLOCK + 5, [0, 3]),
+    ],
+)
+def test_only_the_edges_of_a_write_are_read(
+    monkeypatch: pytest.MonkeyPatch, head: HeadDevice, start: int, end: int, read: list[int]
+) -> None:
+    asked, block = [], HeadDevice.block
+    monkeypatch.setattr(
+        HeadDevice, "block", lambda self, number: asked.append(number) or block(self, number)
+    )
+    head.write(start, noise("edges", end - start))
+    assert asked == read
+
+
 @settings(max_examples=40)
 @given(data=st.data())
 def test_small_writes_of_any_size(tmp_path_factory: Any, data: st.DataObject) -> None:
