@@ -15,6 +15,7 @@ from typing import NoReturn
 
 import click
 
+from blockvault.cli import tuning
 from blockvault.cli.common import CONTEXT, Settings, vault_option
 from blockvault.cli.failing import PROGRAM, report, wants_json
 
@@ -145,6 +146,7 @@ def main() -> NoReturn:
     When ``run`` returns all is closed and flushed, so the process ends at once: to take the
     interpreter down piece by piece would be a tenth of the time of a short command.
     """
+    tuning.threads()
     os._exit(run(sys.argv[1:]))
 
 

@@ -1,4 +1,4 @@
-"""How the interpreter and the C library's heap are set, by how long a process lives.
+"""How the interpreter is set, and the C library's heap, by how long a process lives.
 
 Memory that comes from the kernel anew for each frame is cleared page by page, which took half of
 the time of a sequential read.  So frames are to stay on the heap, and the heap is not to shrink
@@ -11,12 +11,27 @@ import gc
 import sys
 
 SWITCH_SECONDS = 0.0005
-"""How long a thread that hashes may keep one from running that has a guest to answer."""
+"""How long a thread that computes may keep another from running, which may have a guest to answer.
+
+A fifth of that costs more in switches than it gains.
+"""
 
 _ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1
 """Names of settings (``mallopt(3)``)."""
 KEPT = 256 << 20
 """Bytes that a process which soon ends may keep without using them."""
+
+
+def threads() -> None:
+    """For every process: hand the interpreter on soon, and seldom look for cycles.
+
+    A thread gives Python's lock away to hash or to compress, and gets it back when whoever took it
+    has had its interval.  And what is made by the ten thousand here are tuples of numbers and
+    bytes, none of them in a cycle: to look through them every 700 objects made requests wait.
+    Together they are a seventh of the time of an import.
+    """
+    sys.setswitchinterval(SWITCH_SECONDS)
+    gc.set_threshold(100_000, 20, 10)
 
 
 def for_months() -> None:
@@ -25,11 +40,7 @@ def for_months() -> None:
     Frames are freed by other threads than take them: an arena for each would keep twice as much.
     What is longer than a frame is rare, and goes back at once.
     """
-    sys.setswitchinterval(SWITCH_SECONDS)
-    # What lives long here are tuples of numbers and bytes by the ten thousand, none of them in a
-    # cycle: looking through them every 700 objects made requests wait.
-    gc.freeze()
-    gc.set_threshold(100_000, 20, 10)
+    gc.freeze()  # what is loaded by now stays
     _set({_ARENA_MAX: 2, _MMAP_THRESHOLD: 1 << 20})
 
 

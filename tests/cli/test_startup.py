@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import resource
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from blockvault.cli import main, tuning
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 0.150
@@ -53,3 +58,18 @@ def test_version(cli) -> None:
     from blockvault import __version__
 
     assert cli("--version").out == f"blockvault {__version__}\n"
+
+
+def test_the_program_sets_how_threads_take_turns(monkeypatch) -> None:
+    """The installed program only: whoever uses the package sets the interpreter as they like."""
+    before = sys.getswitchinterval(), gc.get_threshold()
+    met = []
+    monkeypatch.setattr(main, "run", lambda _: met.append(sys.getswitchinterval()) or 0)
+    monkeypatch.setattr(os, "_exit", met.append)
+    try:
+        main.main()
+    finally:
+        sys.setswitchinterval(before[0])
+        gc.set_threshold(*before[1])
+    assert met == [pytest.approx(tuning.SWITCH_SECONDS), 0]
+    assert tuning.SWITCH_SECONDS < before[0]
