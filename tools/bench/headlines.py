@@ -86,7 +86,8 @@ SECTIONS = (
         tuple(
             Line(f"nbd/{job}")
             for job in (
-                *("randwrite-1", "randwrite-16", "randread-1", "randread-16", "hotread-16"),
+                *("randwrite-1", "randwrite-16", "randread-1", "randread-16"),
+                *("warmread-1", "warmread-16", "hotread-16"),
                 *("fsync-1", "fsync-32", "seqwrite", "seqread", "sustained"),
             )
         ),

@@ -19,8 +19,10 @@ SEQUENTIAL = "seqwrite"
 """The job that writes the disk from end to end."""
 SUSTAINED = "sustained"
 """The job that goes on and on."""
+LONG = (SUSTAINED, "warmread-1", "warmread-16")
+"""The jobs that take longer than all others."""
 PLAIN = ("blockvault", "qcow2")
-"""Who is asked for it: it takes longer than all others."""
+"""Who is asked for those."""
 
 
 class NbdServer(Contender):
@@ -31,7 +33,7 @@ class NbdServer(Contender):
     @classmethod
     def does(cls, job: str) -> bool:
         """Whether this server is asked for a job, which then means the same to all that are."""
-        return job != SUSTAINED or cls.name in PLAIN
+        return job not in LONG or cls.name in PLAIN
 
     @abstractmethod
     def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:

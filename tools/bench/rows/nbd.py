@@ -36,7 +36,8 @@ class Job:
     """One fio job on ``span`` bytes (0: the whole disk); a ``long`` one goes on for some time.
 
     With ``made`` it reads the disk as it was when it was made, if the server still knows that,
-    whatever the jobs before have written.  With ``warm`` it goes on for a while before it counts.
+    whatever the jobs before have written.  With ``warm`` it goes on for so many times the plan's
+    warm-up before it counts.
     """
 
     key: str
@@ -45,7 +46,7 @@ class Job:
     long: bool = False
     span: int = 0
     made: bool = False
-    warm: bool = False
+    warm: int = 0
 
     @property
     def side(self) -> str:
@@ -62,18 +63,30 @@ JOBS = (
     _job("randread-1", "4 KiB random read, depth 1", "randread", "4k", 1),
     _job("randread-16", "4 KiB random read, depth 16", "randread", "4k", 16),
     Job(
+        "warmread-1",
+        "4 KiB random read of the whole disk, warm, depth 1",
+        ("--rw=randread", "--bs=4k", "--iodepth=1"),
+        warm=3,
+    ),
+    Job(
+        "warmread-16",
+        "4 KiB random read of the whole disk, warm, depth 16",
+        ("--rw=randread", "--bs=4k", "--iodepth=16"),
+        warm=3,
+    ),
+    Job(
         "hotread-1",
         "4 KiB random read of 16 MiB, warm, depth 1",
         ("--rw=randread", "--bs=4k", "--iodepth=1"),
         span=HOT,
-        warm=True,
+        warm=1,
     ),
     Job(
         "hotread-16",
         "4 KiB random read of 16 MiB, warm, depth 16",
         ("--rw=randread", "--bs=4k", "--iodepth=16"),
         span=HOT,
-        warm=True,
+        warm=1,
     ),
     _job("fsync-1", "4 KiB random write, fsync after each", "randwrite", "4k", 1, "--fsync=1"),
     _job("fsync-32", "4 KiB random write, fsync after 32", "randwrite", "4k", 16, "--fsync=32"),
@@ -201,7 +214,7 @@ def fio(bench: Bench, job: Job, uri: str, report: Path) -> Command:
         f"--uri={uri}",
         *job.words,
         f"--size={job.span or bench.plan.nbd_size}",
-        *((f"--ramp_time={bench.plan.nbd_warm * 1000:.0f}ms",) if job.warm else ()),
+        *((f"--ramp_time={job.warm * bench.plan.nbd_warm * 1000:.0f}ms",) if job.warm else ()),
         "--time_based",
         f"--runtime={seconds * 1000:.0f}ms",
         "--randrepeat=0",
