@@ -1,21 +1,28 @@
-"""What a reader keeps of objects that it has read: whole frames, and single objects.
+"""What a reader keeps of objects that it has read: whole frames, single objects, and places.
 
-Both caches are bounded by bytes, and several threads use them at once.
+All are bounded by bytes, and several threads use them at once.
 """
 
 from __future__ import annotations
 
+import mmap
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
 from blockvault.errors import Damaged
 from blockvault.ids import object_id, short
+from blockvault.store import tables
 from blockvault.store.frames import Objects
 
 AS_WRITTEN = 512 << 10
 """Bytes of a decoded frame that nobody has packed, at most."""
 PACKED_TIMES = 2
+
+_PLACE_BITS = tables.MAX_PLACE.bit_length()
+_ID_BYTES = 5
+"""Of an id: the last ones name a word, the first is kept in it."""
+_TAG_SHIFT = 8 * (_ID_BYTES - 1)
 
 
 def checked(data: bytes, oid: bytes) -> bytes:
@@ -38,13 +45,22 @@ class DecodedFrame:
         self.size = len(objects.payload)
         self._checked: list[bytes | None] = [None] * len(objects)
 
-    def get(self, slot: int, oid: bytes) -> bytes:
+    def proved(self, slot: int, oid: bytes) -> bytes | None:
+        """The object, if it is in that slot."""
+        if slot >= len(self._checked):
+            return None
         data = self.objects[slot]
         # Compared with the id, so that a damaged index cannot pass one object for another.
         if self._checked[slot] != oid:
-            checked(data, oid)
+            if object_id(data) != oid:
+                return None
             self._checked[slot] = oid
         return data
+
+    def get(self, slot: int, oid: bytes) -> bytes:
+        """The same where it has to be there; ``Damaged`` if it is not."""
+        data = self.proved(slot, oid)
+        return checked(self.objects[slot], oid) if data is None else data
 
 
 class ObjectCache:
@@ -74,6 +90,30 @@ class ObjectCache:
         with self._guard:
             self._objects.clear()
             self._size = 0
+
+
+class PlaceCache:
+    """Where objects were found: ``count`` words (a power of two), each for one object at a time.
+
+    Beside the place, a word holds only eight bits of the id: another object may have them too, and
+    an object may have moved since.  Whoever takes something from such a place has to prove it.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._mask = count - 1
+        # The kernel gives a page when a word on it is first set: a short command pays for few.
+        memory = mmap.mmap(-1, 8 * count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._words = memoryview(memory).cast("Q")
+
+    def get(self, oid: bytes) -> int:
+        """The place of the object; 0, which is none, if it is not known."""
+        number = int.from_bytes(oid[:_ID_BYTES], "big")
+        word = self._words[number & self._mask]
+        return word & tables.MAX_PLACE if word >> _PLACE_BITS == number >> _TAG_SHIFT else 0
+
+    def put(self, oid: bytes, place: int) -> None:
+        number = int.from_bytes(oid[:_ID_BYTES], "big")
+        self._words[number & self._mask] = number >> _TAG_SHIFT << _PLACE_BITS | place
 
 
 class FrameCache:

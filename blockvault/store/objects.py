@@ -18,7 +18,7 @@ from pathlib import Path
 from blockvault.errors import Damaged
 from blockvault.ids import object_id, short
 from blockvault.store import frames, runs, tables, workers
-from blockvault.store.caches import DecodedFrame, FrameCache, ObjectCache, checked
+from blockvault.store.caches import DecodedFrame, FrameCache, ObjectCache, PlaceCache, checked
 from blockvault.store.decoded import DecodedFile
 from blockvault.store.frames import Objects
 from blockvault.store.types import Reader, Store
@@ -29,7 +29,9 @@ CACHE_BYTES = 64 << 20
 HOT_BYTES = 24 << 20
 """What a reader keeps of single objects: of a frame that small reads ask for, little is wanted."""
 
-KNOWN_PLACES = 1 << 16
+KNOWN_PLACES = 1 << 20
+"""Objects whose place a reader knows at most: 8 MiB, and all of a disk of 4 GiB."""
+
 FRAMES_A_SNAPSHOT = 64
 """Frames that one read transaction fetches at most, so that none lives long."""
 
@@ -61,7 +63,7 @@ class ObjectReader:
         self._store = store
         self._cache = FrameCache(cache_bytes)
         self._hot = ObjectCache(HOT_BYTES)
-        self._places: dict[bytes, int] = {}
+        self._places = PlaceCache(KNOWN_PLACES)
         self._decoding = [threading.Lock() for _ in range(_LOCKS)]
         self._file: DecodedFile | None = None
 
@@ -75,7 +77,7 @@ class ObjectReader:
 
     def _found(self, oid: bytes) -> bytes:
         known = self._places.get(oid)
-        data = None if known is None else self._at_hand(known, oid)
+        data = self._at_hand(known, oid) if known else None
         if data is not None:
             return data
         with self._store.read() as reader:
@@ -86,7 +88,7 @@ class ObjectReader:
             data = frames.raw_object(view, place & 0xFFFF)
             if data is not None:
                 return checked(data, oid)
-            self._remember({oid: place})
+            self._places.put(oid, place)
             data = None if place == known else self._at_hand(place, oid)
             if data is not None:
                 return data
@@ -94,11 +96,11 @@ class ObjectReader:
             return self._decoded(place >> tables.SLOT_BITS, view).get(place & 0xFFFF, oid)
 
     def _at_hand(self, place: int, oid: bytes) -> bytes | None:
-        """The object at a place of a frame that is decoded already, if it is."""
+        """The object, if it is at that place of a frame that is decoded already."""
         number, slot = tables.split_location(place)
         cached = self._cache.get(number)
         if cached is not None:
-            return cached.get(slot, oid)
+            return cached.proved(slot, oid)
         data = None if self._file is None else self._file.get(number, slot)
         return data if data is not None and object_id(data) == oid else None
 
@@ -122,9 +124,19 @@ class ObjectReader:
             return self._found_many(wanted)
         found = self._hot.get_many(wanted)
         if len(found) < len(wanted):
-            missing = [oid for oid in wanted if oid not in found]
-            found.update(self._found_many(missing))
+            self._take_known([oid for oid in wanted if oid not in found], found)
+        if len(found) < len(wanted):
+            found.update(self._found_many([oid for oid in wanted if oid not in found]))
         return found
+
+    def _take_known(self, wanted: Sequence[bytes], found: dict[bytes, bytes]) -> None:
+        """Take what can be had without a look into the index."""
+        for oid in wanted:
+            place = self._places.get(oid)
+            data = self._at_hand(place, oid) if place else None
+            if data is not None:
+                found[oid] = data
+                self._hot.put(oid, data)
 
     def _found_many(self, wanted: Sequence[bytes]) -> dict[bytes, bytes]:
         found: dict[bytes, bytes] = {}
@@ -174,7 +186,7 @@ class ObjectReader:
         for number, members in groups.items():
             cached = self._cache.get(number)
             if cached is not None:
-                self._give(members, cached, found)
+                self._give(number, members, cached, found)
                 continue
             if self._take_kept(number, members, found):
                 continue
@@ -188,7 +200,7 @@ class ObjectReader:
                 encoded[number] = reader.frame(number) or b""
         wanted = [(number, data, len(groups[number])) for number, data in encoded.items()]
         for (number, _, _), cached in zip(wanted, self._decode_all(wanted), strict=True):
-            self._give(groups[number], cached, found)
+            self._give(number, groups[number], cached, found)
         return found
 
     def _decode_all(self, wanted: Sequence[Wanted]) -> Iterable[DecodedFrame]:
@@ -203,14 +215,16 @@ class ObjectReader:
         return [self._keep(number, frames.decode(data), count) for number, data, count in wanted]
 
     def _give(
-        self, members: Sequence[Member], cached: DecodedFrame, found: dict[bytes, bytes]
+        self,
+        number: int,
+        members: Sequence[Member],
+        cached: DecodedFrame,
+        found: dict[bytes, bytes],
     ) -> None:
         """Objects of a decoded frame; a few of them are kept by themselves."""
-        objects = [(oid, cached.get(slot, oid)) for slot, oid in members]
-        found.update(objects)
+        found.update((oid, cached.get(slot, oid)) for slot, oid in members)
         if len(members) <= SMALL:
-            for oid, data in objects:
-                self._hot.put(oid, data)
+            self._remember(number, members, found)
 
     def _take_kept(self, number: int, members: Sequence[Member], found: dict[bytes, bytes]) -> bool:
         """Take a few objects of a frame out of the file; False if they are not all there."""
@@ -221,7 +235,7 @@ class ObjectReader:
             if data is None or object_id(data) != oid:
                 return False
             found[oid] = data
-            self._hot.put(oid, data)
+        self._remember(number, members, found)
         return True
 
     def _keep(self, number: int, objects: Objects, wanted: int) -> DecodedFrame:
@@ -262,7 +276,6 @@ class ObjectReader:
         """Forget everything that is cached."""
         self._cache.clear()
         self._hot.clear()
-        self._places.clear()
         if self._file is not None:
             self._file.close()
 
@@ -275,11 +288,13 @@ class ObjectReader:
             cached = self._keep(number, objects, 1)
         return cached
 
-    def _remember(self, places: Mapping[bytes, int]) -> None:
-        # Places may go stale when objects move, but a frame number always means the same frame.
-        if len(self._places) + len(places) > KNOWN_PLACES:
-            self._places.clear()
-        self._places.update(places)
+    def _remember(
+        self, number: int, members: Sequence[Member], found: Mapping[bytes, bytes]
+    ) -> None:
+        """Some objects of a frame may be asked for again by themselves."""
+        for slot, oid in members:
+            self._hot.put(oid, found[oid])
+            self._places.put(oid, tables.location(number, slot))
 
 
 def _located(reader: Reader, ids: Sequence[bytes]) -> list[tuple[int, bytes]]:

@@ -132,6 +132,36 @@ def test_objects_that_were_moved_are_found_again(store: Store) -> None:
     assert reader.get_many(ids) == dict(zip(ids, datas, strict=True))
 
 
+def test_a_place_that_is_known_is_not_looked_up(store: Store, monkeypatch) -> None:
+    """A store where no index can be read has to do for what is decoded and known."""
+    datas = [block(n) for n in range(12)]
+    ids = keep(store, datas)
+    reader = ObjectReader(store)
+    for at in range(0, 12, 4):
+        reader.get_many(ids[at : at + 4])
+    reader._hot.clear()
+    monkeypatch.delattr(type(store), "read")
+    assert reader.get_many(ids) == dict(zip(ids, datas, strict=True))
+    reader._hot.clear()
+    assert [reader.get(oid) for oid in ids] == datas
+
+
+def test_a_place_where_something_else_is_means_nothing(store: Store) -> None:
+    """Two objects may share a word, and an object may have moved."""
+    datas = [block(n) for n in range(12)]
+    ids = keep(store, datas)
+    reader = ObjectReader(store)
+    for wrong in (1 << 16 | 0, 1 << 16 | 0xFFFF, 99 << 16 | 3):
+        for oid in ids:
+            reader._places.put(oid, wrong)
+        assert [reader.get(oid) for oid in ids] == datas
+        reader._hot.clear()
+        for oid in ids:
+            reader._places.put(oid, wrong)
+        assert reader.get_many(ids) == dict(zip(ids, datas, strict=True))
+        reader._hot.clear()
+
+
 def test_only_what_is_new_is_taken(store: Store) -> None:
     keep(store, [block(0), block(1)])
     writer = ObjectWriter(store)
