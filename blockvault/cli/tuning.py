@@ -23,15 +23,12 @@ KEPT = 256 << 20
 
 
 def threads() -> None:
-    """For every process: hand the interpreter on soon, and seldom look for cycles.
+    """For every process: hand the interpreter on soon.
 
     A thread gives Python's lock away to hash or to compress, and gets it back when whoever took it
-    has had its interval.  And what is made by the ten thousand here are tuples of numbers and
-    bytes, none of them in a cycle: to look through them every 700 objects made requests wait.
-    Together they are a seventh of the time of an import.
+    has had its interval.
     """
     sys.setswitchinterval(SWITCH_SECONDS)
-    gc.set_threshold(100_000, 20, 10)
 
 
 def for_months() -> None:
@@ -40,7 +37,10 @@ def for_months() -> None:
     Frames are freed by other threads than take them: an arena for each would keep twice as much.
     What is longer than a frame is rare, and goes back at once.
     """
-    gc.freeze()  # what is loaded by now stays
+    # What lives long here are tuples of numbers and bytes by the ten thousand, none of them in a
+    # cycle: looking through them every 700 objects made requests wait.
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 10)
     _set({_ARENA_MAX: 2, _MMAP_THRESHOLD: 1 << 20})
 
 

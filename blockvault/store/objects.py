@@ -77,7 +77,7 @@ class ObjectReader:
 
     def _found(self, oid: bytes) -> bytes:
         known = self._places.get(oid)
-        data = self._at_hand(known, oid) if known else None
+        data = self._at_hand(known, oid)
         if data is not None:
             return data
         with self._store.read() as reader:
@@ -96,7 +96,9 @@ class ObjectReader:
             return self._decoded(place >> tables.SLOT_BITS, view).get(place & 0xFFFF, oid)
 
     def _at_hand(self, place: int, oid: bytes) -> bytes | None:
-        """The object, if it is at that place of a frame that is decoded already."""
+        """The object, if it is at that place of a frame that is decoded already; 0 is no place."""
+        if not place:
+            return None
         number, slot = tables.split_location(place)
         cached = self._cache.get(number)
         if cached is not None:
@@ -132,8 +134,7 @@ class ObjectReader:
     def _take_known(self, wanted: Sequence[bytes], found: dict[bytes, bytes]) -> None:
         """Take what can be had without a look into the index."""
         for oid in wanted:
-            place = self._places.get(oid)
-            data = self._at_hand(place, oid) if place else None
+            data = self._at_hand(self._places.get(oid), oid)
             if data is not None:
                 found[oid] = data
                 self._hot.put(oid, data)
@@ -276,6 +277,7 @@ class ObjectReader:
         """Forget everything that is cached."""
         self._cache.clear()
         self._hot.clear()
+        self._places = PlaceCache(KNOWN_PLACES)
         if self._file is not None:
             self._file.close()
 

@@ -19,7 +19,7 @@ from tools.bench.bench import Bench, turns
 from tools.bench.commands import Command, command, run
 from tools.bench.inputs import Image
 from tools.bench.peers.base import Archive, Contender, Machine, NotOffered
-from tools.bench.peers.nbd import NbdServer
+from tools.bench.peers.nbd import LONG, PLAIN, NbdServer
 from tools.bench.plan import FULL, GIB, MIB, QUICK
 from tools.bench.registry import ARCHIVES, MACHINES, SERVERS, everyone
 from tools.bench.results import Results
@@ -210,6 +210,12 @@ def test_servers_answer_fio_or_are_named(bench: Bench, nightly: bool) -> None:
             assert all(sample.value > 0 for sample in cell.samples)
         else:
             assert cell.reason
+
+
+def test_the_long_jobs_are_jobs_and_have_few_takers() -> None:
+    assert set(LONG) < {job.key for job in nbd.JOBS}
+    for key in LONG:
+        assert [kind.name for kind in SERVERS if kind.does(key)] == list(PLAIN)
 
 
 def test_turns_start_one_further_each_run(bench: Bench) -> None:

@@ -12,7 +12,7 @@ import json
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,37 +57,18 @@ def _job(key: str, title: str, kind: str, size: str, depth: int, *more: str) -> 
     return Job(key, title, (f"--rw={kind}", f"--bs={size}", f"--iodepth={depth}", *more))
 
 
+def _warm(key: str, what: str, depth: int, span: int, *, times: int) -> Job:
+    job = _job(key, f"4 KiB random read of {what}, warm, depth {depth}", "randread", "4k", depth)
+    return replace(job, span=span, warm=times)
+
+
 JOBS = (
     _job("randwrite-1", "4 KiB random write, depth 1", "randwrite", "4k", 1),
     _job("randwrite-16", "4 KiB random write, depth 16", "randwrite", "4k", 16),
     _job("randread-1", "4 KiB random read, depth 1", "randread", "4k", 1),
     _job("randread-16", "4 KiB random read, depth 16", "randread", "4k", 16),
-    Job(
-        "warmread-1",
-        "4 KiB random read of the whole disk, warm, depth 1",
-        ("--rw=randread", "--bs=4k", "--iodepth=1"),
-        warm=3,
-    ),
-    Job(
-        "warmread-16",
-        "4 KiB random read of the whole disk, warm, depth 16",
-        ("--rw=randread", "--bs=4k", "--iodepth=16"),
-        warm=3,
-    ),
-    Job(
-        "hotread-1",
-        "4 KiB random read of 16 MiB, warm, depth 1",
-        ("--rw=randread", "--bs=4k", "--iodepth=1"),
-        span=HOT,
-        warm=1,
-    ),
-    Job(
-        "hotread-16",
-        "4 KiB random read of 16 MiB, warm, depth 16",
-        ("--rw=randread", "--bs=4k", "--iodepth=16"),
-        span=HOT,
-        warm=1,
-    ),
+    *(_warm(f"warmread-{depth}", "the whole disk", depth, 0, times=3) for depth in (1, 16)),
+    *(_warm(f"hotread-{depth}", "16 MiB", depth, HOT, times=1) for depth in (1, 16)),
     _job("fsync-1", "4 KiB random write, fsync after each", "randwrite", "4k", 1, "--fsync=1"),
     _job("fsync-32", "4 KiB random write, fsync after 32", "randwrite", "4k", 16, "--fsync=32"),
     _job("seqwrite", "256 KiB sequential write, depth 4", "write", "256k", 4),
