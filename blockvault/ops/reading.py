@@ -1,6 +1,5 @@
 """Reading the past: any position as a device, and as a file object.
 
-    TreeReader    one tree: block number -> id, with a bounded cache of leaves
     StateDevice   tree + overlay of one volume, read-only; the head of a branch builds on it
     VolumeFile    the same as ``io.RawIOBase``, for libraries that read files
 
@@ -10,17 +9,18 @@ All are safe to use from several threads: they hold no transaction, only an immu
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from blockvault.device import Device, Extent
 from blockvault.errors import BadRequest
-from blockvault.ids import ID_SIZE, ZERO_ID
+from blockvault.ids import ZERO_ID
 from blockvault.model import extents, tree
 from blockvault.model.extents import Run
 from blockvault.model.overlay import Overlay
 from blockvault.ops import resolve, states
+from blockvault.ops.treereader import TreeReader
 from blockvault.pins import Pin
 from blockvault.store.runs import Pieces
 
@@ -30,76 +30,8 @@ if TYPE_CHECKING:
     from blockvault.store.objects import ObjectReader
     from blockvault.vault import Vault
 
-_LEAF_CACHE = 32768
-"""Leaves kept per volume, about 1.1 KiB each: 36 MiB, which maps 4 GiB of 4 KiB blocks."""
 _LONG = 128 << 10
 """Bytes of a read that has whole leaves, which are proved by one hash each."""
-
-
-class TreeReader:
-    """Block ids of one immutable tree."""
-
-    def __init__(self, objects: ObjectReader, height: int, root: bytes) -> None:
-        self.objects = objects
-        self.height = height
-        self.root = root
-        self._leaves: dict[int, bytes] = {}
-
-    def rebased(self, root: bytes, overlay: Overlay) -> TreeReader:
-        """The reader of the root that ``overlay`` made of this one; untouched leaves are kept."""
-        later = TreeReader(self.objects, self.height, root)
-        if not overlay.cleared:
-            later._leaves = dict(self._leaves)
-            for leaf in overlay.leaves:
-                later._leaves.pop(leaf, None)
-        return later
-
-    def block_id(self, block: int) -> bytes:
-        leaf = self._leaves.get(block // tree.FANOUT)
-        if leaf is None:
-            leaf = self._load(block // tree.FANOUT)
-        at = block % tree.FANOUT * ID_SIZE
-        return leaf[at : at + ID_SIZE]
-
-    def block_ids(self, first: int, stop: int) -> list[bytes]:
-        """Ids of the blocks ``first`` to ``stop``; ZERO_ID where there is nothing."""
-        low, high = first // tree.FANOUT, -(-stop // tree.FANOUT)
-        leaves = [self._leaves.get(leaf) for leaf in range(low, high)]
-        if None in leaves:
-            leaves = self._load_many(low, high)[: high - low]
-        ids = b"".join(leaves)  # type: ignore[arg-type]
-        skip = (first - low * tree.FANOUT) * ID_SIZE
-        return [
-            ids[at : at + ID_SIZE] for at in range(skip, skip + (stop - first) * ID_SIZE, ID_SIZE)
-        ]
-
-    def _load(self, number: int) -> bytes:
-        leaf = tree.lookup_range(
-            self.objects, self.root, self.height, number * tree.FANOUT, tree.FANOUT
-        )
-        self._keep({number: leaf})
-        return leaf
-
-    def _load_many(self, low: int, high: int) -> list[bytes | None]:
-        """The leaves ``low`` to ``high`` with one fetch a level, and more for who goes on behind.
-
-        Those of the same parent cost little more than one: they were written together.
-        """
-        if high - low > 1:
-            high = min(-(-high // tree.FANOUT) * tree.FANOUT, tree.capacity(self.height - 1))
-        count = (high - low) * tree.FANOUT
-        ids = tree.lookup_range(self.objects, self.root, self.height, low * tree.FANOUT, count)
-        found = {
-            low + at: ids[at * tree.NODE_SIZE : (at + 1) * tree.NODE_SIZE]
-            for at in range(high - low)
-        }
-        self._keep(found)
-        return list(found.values())
-
-    def _keep(self, leaves: Mapping[int, bytes]) -> None:
-        if len(self._leaves) + len(leaves) > _LEAF_CACHE:
-            self._leaves.clear()
-        self._leaves.update(leaves)
 
 
 class StateDevice:
@@ -124,6 +56,7 @@ class StateDevice:
         self.overlay = overlay
         self._zero = bytes(block_size)
         self.pin: Pin | None = None
+        objects.expect(b"".join(overlay.blocks.values()))
 
     def read(self, offset: int, length: int) -> bytes:
         """Read ``length`` bytes at ``offset``; the range must lie within the device."""

@@ -1,4 +1,4 @@
-"""What a reader keeps of objects that it has read: whole frames, single objects, and places.
+"""What a reader keeps of objects: whole frames, single objects, places, and what it will be asked.
 
 All are bounded by bytes, and several threads use them at once.
 """
@@ -6,12 +6,13 @@ All are bounded by bytes, and several threads use them at once.
 from __future__ import annotations
 
 import mmap
+import struct
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
 from blockvault.errors import Damaged
-from blockvault.ids import object_id, short
+from blockvault.ids import ID_SIZE, object_id, short
 from blockvault.store import tables
 from blockvault.store.frames import Objects
 
@@ -20,9 +21,11 @@ AS_WRITTEN = 512 << 10
 PACKED_TIMES = 2
 
 _PLACE_BITS = tables.MAX_PLACE.bit_length()
-_ID_BYTES = 5
-"""Of an id: the last ones name a word, the first is kept in it."""
+_ID_BYTES = 6
+"""Of an id: the last ones name two words, the first is kept in one of them."""
 _TAG_SHIFT = 8 * (_ID_BYTES - 1)
+_OTHER_SHIFT = 20
+_BEGINNING = struct.Struct(f"=I{ID_SIZE - 4}x")
 
 
 def checked(data: bytes, oid: bytes) -> bytes:
@@ -36,26 +39,36 @@ def checked(data: bytes, oid: bytes) -> bytes:
 
 
 class DecodedFrame:
-    """A decoded frame; each of its objects is hashed once, when it is first asked for."""
+    """A decoded frame; each of its objects is hashed once, when it is first asked for.
 
-    __slots__ = ("_checked", "objects", "size")
+    ``ids`` are those of the objects that were hashed.
+    """
+
+    __slots__ = ("ids", "objects", "size")
 
     def __init__(self, objects: Objects) -> None:
         self.objects = objects
         self.size = len(objects.payload)
-        self._checked: list[bytes | None] = [None] * len(objects)
+        self.ids: list[bytes | None] = [None] * len(objects)
 
     def proved(self, slot: int, oid: bytes) -> bytes | None:
         """The object, if it is in that slot."""
-        if slot >= len(self._checked):
+        if slot >= len(self.ids):
             return None
         data = self.objects[slot]
         # Compared with the id, so that a damaged index cannot pass one object for another.
-        if self._checked[slot] != oid:
+        if self.ids[slot] != oid:
             if object_id(data) != oid:
                 return None
-            self._checked[slot] = oid
+            self.ids[slot] = oid
         return data
+
+    def id_of(self, slot: int) -> bytes:
+        """What is in that slot, whatever it was taken for."""
+        oid = self.ids[slot]
+        if oid is None:
+            oid = self.ids[slot] = object_id(self.objects[slot])
+        return oid
 
     def get(self, slot: int, oid: bytes) -> bytes:
         """The same where it has to be there; ``Damaged`` if it is not."""
@@ -95,8 +108,9 @@ class ObjectCache:
 class PlaceCache:
     """Where objects were found: ``count`` words (a power of two), each for one object at a time.
 
-    Beside the place, a word holds only eight bits of the id: another object may have them too, and
-    an object may have moved since.  Whoever takes something from such a place has to prove it.
+    An object may be in either of two words, which different bits of its id name.  Beside the place,
+    a word holds only eight bits of the id: another object may have them too, and an object may have
+    moved since.  Whoever takes something from such a place has to prove it.
     """
 
     def __init__(self, count: int) -> None:
@@ -108,12 +122,47 @@ class PlaceCache:
     def get(self, oid: bytes) -> int:
         """The place of the object; 0, which is none, if it is not known."""
         number = int.from_bytes(oid[:_ID_BYTES], "big")
+        tag = number >> _TAG_SHIFT
         word = self._words[number & self._mask]
-        return word & tables.MAX_PLACE if word >> _PLACE_BITS == number >> _TAG_SHIFT else 0
+        if word >> _PLACE_BITS != tag or not word:
+            word = self._words[number >> _OTHER_SHIFT & self._mask]
+        return word & tables.MAX_PLACE if word >> _PLACE_BITS == tag else 0
 
     def put(self, oid: bytes, place: int) -> None:
         number = int.from_bytes(oid[:_ID_BYTES], "big")
-        self._words[number & self._mask] = number >> _TAG_SHIFT << _PLACE_BITS | place
+        tag, at = number >> _TAG_SHIFT, number & self._mask
+        taken = self._words[at]
+        if taken and taken >> _PLACE_BITS != tag:
+            other = number >> _OTHER_SHIFT & self._mask
+            if not self._words[other] or self._words[other] >> _PLACE_BITS == tag:
+                at = other
+        self._words[at] = tag << _PLACE_BITS | place
+
+
+class Expected:
+    """Objects that may be asked for: ``count`` flags (a power of two), each for many objects.
+
+    All that were added are in it, until they are so many that most others would seem to be.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._mask = count - 1
+        self._count = count
+        self._flags = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        self._added = 0
+
+    def add(self, ids: bytes) -> None:
+        """Add ids that stand one after another."""
+        flags, mask = self._flags, self._mask
+        self._added += len(ids) // ID_SIZE
+        if self._added > self._count:
+            self._added = 0
+            flags[:] = bytes(self._count)
+        for (number,) in _BEGINNING.iter_unpack(ids):
+            flags[number & mask] = 1
+
+    def __contains__(self, oid: bytes) -> bool:
+        return bool(self._flags[_BEGINNING.unpack(oid)[0] & self._mask])
 
 
 class FrameCache:

@@ -8,18 +8,16 @@ blocks is cut out as one run and proved by one hash (``runs``).
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
-from pathlib import Path
 
 from blockvault.errors import Damaged
 from blockvault.ids import object_id, short
 from blockvault.store import frames, runs, tables, workers
-from blockvault.store.caches import DecodedFrame, FrameCache, ObjectCache, PlaceCache, checked
-from blockvault.store.decoded import DecodedFile
+from blockvault.store.athand import AtHand
+from blockvault.store.caches import DecodedFrame, FrameCache, ObjectCache, checked
 from blockvault.store.frames import Objects
 from blockvault.store.types import Reader, Store
 
@@ -28,9 +26,6 @@ CACHE_BYTES = 64 << 20
 
 HOT_BYTES = 24 << 20
 """What a reader keeps of single objects: of a frame that small reads ask for, little is wanted."""
-
-KNOWN_PLACES = 1 << 20
-"""Objects whose place a reader knows at most: 8 MiB, and all of a disk of 4 GiB."""
 
 FRAMES_A_SNAPSHOT = 64
 """Frames that one read transaction fetches at most, so that none lives long."""
@@ -52,8 +47,8 @@ SHORT_RUNS = 3
 Member = tuple[int, bytes]
 """An object's place in a frame, and its id."""
 
-Wanted = tuple[int, bytes, int]
-"""A frame's number, the frame as it is stored, and how many of its objects are wanted."""
+Wanted = tuple[int, bytes, Sequence[int]]
+"""A frame's number, the frame as it is stored, and which of its objects are wanted."""
 
 
 class ObjectReader:
@@ -63,9 +58,10 @@ class ObjectReader:
         self._store = store
         self._cache = FrameCache(cache_bytes)
         self._hot = ObjectCache(HOT_BYTES)
-        self._places = PlaceCache(KNOWN_PLACES)
+        self._at_hand = AtHand(self._cache)
+        self.keep_decoded = self._at_hand.keep_decoded
+        self.expect = self._at_hand.expect
         self._decoding = [threading.Lock() for _ in range(_LOCKS)]
-        self._file: DecodedFile | None = None
 
     def get(self, oid: bytes) -> bytes:
         """The object's bytes; ``Damaged`` if it is missing or is not what was stored."""
@@ -76,8 +72,8 @@ class ObjectReader:
         return data
 
     def _found(self, oid: bytes) -> bytes:
-        known = self._places.get(oid)
-        data = self._at_hand(known, oid)
+        known = self._at_hand.known(oid)
+        data = self._at_hand.take(known, oid)
         if data is not None:
             return data
         with self._store.read() as reader:
@@ -85,34 +81,16 @@ class ObjectReader:
             if found is None:
                 raise _missing(oid)
             place, view = found
-            data = frames.raw_object(view, place & 0xFFFF)
+            number, slot = tables.split_location(place)
+            data = frames.raw_object(view, slot)
             if data is not None:
                 return checked(data, oid)
-            self._places.put(oid, place)
-            data = None if place == known else self._at_hand(place, oid)
+            self._at_hand.remember(oid, place)
+            data = None if place == known else self._at_hand.take(place, oid)
             if data is not None:
                 return data
             reader.touched(view)
-            return self._decoded(place >> tables.SLOT_BITS, view).get(place & 0xFFFF, oid)
-
-    def _at_hand(self, place: int, oid: bytes) -> bytes | None:
-        """The object, if it is at that place of a frame that is decoded already; 0 is no place."""
-        if not place:
-            return None
-        number, slot = tables.split_location(place)
-        cached = self._cache.get(number)
-        if cached is not None:
-            return cached.proved(slot, oid)
-        data = None if self._file is None else self._file.get(number, slot)
-        return data if data is not None and object_id(data) == oid else None
-
-    def keep_decoded(self, directory: Path, limit: int) -> None:
-        """Keep up to ``limit`` bytes of what small reads decode in a file without a name.
-
-        For whoever reads the same volumes for long.  A disk that takes none changes nothing.
-        """
-        with contextlib.suppress(OSError):
-            self._file = DecodedFile(directory, limit)
+            return self._decoded(number, view, slot).get(slot, oid)
 
     def get_many(self, ids: Iterable[bytes]) -> dict[bytes, bytes]:
         """The bytes of each id; every frame is decoded once, many frames in several threads.
@@ -134,7 +112,7 @@ class ObjectReader:
     def _take_known(self, wanted: Sequence[bytes], found: dict[bytes, bytes]) -> None:
         """Take what can be had without a look into the index."""
         for oid in wanted:
-            data = self._at_hand(self._places.get(oid), oid)
+            data = self._at_hand.take(self._at_hand.known(oid), oid)
             if data is not None:
                 found[oid] = data
                 self._hot.put(oid, data)
@@ -189,7 +167,7 @@ class ObjectReader:
             if cached is not None:
                 self._give(number, members, cached, found)
                 continue
-            if self._take_kept(number, members, found):
+            if len(members) <= SMALL and self._take_kept(number, members, found):
                 continue
             view = reader.frame_view(number)
             if view is None:
@@ -199,7 +177,9 @@ class ObjectReader:
                 reader.touched(view)
             else:
                 encoded[number] = reader.frame(number) or b""
-        wanted = [(number, data, len(groups[number])) for number, data in encoded.items()]
+        wanted = [
+            (number, data, [slot for slot, _ in groups[number]]) for number, data in encoded.items()
+        ]
         for (number, _, _), cached in zip(wanted, self._decode_all(wanted), strict=True):
             self._give(number, groups[number], cached, found)
         return found
@@ -213,7 +193,7 @@ class ObjectReader:
         return chain.from_iterable(workers.pool().map(self._decode_each, parts))
 
     def _decode_each(self, wanted: Sequence[Wanted]) -> list[DecodedFrame]:
-        return [self._keep(number, frames.decode(data), count) for number, data, count in wanted]
+        return [self._keep(number, frames.decode(data), asked) for number, data, asked in wanted]
 
     def _give(
         self,
@@ -229,21 +209,18 @@ class ObjectReader:
 
     def _take_kept(self, number: int, members: Sequence[Member], found: dict[bytes, bytes]) -> bool:
         """Take a few objects of a frame out of the file; False if they are not all there."""
-        if self._file is None or len(members) > SMALL:
-            return False
-        for slot, oid in members:
-            data = self._file.get(number, slot)
-            if data is None or object_id(data) != oid:
-                return False
-            found[oid] = data
-        self._remember(number, members, found)
-        return True
+        kept = self._at_hand.take_all({tables.location(number, slot): oid for slot, oid in members})
+        if kept is not None:
+            found.update(kept)
+            self._remember(number, members, found)
+        return kept is not None
 
-    def _keep(self, number: int, objects: Objects, wanted: int) -> DecodedFrame:
-        """Keep a decoded frame, in the file too if little of it was wanted."""
-        if self._file is not None and wanted <= SMALL:
-            self._file.put(number, objects)
-        return self._cache.put(number, objects)
+    def _keep(self, number: int, objects: Objects, asked: Sequence[int]) -> DecodedFrame:
+        """Keep a decoded frame; if little of it was wanted, what will be asked for goes on disk."""
+        cached = self._cache.put(number, objects)
+        if len(asked) <= SMALL:
+            self._at_hand.keep(number, cached, asked)
+        return cached
 
     def get_runs(self, leaves: Sequence[runs.Leaf], size: int) -> list[runs.Pieces | None]:
         """All blocks of each leaf, proved by the hash of its run: pieces that are to be joined.
@@ -277,17 +254,15 @@ class ObjectReader:
         """Forget everything that is cached."""
         self._cache.clear()
         self._hot.clear()
-        self._places = PlaceCache(KNOWN_PLACES)
-        if self._file is not None:
-            self._file.close()
+        self._at_hand.close()
 
-    def _decoded(self, number: int, view: memoryview) -> DecodedFrame:
+    def _decoded(self, number: int, view: memoryview, slot: int) -> DecodedFrame:
         cached = self._cache.get(number)
         if cached is None:
             objects = frames.decode(view)
             # A raw payload lies in the map, and must not outlive the transaction.
             objects.payload = bytes(objects.payload)
-            cached = self._keep(number, objects, 1)
+            cached = self._keep(number, objects, (slot,))
         return cached
 
     def _remember(
@@ -296,7 +271,7 @@ class ObjectReader:
         """Some objects of a frame may be asked for again by themselves."""
         for slot, oid in members:
             self._hot.put(oid, found[oid])
-            self._places.put(oid, tables.location(number, slot))
+            self._at_hand.remember(oid, tables.location(number, slot))
 
 
 def _located(reader: Reader, ids: Sequence[bytes]) -> list[tuple[int, bytes]]:

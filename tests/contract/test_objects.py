@@ -153,11 +153,11 @@ def test_a_place_where_something_else_is_means_nothing(store: Store) -> None:
     reader = ObjectReader(store)
     for wrong in (1 << 16 | 0, 1 << 16 | 0xFFFF, 99 << 16 | 3):
         for oid in ids:
-            reader._places.put(oid, wrong)
+            reader._at_hand.remember(oid, wrong)
         assert [reader.get(oid) for oid in ids] == datas
         reader._hot.clear()
         for oid in ids:
-            reader._places.put(oid, wrong)
+            reader._at_hand.remember(oid, wrong)
         assert reader.get_many(ids) == dict(zip(ids, datas, strict=True))
         reader._hot.clear()
 

@@ -6,13 +6,20 @@ import pytest
 
 from blockvault.errors import Damaged
 from blockvault.ids import object_id
-from blockvault.store.caches import AS_WRITTEN, FrameCache, ObjectCache, PlaceCache, checked
+from blockvault.store.caches import (
+    AS_WRITTEN,
+    Expected,
+    FrameCache,
+    ObjectCache,
+    PlaceCache,
+    checked,
+)
 from blockvault.store.frames import Objects
 from blockvault.store.tables import MAX_PLACE
 
 BLOCK = 4096
-OF_ONE_WORD = ("0100000042", "0200000042", "0111111142")
-"""Beginnings of ids: the last byte names the word, the first one is kept in it."""
+OF_TWO_WORDS = ("010000000042", "020000000042", "030000000042", "011111111142")
+"""Beginnings of ids: bits of the last bytes name two words, the first byte is kept in it."""
 
 
 def frame(size: int) -> Objects:
@@ -60,24 +67,45 @@ def test_objects_make_room_in_the_order_in_which_they_came() -> None:
     assert cache.get_many(ids) == {}
 
 
-def test_a_word_is_for_one_object_at_a_time() -> None:
+def test_an_object_has_two_words_and_a_word_one_object() -> None:
     cache = PlaceCache(1 << 8)
-    one, other, alike = (bytes.fromhex(text) + bytes(27) for text in OF_ONE_WORD)
+    one, two, three, alike = (bytes.fromhex(text) + bytes(26) for text in OF_TWO_WORDS)
     assert cache.get(one) == 0
     cache.put(one, MAX_PLACE)
-    assert (cache.get(one), cache.get(other)) == (MAX_PLACE, 0)
+    assert (cache.get(one), cache.get(two)) == (MAX_PLACE, 0)
     assert cache.get(alike) == MAX_PLACE, "eight bits are the same: its bytes have to be proved"
-    cache.put(other, 1 << 16)
-    assert (cache.get(one), cache.get(other)) == (0, 1 << 16)
+    cache.put(two, 1 << 16)
+    assert (cache.get(one), cache.get(two)) == (MAX_PLACE, 1 << 16)
+    cache.put(three, 2 << 16)
+    assert (cache.get(one), cache.get(two), cache.get(three)) == (0, 1 << 16, 2 << 16)
+    cache.put(two, 3 << 16)
+    assert (cache.get(two), cache.get(three)) == (3 << 16, 2 << 16), "it has moved"
 
 
 def test_places_are_known_again() -> None:
-    cache = PlaceCache(1 << 16)
+    cache = PlaceCache(1 << 12)
     places = {object_id(b"%d" % number): number << 16 | 7 for number in range(1, 1000)}
     for oid, place in places.items():
         cache.put(oid, place)
     right = [oid for oid, place in places.items() if cache.get(oid) == place]
-    assert len(right) > 950, "a few have been put where others were"
+    assert len(right) > 960, "with one word each it would be 890"
+
+
+def test_what_is_expected() -> None:
+    ids = [object_id(b"%d" % number) for number in range(2000)]
+    expected = Expected(1 << 14)
+    expected.add(b"".join(ids[:1000]))
+    assert all(oid in expected for oid in ids[:1000])
+    assert sum(oid in expected for oid in ids[1000:]) < 100
+
+
+def test_too_much_that_is_expected_is_forgotten() -> None:
+    ids = [object_id(b"%d" % number) for number in range(3000)]
+    expected = Expected(1 << 10)
+    for at in range(0, 3000, 100):
+        expected.add(b"".join(ids[at : at + 100]))
+        assert all(oid in expected for oid in ids[at : at + 100])
+    assert sum(oid in expected for oid in ids) < 3000
 
 
 def test_a_frame_proves_what_it_gives() -> None:
@@ -88,6 +116,15 @@ def test_a_frame_proves_what_it_gives() -> None:
     assert cached.proved(0, object_id(b"other")) is None
     with pytest.raises(Damaged, match="not what was stored"):
         cached.get(0, object_id(b"other"))
+
+
+def test_a_frame_tells_what_it_holds() -> None:
+    blocks = [bytes([number]) * BLOCK for number in range(3)]
+    cached = FrameCache(BLOCK).put(1, Objects(b"".join(blocks), 3, BLOCK, ()))
+    assert [cached.id_of(slot) for slot in range(3)] == list(map(object_id, blocks))
+    assert cached.ids == list(map(object_id, blocks))
+    assert cached.proved(2, object_id(blocks[2])) == blocks[2]
+    assert cached.proved(2, object_id(blocks[1])) is None
 
 
 def test_an_object_is_what_its_id_says() -> None:

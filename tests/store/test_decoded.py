@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from blockvault.ids import object_id
 from blockvault.store import decoded, frames
-from blockvault.store.decoded import ADMITTED, SLOT, DecodedFile
+from blockvault.store.decoded import ADMITTED, LARGEST, DecodedFile
 from blockvault.store.env import LmdbStore
 from blockvault.store.frames import Objects
 from blockvault.store.gathering import ObjectWriter
@@ -25,90 +28,162 @@ def block(number: int) -> bytes:
     return b"%d " % number * (BLOCK // 8) + bytes(BLOCK - BLOCK // 8 * len(b"%d " % number))
 
 
-def frame(first: int, count: int = SLOT // BLOCK) -> Objects:
-    objects = [b"%08d" % (first + n) * (BLOCK // 8) for n in range(count)]
-    return Objects(b"".join(objects), count, BLOCK, ())
+def frame(first: int, count: int = LARGEST // BLOCK) -> Objects:
+    return Objects(b"".join(content(first + n) for n in range(count)), count, BLOCK, ())
+
+
+def content(number: int) -> bytes:
+    return b"%08d" % number * (BLOCK // 8)
+
+
+ALL = range(LARGEST // BLOCK)
 
 
 @pytest.fixture
 def kept(tmp_path: Path) -> Iterator[DecodedFile]:
-    file = DecodedFile(tmp_path, 3 * SLOT)
+    file = DecodedFile(tmp_path, 3 * LARGEST)
     yield file
     file.close()
 
 
+def slots_of(file: DecodedFile, number: int, first: int) -> list[int]:
+    """The objects of ``frame(first)`` that are there, each of which is right."""
+    there = {slot: file.get(number, slot) for slot in range(2 * len(ALL))}
+    found = {slot: data for slot, data in there.items() if data is not None}
+    assert all(data == content(first + slot) for slot, data in found.items())
+    return list(found)
+
+
 def test_objects_come_back(kept: DecodedFile, tmp_path: Path) -> None:
-    kept.put(7, frame(100))
-    assert kept.get(7, 5) == b"%08d" % 105 * (BLOCK // 8)
-    assert kept.get(7, 64) is None
+    kept.put(7, frame(100), ALL)
+    assert slots_of(kept, 7, 100) == list(ALL)
     assert kept.get(8, 0) is None
     assert list(tmp_path.iterdir()) == [], "it has no name"
 
 
-def test_the_oldest_makes_room(kept: DecodedFile) -> None:
-    for number in range(1, 4 + 2 * ADMITTED):
-        kept.put(number, frame(number * 100))
-    there = [number for number in range(1, 20) if kept.get(number, 0) is not None]
-    assert there == [3, 3 + ADMITTED, 3 + 2 * ADMITTED]
-    assert all(kept.get(n, 1) == b"%08d" % (n * 100 + 1) * (BLOCK // 8) for n in there)
+def test_only_some_objects_of_a_frame(kept: DecodedFile) -> None:
+    kept.put(7, frame(100), [63, 5, 9])
+    assert slots_of(kept, 7, 100) == [5, 9, 63]
+    assert os.fstat(kept._file.fileno()).st_size == 3 * BLOCK
+    kept.put(7, frame(100), [5, 63])
+    assert os.fstat(kept._file.fileno()).st_size == 3 * BLOCK, "they are there already"
+    kept.put(7, frame(100), [0, 5])
+    assert slots_of(kept, 7, 100) == [0, 5, 9, 63]
+
+
+def test_the_oldest_make_room(kept: DecodedFile) -> None:
+    for number in range(1, 6):
+        kept.put(number, frame(number * 100), ALL)
+    there = [number for number in range(1, 6) if slots_of(kept, number, number * 100)]
+    assert there == [3, 4, 5]
+
+
+def test_few_come_in_when_it_is_full(kept: DecodedFile) -> None:
+    assert all(kept.wants(frame(0)) for _ in range(9))
+    for number in range(1, 4):
+        kept.put(number, frame(number), ALL)
+    assert sum(kept.wants(frame(0)) for _ in range(5 * ADMITTED)) == 5
+
+
+@given(
+    limit=st.integers(LARGEST, 3 * LARGEST),
+    puts=st.lists(
+        st.tuples(st.integers(1, 9), st.sets(st.integers(0, 63), min_size=1)), max_size=60
+    ),
+)
+def test_what_was_put_last_is_there_and_all_is_right(
+    limit: int, puts: list[tuple[int, set[int]]]
+) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = DecodedFile(Path(folder), limit)
+        for at, (number, slots) in enumerate(puts):
+            file.put(number, frame(number * 100), slots)
+            assert slots <= set(slots_of(file, number, number * 100)), at
+        assert os.fstat(file._file.fileno()).st_size <= limit
+        for number in range(1, 10):
+            slots_of(file, number, number * 100)
+        file.close()
 
 
 def test_what_is_not_worth_it(kept: DecodedFile) -> None:
-    kept.put(1, frame(0, 2))
-    kept.put(2, frame(0, SLOT // BLOCK + 1))
-    kept.put(3, Objects(bytes(SLOT), 2, 0, (1000, SLOT)))
-    assert [kept.get(number, 0) for number in (1, 2, 3)] == [None, None, None]
+    assert kept.wants(frame(0))
+    assert not kept.wants(frame(0, 2))
+    assert not kept.wants(frame(0, LARGEST // BLOCK + 1))
+    assert not kept.wants(Objects(bytes(LARGEST), 2, 0, (1000, LARGEST)))
 
 
 def test_a_disk_that_is_full_ends_it(kept: DecodedFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    kept.put(1, frame(0))
+    kept.put(1, frame(0), ALL)
 
     def full(*_: object) -> int:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "pwrite", full)
-    kept.put(2, frame(100))
+    monkeypatch.setattr(os, "pwritev", full)
+    kept.put(2, frame(100), ALL)
     monkeypatch.undo()
-    kept.put(3, frame(200))
+    assert not kept.wants(frame(0))
+    kept.put(3, frame(200), ALL)
     assert kept.get(1, 0) is not None
     assert kept.get(2, 0) is kept.get(3, 0) is None
 
 
-def test_a_frame_that_comes_twice_at_once_takes_one_slot(
+def test_a_write_that_was_cut_short_is_none(
     kept: DecodedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = os.pwrite
+    monkeypatch.setattr(os, "pwritev", lambda *_: BLOCK)
+    kept.put(1, frame(0), ALL)
+    assert kept.get(1, 0) is None
 
-    def again_meanwhile(*arguments: Any) -> int:
-        kept.put(1, frame(0))
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Let another thread act between the moment room is taken and the write to it."""
+    write = os.pwritev
+
+    def after_that(*arguments: Any) -> int:
+        monkeypatch.setattr(os, "pwritev", write)
+        act()
         return write(*arguments)
 
-    monkeypatch.setattr(os, "pwrite", again_meanwhile)
-    kept.put(1, frame(0))
-    assert kept._owners.count(1) == 1
-    assert kept.get(1, 0) is not None
+    monkeypatch.setattr(os, "pwritev", after_that)
+
+
+def test_a_frame_that_comes_twice_at_once_takes_room_once(
+    kept: DecodedFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    meanwhile(monkeypatch, lambda: kept.put(1, frame(0), ALL))
+    kept.put(1, frame(0), ALL)
+    assert slots_of(kept, 1, 0) == list(ALL)
+    assert os.fstat(kept._file.fileno()).st_size == LARGEST
+
+
+def test_what_lost_its_room_before_it_was_written_is_not_there(
+    kept: DecodedFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill() -> None:
+        for number in range(2, 5):
+            kept.put(number, frame(number * 100), ALL)
+
+    meanwhile(monkeypatch, fill)
+    kept.put(1, frame(0), ALL)
+    assert kept.get(1, 0) is None
 
 
 def test_it_is_closed_when_the_last_writer_is_done(
     kept: DecodedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write = os.pwrite
-
-    def closed_meanwhile(*arguments: Any) -> int:
-        kept.close()
-        return write(*arguments)
-
-    monkeypatch.setattr(os, "pwrite", closed_meanwhile)
-    kept.put(1, frame(0))
+    meanwhile(monkeypatch, kept.close)
+    kept.put(1, frame(0), ALL)
     assert kept._file.closed
     assert kept.get(1, 0) is None
-    kept.put(2, frame(100))
+    kept.put(2, frame(100), ALL)
+    assert not kept.wants(frame(0))
 
 
-def test_a_small_disk_gets_a_small_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_small_disk_gets_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoded, "FREE_SHARE", 1 << 60)
     file = DecodedFile(tmp_path, 1 << 40)
-    file.put(1, frame(0))
+    assert not file.wants(frame(0))
+    file.put(1, frame(0), ALL)
     assert file.get(1, 0) is None
     file.close()
 
@@ -129,10 +204,8 @@ def test_small_reads_decode_a_frame_once(
     store: LmdbStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = ObjectReader(store, cache_bytes=0)
-    reader.keep_decoded(tmp_path, 8 * SLOT)
-    decodes = []
-    decode = frames.decode
-    monkeypatch.setattr(frames, "decode", lambda data: decodes.append(1) or decode(data))
+    reader.keep_decoded(tmp_path, 8 * LARGEST)
+    decodes = counted(monkeypatch)
     for _ in range(2):
         for number in range(255, -1, -37):
             assert reader.get(object_id(block(number))) == block(number)
@@ -144,13 +217,54 @@ def test_small_reads_decode_a_frame_once(
 
 def test_a_file_that_is_altered_changes_nothing(store: LmdbStore, tmp_path: Path) -> None:
     reader = ObjectReader(store, cache_bytes=0)
-    reader.keep_decoded(tmp_path, 8 * SLOT)
+    reader.keep_decoded(tmp_path, 8 * LARGEST)
     wanted = {object_id(block(number)): block(number) for number in range(0, 256, 41)}
     assert reader.get_many(wanted) == wanted
-    assert reader._file is not None
-    assert reader._file._where
-    descriptor = reader._file._file.fileno()
+    file = reader._at_hand._file
+    assert file is not None
+    assert file._where
+    descriptor = file._file.fileno()
     os.pwrite(descriptor, b"?" * os.fstat(descriptor).st_size, 0)
     assert reader.get_many(wanted) == wanted
     assert all(reader.get(oid) == data for oid, data in wanted.items())
+    reader.close()
+
+
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Gets one entry for each frame that is decoded."""
+    decodes: list[int] = []
+    decode = frames.decode
+    monkeypatch.setattr(frames, "decode", lambda data: decodes.append(1) or decode(data))
+    return decodes
+
+
+def test_of_an_old_frame_only_what_is_expected_is_kept(
+    store: LmdbStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = ObjectReader(store, cache_bytes=0)
+    reader.keep_decoded(tmp_path, 8 * LARGEST)
+    living = [object_id(block(number)) for number in range(3, 256, 5)]
+    reader.expect(b"".join(living))
+    decodes = counted(monkeypatch)
+    for oid in living:
+        reader.get(oid)
+    file = reader._at_hand._file
+    assert file is not None
+    few = len(living) + 4  # something else may seem to be expected
+    assert len(living) * BLOCK <= os.fstat(file._file.fileno()).st_size <= few * BLOCK
+    assert len(decodes) == 4, "four frames"
+    assert reader.get(object_id(block(77))) == block(77), "what nobody expects is there too"
+    reader.close()
+
+
+def test_one_look_up_finds_all_of_a_frame(
+    store: LmdbStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = ObjectReader(store, cache_bytes=0)
+    reader.keep_decoded(tmp_path, 8 * LARGEST)
+    reader.expect(b"".join(object_id(block(number)) for number in range(32)))
+    reader.get(object_id(block(3)))
+    monkeypatch.setattr(store, "read", lambda: pytest.fail("it looked into the index"))
+    for number in range(60):
+        assert reader.get(object_id(block(number))) == block(number)
     reader.close()
