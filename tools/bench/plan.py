@@ -27,7 +27,6 @@ class Plan:
     memory_limit: float  # time for one command there
     nbd_size: int
     nbd_seconds: float
-    nbd_warm: float  # seconds before the jobs that read again and again count
     nbd_sustained: float  # seconds of the job that writes on and on
     nbd_jobs: tuple[str, ...]  # empty: all of them
     nbd_snapshots: int
@@ -61,7 +60,6 @@ QUICK = Plan(
     memory_limit=20,
     nbd_size=64 * MIB,
     nbd_seconds=0.3,
-    nbd_warm=0.5,
     nbd_sustained=5,
     nbd_jobs=("randwrite-16", "hotread-16"),
     nbd_snapshots=20,
@@ -102,7 +100,6 @@ FULL = Plan(
     memory_limit=60,
     nbd_size=1 * GIB,
     nbd_seconds=1.5,
-    nbd_warm=4,
     nbd_sustained=60,
     nbd_jobs=(),
     nbd_snapshots=1000,

@@ -3,7 +3,8 @@
 fio and the server share the machine, as a guest and its server do.  Each job gets a server of its
 own, started for it and ended after it, so that its CPU and memory are the job's.  The value is
 fio's; the sample's CPU and peak are the server's.  So reads over the whole disk begin cold, with
-the data in the page cache but nothing decoded; the warm ones have some seconds before they count.
+the data in the page cache but nothing decoded; before warm ones each block was read once, in random
+order.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from tools.bench.servers import serving
 
 GROUP = "NBD"
 HOT = 16 << 20  # of a disk's blocks are read again and again
+ONCE = ("--name=once", "--rw=randread", "--bs=4k", "--iodepth=16")
 PROTOCOL = "client and protocol alone: nbdkit answering from memory"
 
 
@@ -36,8 +38,7 @@ class Job:
     """One fio job on ``span`` bytes (0: the whole disk); a ``long`` one goes on for some time.
 
     With ``made`` it reads the disk as it was when it was made, if the server still knows that,
-    whatever the jobs before have written.  With ``warm`` it goes on for so many times the plan's
-    warm-up before it counts.
+    whatever the jobs before have written.  With ``warm`` each of the bytes was read once before.
     """
 
     key: str
@@ -46,7 +47,7 @@ class Job:
     long: bool = False
     span: int = 0
     made: bool = False
-    warm: int = 0
+    warm: bool = False
 
     @property
     def side(self) -> str:
@@ -57,9 +58,9 @@ def _job(key: str, title: str, kind: str, size: str, depth: int, *more: str) -> 
     return Job(key, title, (f"--rw={kind}", f"--bs={size}", f"--iodepth={depth}", *more))
 
 
-def _warm(key: str, what: str, depth: int, span: int, *, times: int) -> Job:
+def _warm(key: str, what: str, depth: int, span: int) -> Job:
     job = _job(key, f"4 KiB random read of {what}, warm, depth {depth}", "randread", "4k", depth)
-    return replace(job, span=span, warm=times)
+    return replace(job, span=span, warm=True)
 
 
 JOBS = (
@@ -67,8 +68,8 @@ JOBS = (
     _job("randwrite-16", "4 KiB random write, depth 16", "randwrite", "4k", 16),
     _job("randread-1", "4 KiB random read, depth 1", "randread", "4k", 1),
     _job("randread-16", "4 KiB random read, depth 16", "randread", "4k", 16),
-    *(_warm(f"warmread-{depth}", "the whole disk", depth, 0, times=3) for depth in (1, 16)),
-    *(_warm(f"hotread-{depth}", "16 MiB", depth, HOT, times=1) for depth in (1, 16)),
+    *(_warm(f"warmread-{depth}", "the whole disk", depth, 0) for depth in (1, 16)),
+    *(_warm(f"hotread-{depth}", "16 MiB", depth, HOT) for depth in (1, 16)),
     _job("fsync-1", "4 KiB random write, fsync after each", "randwrite", "4k", 1, "--fsync=1"),
     _job("fsync-32", "4 KiB random write, fsync after 32", "randwrite", "4k", 16, "--fsync=32"),
     _job("seqwrite", "256 KiB sequential write, depth 4", "write", "256k", 4),
@@ -180,8 +181,8 @@ def written(
 
 
 def figures_of(report: Path, side: str) -> dict[str, Any]:
-    """fio's figures of the one job, of what it read or wrote."""
-    found: dict[str, Any] = json.loads(report.read_text())["jobs"][0][side]
+    """fio's figures of its last job, of what it read or wrote."""
+    found: dict[str, Any] = json.loads(report.read_text())["jobs"][-1][side]
     return found
 
 
@@ -190,15 +191,16 @@ def fio(bench: Bench, job: Job, uri: str, report: Path) -> Command:
     seconds = bench.plan.nbd_sustained if job.long else bench.plan.nbd_seconds
     return command(
         "fio",
-        f"--name={job.key}",
         "--ioengine=nbd",
         f"--uri={uri}",
-        *job.words,
         f"--size={job.span or bench.plan.nbd_size}",
-        *((f"--ramp_time={job.warm * bench.plan.nbd_warm * 1000:.0f}ms",) if job.warm else ()),
-        "--time_based",
-        f"--runtime={seconds * 1000:.0f}ms",
         "--randrepeat=0",
         "--output-format=json",
         f"--output={report}",
+        *(ONCE if job.warm else ()),
+        f"--name={job.key}",
+        "--stonewall",
+        *job.words,
+        "--time_based",
+        f"--runtime={seconds * 1000:.0f}ms",
     )
