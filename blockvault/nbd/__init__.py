@@ -9,6 +9,7 @@ contexts      block status: base:allocation, blockvault:diff:REV
 exports       name to device: opened late, shared, released with the last client
 volumes       the volumes of a vault as exports: heads, revisions, copy-on-write
 channel, tls  a socket, or a socket under TLS
+polling       a look at a socket before a thread sleeps on it
 server        listeners and threads
 stats         counters, rates, latency histogram
 control       a second socket, for `status` and for `snapshot` while a server runs

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Sequence
 from typing import Protocol
 
+from blockvault.nbd.polling import Poller
 from blockvault.nbd.replies import Piece
 
 # From here on the kernel gathers the pieces; below, one join and one send cost less.
@@ -24,6 +25,9 @@ class Channel(Protocol):
 
     def receive_into(self, view: memoryview) -> int:
         """Wait for bytes, put them into ``view``, return how many; 0 at the end of the stream."""
+
+    def look(self) -> bool:
+        """Wait a moment for bytes without going to sleep, if that is possible and may pay."""
 
     def send(self, pieces: Sequence[Piece]) -> None:
         """Send all pieces, or raise."""
@@ -41,6 +45,7 @@ class PlainChannel:
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         self._sending = threading.Lock()
+        self.look = Poller(connected).look
         self.receive_into = connected.recv_into
         self.settimeout = connected.settimeout
 

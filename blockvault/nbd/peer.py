@@ -26,7 +26,7 @@ from collections.abc import Callable
 
 from blockvault.nbd.budget import Budget
 from blockvault.nbd.channel import Channel, PlainChannel
-from blockvault.nbd.connection import GATHERED, Connection, Item
+from blockvault.nbd.connection import GATHERED, Connection, Item, Reads
 from blockvault.nbd.exports import Exports
 from blockvault.nbd.inbox import STALL_SECONDS, Inbox
 from blockvault.nbd.negotiation import Choice, Negotiation, Phase
@@ -205,12 +205,14 @@ class Transmission:
 
     def _read_until_commit(self) -> bool:
         """Wait for the role, then serve requests; True if this thread has to commit."""
+        reading = False
         with self._role:
             while not self._ended:
                 inbox, connection = self._inbox, self._connection
                 items, inbox.start = connection.parse(inbox.view, inbox.start, inbox.stop)
                 if items:
                     self._answer(items)
+                    reading = _is_one_read(items)
                     if self._service.waiting and self._must_commit():
                         if self._alone and self._service.quick:
                             self._commit()
@@ -219,12 +221,18 @@ class Transmission:
                             return True
                     elif self._alone:
                         self._service.anticipate()
-                elif connection.closed or not self._receive():
+                elif connection.closed or not self._receive(soon=reading):
                     self._ended = True
         return False
 
-    def _receive(self) -> bool:
+    def _receive(self, *, soon: bool) -> bool:
+        """Receive something; ``soon`` if a client that waits for each read has got its answer.
+
+        One that does not gets its batches decoded in parallel, the larger the better.
+        """
         inbox = self._inbox
+        if soon:
+            self._channel.look()
         needed = self._connection.needed(inbox.view, inbox.start, inbox.stop)
         received = inbox.fill(needed)
         self._arrived = time.perf_counter()
@@ -276,3 +284,8 @@ class Transmission:
                     self._committing = False
                     return
             self._channel.send(service.commit(waiting, time.perf_counter))
+
+
+def _is_one_read(items: list[Item]) -> bool:
+    item = items[0]
+    return len(items) == 1 and type(item) is Reads and len(item.ranges) == 1

@@ -27,6 +27,10 @@ class ScriptSocket:
         self.sent = bytearray()
         self.closed = False
 
+    def fileno(self) -> int:
+        """Any descriptor: it is only looked at."""
+        return 0
+
     def recv_into(self, view: memoryview) -> int:
         with self._lock:
             if not self._parts or self.closed:
