@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from blockvault.store.gathering import ObjectWriter
     from blockvault.vault import Vault
 
-CHECKPOINT_BLOCKS = 49152
-"""Overlay entries that start a checkpoint; the format allows 65,536 (format.md)."""
+CHECKPOINT_BLOCKS = 57344
+"""Overlay entries that start a checkpoint: with the commit before it no more than 65,536."""
 CHECKPOINT_LEAVES = 16384
 """Touched leaves that start one: writing them anew is what a checkpoint, or a snapshot, takes."""
 NODES_AT_ONCE = 4096
@@ -55,16 +55,18 @@ class Folding:
         The other frames are stored by then, in commits without an event: until its commit, a row of
         a large index is a page of memory.  ``beside`` collects blocks for a commit after these.
         """
-        objects = self._vault.new_objects()
+        objects, reader = self._vault.new_objects(), self._vault.objects
+        made = _Made(objects)
         volumes = tuple(
             Volume(
                 name,
                 head.size,
-                head.overlay.fold(self._vault.objects, objects, head.tree.root, head.tree.height),
+                head.overlay.fold(reader, made, head.tree.root, head.tree.height),
             )
             for name, head in sorted(self._heads.items())
         )
         frames = objects.finish()
+        reader.keep_made(made.nodes)
         while sum(len(frame.ids) for frame in frames) > NODES_AT_ONCE:
             first, frames = _divided(frames)
             with self._vault.transaction() as transaction:
@@ -81,6 +83,22 @@ class Folding:
         """The roots of these volumes are in the log: they take the place of the overlays."""
         for volume in volumes:
             self._heads[volume.name].rebase(volume.root)
+
+
+class _Made:
+    """A sink for tree nodes that hands them on and keeps them: the next fold begins with them."""
+
+    def __init__(self, sink: ObjectWriter) -> None:
+        self._sink = sink
+        self.nodes: dict[bytes, bytes] = {}
+
+    def add(self, node: bytes) -> bytes:
+        return self.add_many([node])[0]
+
+    def add_many(self, nodes: Sequence[bytes]) -> list[bytes]:
+        ids = self._sink.add_many(nodes)
+        self.nodes.update(zip(ids, nodes, strict=True))
+        return ids
 
 
 def _divided(frames: list[Frame]) -> tuple[list[Frame], list[Frame]]:

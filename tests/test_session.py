@@ -19,6 +19,7 @@ from blockvault.model import events
 from blockvault.session import Session
 from blockvault.store.frames import decode
 from blockvault.store.gathering import ObjectWriter
+from blockvault.store.objects import ObjectReader
 from blockvault.vault import Transaction
 from tests.oracle import BLOCK, Disk, noise, whole
 
@@ -246,6 +247,25 @@ def test_checkpoints_bound_what_a_reader_replays(
         assert len(session.device().overlay) < 10
         assert whole(session.device()) == disk.data
     assert kinds(vault).count("Checkpointed") == 6
+    assert vault.open_volume("main").read() == disk.data
+
+
+def test_a_fold_begins_with_the_nodes_of_the_last_one(
+    vault: Vault, session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(SIZE, session.device())
+    for turn in range(3):
+        for number in range(64):
+            disk.write(number * BLOCK, noise(turn + number, BLOCK))
+        session.flush()
+        vault.objects._hot.clear()
+        vault.objects._cache.clear()
+        if turn:
+            monkeypatch.setattr(ObjectReader, "_found_many", lambda *_: pytest.fail("it was read"))
+            monkeypatch.setattr(ObjectReader, "_found", lambda *_: pytest.fail("it was read"))
+        session.checkpoint()
+        monkeypatch.undo()
+        assert whole(session.device()) == disk.data
     assert vault.open_volume("main").read() == disk.data
 
 

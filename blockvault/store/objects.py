@@ -27,6 +27,9 @@ CACHE_BYTES = 64 << 20
 HOT_BYTES = 24 << 20
 """What a reader keeps of single objects: of a frame that small reads ask for, little is wanted."""
 
+NODE_BYTES = 32 << 20
+"""What a reader keeps of tree nodes that were just made: two folds, or more of small disks."""
+
 FRAMES_A_SNAPSHOT = 64
 """Frames that one read transaction fetches at most, so that none lives long."""
 
@@ -58,6 +61,7 @@ class ObjectReader:
         self._store = store
         self._cache = FrameCache(cache_bytes)
         self._hot = ObjectCache(HOT_BYTES)
+        self._made = ObjectCache(NODE_BYTES)
         self._at_hand = AtHand(self._cache)
         self.keep_decoded = self._at_hand.keep_decoded
         self.expect = self._at_hand.expect
@@ -65,11 +69,16 @@ class ObjectReader:
 
     def get(self, oid: bytes) -> bytes:
         """The object's bytes; ``Damaged`` if it is missing or is not what was stored."""
-        data = self._hot.get(oid)
+        data = self._hot.get(oid) or self._made.get(oid)
         if data is None:
             data = self._found(oid)
             self._hot.put(oid, data)
         return data
+
+    def keep_made(self, nodes: Mapping[bytes, bytes]) -> None:
+        """Keep tree nodes that were made just now: reads and the next fold begin with them."""
+        for oid, node in nodes.items():
+            self._made.put(oid, node)
 
     def _found(self, oid: bytes) -> bytes:
         known = self._at_hand.known(oid)
@@ -100,11 +109,11 @@ class ObjectReader:
         wanted = list(dict.fromkeys(ids))
         if len(wanted) == 1:
             return {wanted[0]: self.get(wanted[0])}
-        if len(wanted) > FEW:
-            return self._found_many(wanted)
-        found = self._hot.get_many(wanted)
-        if len(found) < len(wanted):
-            self._take_known([oid for oid in wanted if oid not in found], found)
+        found = self._made.get_many(wanted)
+        if len(wanted) <= FEW:
+            found.update(self._hot.get_many(wanted))
+            if len(found) < len(wanted):
+                self._take_known([oid for oid in wanted if oid not in found], found)
         if len(found) < len(wanted):
             found.update(self._found_many([oid for oid in wanted if oid not in found]))
         return found
@@ -254,6 +263,7 @@ class ObjectReader:
         """Forget everything that is cached."""
         self._cache.clear()
         self._hot.clear()
+        self._made.clear()
         self._at_hand.close()
 
     def _decoded(self, number: int, view: memoryview, slot: int) -> DecodedFrame:

@@ -162,6 +162,20 @@ def test_a_place_where_something_else_is_means_nothing(store: Store) -> None:
         reader._hot.clear()
 
 
+def test_nodes_that_were_just_made_are_there_before_they_are_stored(store: Store) -> None:
+    stored, made = [block(n) for n in range(3)], [block(n) for n in range(10, 13)]
+    keep(store, stored)
+    reader = ObjectReader(store)
+    new = {object_id(data): data for data in made}
+    reader.keep_made(new)
+    assert [reader.get(oid) for oid in new] == made
+    every = new | {object_id(data): data for data in stored}
+    assert reader.get_many(every) == every
+    reader.close()
+    with pytest.raises(Damaged, match="missing"):
+        reader.get(object_id(made[0]))
+
+
 def test_only_what_is_new_is_taken(store: Store) -> None:
     keep(store, [block(0), block(1)])
     writer = ObjectWriter(store)
