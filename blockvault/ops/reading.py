@@ -52,7 +52,7 @@ class StateDevice:
         self.size = size
         self.block_size = block_size
         self.objects = objects
-        self.tree = TreeReader(objects, tree.depth(tree.blocks_in(size, block_size)), root)
+        self.tree = TreeReader(objects, tree.blocks_in(size, block_size), root)
         self.overlay = overlay
         self._zero = bytes(block_size)
         self.pin: Pin | None = None

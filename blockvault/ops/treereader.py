@@ -11,28 +11,39 @@ from typing import TYPE_CHECKING
 from blockvault.ids import ID_SIZE
 from blockvault.model import tree
 from blockvault.model.overlay import Overlay
+from blockvault.store.athand import Telling
 
 if TYPE_CHECKING:
     from blockvault.store.objects import ObjectReader
 
 _LEAF_CACHE = 32768
 """Leaves kept per volume, about 1.1 KiB each: 36 MiB, which maps 4 GiB of 4 KiB blocks."""
+_TOLD_AT_ONCE = 4
+"""Parents of leaves that one read tells of, beside what it is for: some 2 ms."""
 
 
 class TreeReader:
-    """Block ids of one immutable tree."""
+    """Block ids of one immutable tree.
 
-    def __init__(self, objects: ObjectReader, height: int, root: bytes) -> None:
+    If the cache has room for all of its leaves, those of the same parent are loaded together, and
+    small reads go on until the objects' reader has been told of every block of the tree.
+    """
+
+    def __init__(self, objects: ObjectReader, blocks: int, root: bytes) -> None:
         self.objects = objects
-        self.height = height
+        self.height = tree.depth(blocks)
         self.root = root
+        self._blocks = blocks
         self._leaves: dict[int, bytes] = {}
-        self._count = tree.capacity(height - 1)
-        self._together = min(self._count, tree.FANOUT) if self._count <= _LEAF_CACHE else 1
+        self._count = -(-blocks // tree.FANOUT)
+        small = self._count <= _LEAF_CACHE
+        self._together = tree.FANOUT if small else 1
+        self._telling = Telling(-(-self._count // tree.FANOUT) if small else None)
 
     def rebased(self, root: bytes, overlay: Overlay) -> TreeReader:
         """The reader of the root that ``overlay`` made of this one; untouched leaves are kept."""
-        later = TreeReader(self.objects, self.height, root)
+        later = TreeReader(self.objects, self._blocks, root)
+        later._telling = self._telling
         if not overlay.cleared:
             later._leaves = dict(self._leaves)
             for leaf in overlay.leaves:
@@ -54,6 +65,7 @@ class TreeReader:
             # More for who goes on behind: those of the same parent were written together.
             ahead = -(-high // tree.FANOUT) * tree.FANOUT if high - low > 1 else high
             leaves = self._load_many(low, min(ahead, self._count))[: high - low]
+            self._tell(low, high)
         ids = b"".join(leaves)
         skip = (first - low * tree.FANOUT) * ID_SIZE
         return [
@@ -61,11 +73,28 @@ class TreeReader:
         ]
 
     def _load(self, number: int) -> bytes:
-        """A leaf that a small read wants, and its neighbours if the cache has room for all."""
+        """A leaf that a small read wants, and those that are loaded with it."""
         low = number // self._together * self._together
-        leaves = self._load_many(low, low + self._together)
-        self.objects.expect(b"".join(leaves))
+        leaves = self._load_many(low, min(low + self._together, self._count))
+        if self._telling.total is None:
+            self.objects.expect(b"".join(leaves))
+        self._tell(number, number + 1)
         return leaves[number - low]
+
+    def _tell(self, low: int, high: int) -> None:
+        """Tell of the leaves around those that had to be loaded, and of some others."""
+        telling = self._telling
+        if telling.done or not self.objects.listen(telling) or telling.total is None:
+            return
+        near = range(low // tree.FANOUT, (high - 1) // tree.FANOUT + 1)
+        for parent in (*near, *telling.untold(_TOLD_AT_ONCE)):
+            first = parent * tree.FANOUT
+            stop = min(first + tree.FANOUT, self._count)
+            leaves = [self._leaves.get(leaf, b"") for leaf in range(first, stop)]
+            if b"" in leaves:
+                leaves = self._load_many(first, stop)
+            self.objects.expect(b"".join(leaves))
+            telling.told.add(parent)
 
     def _load_many(self, low: int, high: int) -> list[bytes]:
         """The leaves ``low`` to ``high`` with one fetch a level."""

@@ -1,17 +1,21 @@
 """What a reader can take without a look into the index: objects whose place it knows, decoded.
 
 A random read of a block costs an index look-up and the decoding of its frame, most of whose other
-blocks are asked for later, if they still belong to the disk at all: of a frame that a guest wrote
-long ago, few may.  So a device tells which blocks the trees name that it reads (``expect``).  When
-a small read has decoded a frame, its objects are hashed; of those that are expected the place is
-remembered, and they go into the file of decoded objects.
+blocks are asked for later, if they still belong to a disk at all: of a frame that a guest wrote
+long ago, few may.  So those who read trees tell which blocks these name (``expect``).  When a small
+read has decoded a frame, its objects are hashed; of those that are expected the place is
+remembered, and they go into the file of decoded objects.  The others go there too as long as any
+tree that is read has not told all.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+import threading
+from collections.abc import Collection, Mapping
+from itertools import islice
 from pathlib import Path
+from weakref import ref
 
 from blockvault.ids import object_id
 from blockvault.store import tables
@@ -24,11 +28,30 @@ KNOWN_PLACES = 1 << 20
 EXPECTED = 1 << 22
 """Flags of what is expected: 4 MiB; of a disk of 4 GiB a fifth of what is not expected seems so."""
 
-IN_A_ROW = 8
-"""Expected objects in a row from which on those around them are taken for expected too."""
-
 SAMPLED = 8
-"""Of so many objects of a frame one is hashed to see whether any of them is expected."""
+"""Of so many objects of a frame one is hashed to see whether any is expected, if little is told."""
+
+
+class Telling:
+    """What the reader of a tree has told of it: which of ``total`` parts; None if it never tells
+    all.
+    """
+
+    __slots__ = ("__weakref__", "heard", "told", "total")
+
+    def __init__(self, total: int | None) -> None:
+        self.total = total
+        self.told: set[int] = set()
+        self.heard = False
+
+    @property
+    def done(self) -> bool:
+        return len(self.told) == self.total
+
+    def untold(self, count: int) -> list[int]:
+        """The first parts, at most ``count``, that are still to be told."""
+        parts = (part for part in range(self.total or 0) if part not in self.told)
+        return list(islice(parts, count))
 
 
 class AtHand:
@@ -38,6 +61,8 @@ class AtHand:
         self._decoded = decoded
         self._places = PlaceCache(KNOWN_PLACES)
         self._expected = Expected(EXPECTED)
+        self._tellings: tuple[ref[Telling], ...] = ()
+        self._guard = threading.Lock()
         self._file: DecodedFile | None = None
 
     def keep_decoded(self, directory: Path, limit: int) -> None:
@@ -48,10 +73,24 @@ class AtHand:
         with contextlib.suppress(OSError):
             self._file = DecodedFile(directory, limit)
 
+    def listen(self, telling: Telling) -> bool:
+        """Whether it is of use to tell of a tree; whoever does, tells all or nothing is dropped."""
+        if self._file is not None and not telling.heard:
+            with self._guard:
+                telling.heard = True
+                alive = (other for other in self._tellings if other() is not None)
+                self._tellings = (*alive, ref(telling))
+        return self._file is not None
+
+    def _alive(self) -> list[Telling]:
+        """Those whose trees are still read."""
+        return [telling for each in self._tellings if (telling := each()) is not None]
+
     def expect(self, ids: bytes) -> None:
         """Objects that may be asked for by themselves: their ids, one after another."""
-        if self._file is not None:
-            self._expected.add(ids)
+        if self._file is not None and not self._expected.add(ids):
+            for telling in self._alive():
+                telling.told.clear()
 
     def known(self, oid: bytes) -> int:
         """The place of an object, which may be old; 0, which is none, if it is not known."""
@@ -83,27 +122,29 @@ class AtHand:
         return found
 
     def keep(self, number: int, frame: DecodedFrame, asked: Collection[int]) -> None:
-        """Keep objects of a decoded frame in the file: those at ``asked``, and what will follow."""
+        """Keep objects of a decoded frame in the file: those at ``asked``, and what may follow."""
         if self._file is None or not self._file.wants(frame.objects):
             return
-        kept = self._worth_keeping(frame, asked)
-        for slot in kept:
-            oid = frame.ids[slot]
-            if oid is not None:
-                self._places.put(oid, tables.location(number, slot))
-        self._file.put(number, frame.objects, kept)
+        tellings = self._alive()
+        all_told = bool(tellings) and all(telling.done for telling in tellings)
+        expected = self._expected_of(frame, asked, sample=not all_told)
+        for slot in expected:
+            self._places.put(frame.id_of(slot), tables.location(number, slot))
+        self._file.put(number, frame.objects, expected if all_told else range(len(frame.ids)))
 
-    def _worth_keeping(self, frame: DecodedFrame, asked: Collection[int]) -> Sequence[int]:
+    def _expected_of(
+        self, frame: DecodedFrame, asked: Collection[int], *, sample: bool
+    ) -> Collection[int]:
         """The places of those that are asked for or expected.
 
-        All of them if none seems to be expected, since nobody knows then what belongs to a disk,
-        and if the expected ones lie in a row: they are an import's, and the others will follow.
+        Only of the first ones if a ``sample`` says that the others are not.
         """
         every, expected = range(len(frame.ids)), self._expected
-        if not any(frame.id_of(slot) in expected for slot in every[::SAMPLED] if slot not in asked):
-            return every
-        found = [slot for slot in every if slot in asked or frame.id_of(slot) in expected]
-        return every if found[-1] - found[0] + 1 == len(found) >= IN_A_ROW else found
+        if sample and not any(
+            frame.id_of(slot) in expected for slot in every[::SAMPLED] if slot not in asked
+        ):
+            return asked
+        return [slot for slot in every if slot in asked or frame.id_of(slot) in expected]
 
     def close(self) -> None:
         """Forget everything."""

@@ -151,15 +151,17 @@ class Expected:
         self._flags = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._added = 0
 
-    def add(self, ids: bytes) -> None:
-        """Add ids that stand one after another."""
+    def add(self, ids: bytes) -> bool:
+        """Add ids that stand one after another; False if all others had to be forgotten."""
         flags, mask = self._flags, self._mask
         self._added += len(ids) // ID_SIZE
-        if self._added > self._count:
-            self._added = 0
+        full = self._added > self._count
+        if full:
+            self._added = len(ids) // ID_SIZE
             flags[:] = bytes(self._count)
         for (number,) in _BEGINNING.iter_unpack(ids):
             flags[number & mask] = 1
+        return not full
 
     def __contains__(self, oid: bytes) -> bool:
         return bool(self._flags[_BEGINNING.unpack(oid)[0] & self._mask])

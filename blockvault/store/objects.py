@@ -64,7 +64,7 @@ class ObjectReader:
         self._made = ObjectCache(NODE_BYTES)
         self._at_hand = AtHand(self._cache)
         self.keep_decoded = self._at_hand.keep_decoded
-        self.expect = self._at_hand.expect
+        self.expect, self.listen = self._at_hand.expect, self._at_hand.listen
         self._decoding = [threading.Lock() for _ in range(_LOCKS)]
 
     def get(self, oid: bytes) -> bytes:

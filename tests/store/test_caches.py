@@ -94,7 +94,7 @@ def test_places_are_known_again() -> None:
 def test_what_is_expected() -> None:
     ids = [object_id(b"%d" % number) for number in range(2000)]
     expected = Expected(1 << 14)
-    expected.add(b"".join(ids[:1000]))
+    assert expected.add(b"".join(ids[:1000]))
     assert all(oid in expected for oid in ids[:1000])
     assert sum(oid in expected for oid in ids[1000:]) < 100
 
@@ -102,9 +102,11 @@ def test_what_is_expected() -> None:
 def test_too_much_that_is_expected_is_forgotten() -> None:
     ids = [object_id(b"%d" % number) for number in range(3000)]
     expected = Expected(1 << 10)
+    kept = []
     for at in range(0, 3000, 100):
-        expected.add(b"".join(ids[at : at + 100]))
+        kept.append(expected.add(b"".join(ids[at : at + 100])))
         assert all(oid in expected for oid in ids[at : at + 100])
+    assert kept.count(False) == 2, "at 1,100 and 2,100"
     assert sum(oid in expected for oid in ids) < 3000
 
 

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from blockvault.ids import object_id
-from blockvault.store import decoded, frames
+from blockvault.store import athand, decoded, frames
+from blockvault.store.athand import Telling
 from blockvault.store.decoded import ADMITTED, LARGEST, DecodedFile
 from blockvault.store.env import LmdbStore
 from blockvault.store.frames import Objects
@@ -230,6 +231,13 @@ def test_a_file_that_is_altered_changes_nothing(store: LmdbStore, tmp_path: Path
     reader.close()
 
 
+def told() -> Telling:
+    """A tree of which all has been told."""
+    telling = Telling(1)
+    telling.told.add(0)
+    return telling
+
+
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Gets one entry for each frame that is decoded."""
     decodes: list[int] = []
@@ -245,6 +253,8 @@ def test_of_an_old_frame_only_what_is_expected_is_kept(
     reader.keep_decoded(tmp_path, 8 * LARGEST)
     living = [object_id(block(number)) for number in range(3, 256, 5)]
     reader.expect(b"".join(living))
+    tree = told()
+    assert reader.listen(tree)
     decodes = counted(monkeypatch)
     for oid in living:
         reader.get(oid)
@@ -265,6 +275,52 @@ def test_one_look_up_finds_all_of_a_frame(
     reader.expect(b"".join(object_id(block(number)) for number in range(32)))
     reader.get(object_id(block(3)))
     monkeypatch.setattr(store, "read", lambda: pytest.fail("it looked into the index"))
-    for number in range(60):
+    for number in range(32):
         assert reader.get(object_id(block(number))) == block(number)
+    reader.close()
+
+
+@pytest.mark.parametrize("also", ["nobody", "one who has not told all", "one who never will"])
+def test_all_is_kept_as_long_as_more_may_be_expected(
+    store: LmdbStore, tmp_path: Path, also: str
+) -> None:
+    reader = ObjectReader(store, cache_bytes=0)
+    reader.keep_decoded(tmp_path, 8 * LARGEST)
+    reader.expect(b"".join(object_id(block(number)) for number in range(0, 64, 8)))
+    trees = {
+        "nobody": [],
+        "one who has not told all": [told(), Telling(3)],
+        "one who never will": [told(), Telling(None)],
+    }[also]
+    assert all(map(reader.listen, trees))
+    reader.get(object_id(block(3)))
+    file = reader._at_hand._file
+    assert file is not None
+    assert os.fstat(file._file.fileno()).st_size == LARGEST
+    del trees[1:]
+    reader.get(object_id(block(100)))
+    few = LARGEST + (LARGEST if also == "nobody" else 4 * BLOCK)
+    assert LARGEST < os.fstat(file._file.fileno()).st_size <= few, "who is gone wants nothing"
+    reader.close()
+
+
+def test_what_is_too_much_has_to_be_told_again(
+    store: LmdbStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(athand, "EXPECTED", 1 << 8)
+    reader = ObjectReader(store)
+    reader.keep_decoded(tmp_path, 8 * LARGEST)
+    tree = told()
+    reader.listen(tree)
+    ids = [object_id(block(number)) for number in range(256)]
+    reader.expect(b"".join(ids))
+    assert tree.done
+    reader.expect(ids[0])
+    assert not tree.done
+    reader.close()
+
+
+def test_nobody_listens_without_a_file(store: LmdbStore) -> None:
+    reader = ObjectReader(store)
+    assert not reader.listen(told())
     reader.close()
