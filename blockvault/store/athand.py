@@ -33,9 +33,7 @@ SAMPLED = 8
 
 
 class Telling:
-    """What the reader of a tree has told of it: which of ``total`` parts; None if it never tells
-    all.
-    """
+    """Which parts of a tree its reader has told of, out of ``total``; None: it never tells all."""
 
     __slots__ = ("__weakref__", "heard", "told", "total")
 
@@ -74,7 +72,7 @@ class AtHand:
             self._file = DecodedFile(directory, limit)
 
     def listen(self, telling: Telling) -> bool:
-        """Whether it is of use to tell of a tree; whoever does, tells all or nothing is dropped."""
+        """Whether it is of use to tell of a tree; until that has told all, nothing is dropped."""
         if self._file is not None and not telling.heard:
             with self._guard:
                 telling.heard = True
@@ -125,6 +123,7 @@ class AtHand:
         """Keep objects of a decoded frame in the file: those at ``asked``, and what may follow."""
         if self._file is None or not self._file.wants(frame.objects):
             return
+        asked = [slot for slot in asked if slot < len(frame.ids)]  # damage names others
         tellings = self._alive()
         all_told = bool(tellings) and all(telling.done for telling in tellings)
         expected = self._expected_of(frame, asked, sample=not all_told)

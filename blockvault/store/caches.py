@@ -51,24 +51,18 @@ class DecodedFrame:
         self.size = len(objects.payload)
         self.ids: list[bytes | None] = [None] * len(objects)
 
-    def proved(self, slot: int, oid: bytes) -> bytes | None:
-        """The object, if it is in that slot."""
-        if slot >= len(self.ids):
-            return None
-        data = self.objects[slot]
-        # Compared with the id, so that a damaged index cannot pass one object for another.
-        if self.ids[slot] != oid:
-            if object_id(data) != oid:
-                return None
-            self.ids[slot] = oid
-        return data
-
     def id_of(self, slot: int) -> bytes:
         """What is in that slot, whatever it was taken for."""
         oid = self.ids[slot]
         if oid is None:
             oid = self.ids[slot] = object_id(self.objects[slot])
         return oid
+
+    def proved(self, slot: int, oid: bytes) -> bytes | None:
+        """The object, if it is in that slot; a damaged index cannot pass another one for it."""
+        if slot >= len(self.ids) or self.id_of(slot) != oid:
+            return None
+        return self.objects[slot]
 
     def get(self, slot: int, oid: bytes) -> bytes:
         """The same where it has to be there; ``Damaged`` if it is not."""

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from blockvault.errors import Damaged
 from blockvault.ids import object_id
 from blockvault.store import athand, decoded, frames
 from blockvault.store.athand import Telling
@@ -20,6 +21,7 @@ from blockvault.store.env import LmdbStore
 from blockvault.store.frames import Objects
 from blockvault.store.gathering import ObjectWriter
 from blockvault.store.objects import ObjectReader
+from blockvault.store.tables import location, pack_location
 from blockvault.store.types import Options
 
 BLOCK = 4096
@@ -317,6 +319,24 @@ def test_what_is_too_much_has_to_be_told_again(
     assert tree.done
     reader.expect(ids[0])
     assert not tree.done
+    reader.close()
+
+
+@pytest.mark.parametrize("all_told", [False, True])
+def test_a_place_beyond_the_frame_is_damage(
+    store: LmdbStore, tmp_path: Path, *, all_told: bool
+) -> None:
+    reader = ObjectReader(store, cache_bytes=0)
+    reader.keep_decoded(tmp_path, 8 * LARGEST)
+    tree = told()
+    assert not all_told or reader.listen(tree)
+    oid = object_id(block(3))
+    with store.write() as writer:
+        writer.put("index", oid, pack_location(location(1, 999)))
+    with pytest.raises(Damaged, match="points at object 999"):
+        reader.get(oid)
+    with pytest.raises(Damaged, match="points at object 999"):
+        reader.get_many([oid, object_id(block(9))])
     reader.close()
 
 
