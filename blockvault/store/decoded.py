@@ -88,14 +88,8 @@ class DecodedFile:
         if claimed is None:
             return
         position, held = claimed
-        payload = memoryview(objects.payload)
-        pieces = [
-            payload[at : at + held.length]
-            for slot, at in enumerate(range(0, len(payload), held.length))
-            if held.slots >> slot & 1
-        ]
         try:
-            written = os.pwritev(self._file.fileno(), pieces, held.offset)
+            written = os.pwritev(self._file.fileno(), _pieces(objects, held), held.offset)
         except OSError:
             written = -1
         with self._guard:
@@ -160,3 +154,14 @@ class DecodedFile:
         """
         if self._closed and not self._writing:
             self._file.close()
+
+
+def _pieces(objects: Objects, held: _Held) -> list[memoryview]:
+    payload = memoryview(objects.payload)
+    if held.size == len(payload):
+        return [payload]
+    return [
+        payload[at : at + held.length]
+        for slot, at in enumerate(range(0, len(payload), held.length))
+        if held.slots >> slot & 1
+    ]

@@ -269,16 +269,32 @@ def test_of_an_old_frame_only_what_is_expected_is_kept(
     reader.close()
 
 
-def test_one_look_up_finds_all_of_a_frame(
+def test_one_look_up_finds_what_is_expected_of_an_old_frame(
     store: LmdbStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reader = ObjectReader(store, cache_bytes=0)
     reader.keep_decoded(tmp_path, 8 * LARGEST)
-    reader.expect(b"".join(object_id(block(number)) for number in range(32)))
-    reader.get(object_id(block(3)))
+    living = range(0, 64, 5)
+    reader.expect(b"".join(object_id(block(number)) for number in living))
+    tree = told()
+    reader.listen(tree)
+    reader.get(object_id(block(5)))
     monkeypatch.setattr(store, "read", lambda: pytest.fail("it looked into the index"))
-    for number in range(32):
+    for number in living:
         assert reader.get(object_id(block(number))) == block(number)
+    reader.close()
+
+
+def test_a_frame_of_which_most_is_expected_is_kept_whole(store: LmdbStore, tmp_path: Path) -> None:
+    reader = ObjectReader(store, cache_bytes=0)
+    reader.keep_decoded(tmp_path, 8 * LARGEST)
+    reader.expect(b"".join(object_id(block(number)) for number in range(40)))
+    tree = told()
+    reader.listen(tree)
+    reader.get(object_id(block(3)))
+    file = reader._at_hand._file
+    assert file is not None
+    assert os.fstat(file._file.fileno()).st_size == LARGEST
     reader.close()
 
 
