@@ -216,14 +216,14 @@ class HeadDevice(StateDevice):
 
     def settle_write(self, first: int, blocks: Sequence[bytes], ids: bytes) -> None:
         """A stored write: its ids become the overlay, its bytes leave unless written again."""
-        self.objects.expect(ids)
+        self.objects.expect((ids,))
         self.overlay.write(first, ids)
         self._clean(enumerate(blocks, first))
 
     def settle_singles(self, written: Sequence[tuple[int, bytes, bytes]]) -> None:
         """``settle_write`` for writes of one block each, as (number, block, id) in order."""
         numbers, blocks, ids = zip(*written, strict=True)
-        self.objects.expect(b"".join(ids))
+        self.objects.expect(ids)
         self.overlay.write_singles(numbers, ids)
         self._clean(zip(numbers, blocks, strict=True))
 

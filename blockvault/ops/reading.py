@@ -56,7 +56,7 @@ class StateDevice:
         self.overlay = overlay
         self._zero = bytes(block_size)
         self.pin: Pin | None = None
-        objects.expect(b"".join(overlay.blocks.values()))
+        objects.expect(overlay.blocks.values())
 
     def read(self, offset: int, length: int) -> bytes:
         """Read ``length`` bytes at ``offset``; the range must lie within the device."""

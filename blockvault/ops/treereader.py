@@ -76,8 +76,6 @@ class TreeReader:
         """A leaf that a small read wants, and those that are loaded with it."""
         low = number // self._together * self._together
         leaves = self._load_many(low, min(low + self._together, self._count))
-        if self._telling.total is None:
-            self.objects.expect(b"".join(leaves))
         self._tell(number, number + 1)
         return leaves[number - low]
 
@@ -93,7 +91,7 @@ class TreeReader:
             leaves = [self._leaves.get(leaf, b"") for leaf in range(first, stop)]
             if b"" in leaves:
                 leaves = self._load_many(first, stop)
-            self.objects.expect(b"".join(leaves))
+            self.objects.expect(leaves)
             telling.told.add(parent)
 
     def _load_many(self, low: int, high: int) -> list[bytes]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 from itertools import islice
 from pathlib import Path
 from weakref import ref
@@ -84,9 +84,9 @@ class AtHand:
         """Those whose trees are still read."""
         return [telling for each in self._tellings if (telling := each()) is not None]
 
-    def expect(self, ids: bytes) -> None:
-        """Objects that may be asked for by themselves: their ids, one after another."""
-        if self._file is not None and not self._expected.add(ids):
+    def expect(self, ids: Iterable[bytes]) -> None:
+        """Objects that may be asked for by themselves: ids, or whole leaves of them."""
+        if self._file is not None and not self._expected.add(b"".join(ids)):
             for telling in self._alive():
                 telling.told.clear()
 
@@ -108,16 +108,6 @@ class AtHand:
             return cached.proved(slot, oid)
         data = None if self._file is None else self._file.get(number, slot)
         return data if data is not None and object_id(data) == oid else None
-
-    def take_all(self, wanted: Mapping[int, bytes]) -> dict[bytes, bytes] | None:
-        """Objects by place, proved; None if they are not all here."""
-        found: dict[bytes, bytes] = {}
-        for place, oid in wanted.items():
-            data = self.take(place, oid)
-            if data is None:
-                return None
-            found[oid] = data
-        return found
 
     def keep(self, number: int, frame: DecodedFrame, asked: Collection[int]) -> None:
         """Keep objects of a decoded frame in the file: those at ``asked``, and what may follow."""

@@ -218,11 +218,15 @@ class ObjectReader:
 
     def _take_kept(self, number: int, members: Sequence[Member], found: dict[bytes, bytes]) -> bool:
         """Take a few objects of a frame out of the file; False if they are not all there."""
-        kept = self._at_hand.take_all({tables.location(number, slot): oid for slot, oid in members})
-        if kept is not None:
-            found.update(kept)
-            self._remember(number, members, found)
-        return kept is not None
+        kept: dict[bytes, bytes] = {}
+        for slot, oid in members:
+            data = self._at_hand.take(tables.location(number, slot), oid)
+            if data is None:
+                return False
+            kept[oid] = data
+        found.update(kept)
+        self._remember(number, members, found)
+        return True
 
     def _keep(self, number: int, objects: Objects, asked: Sequence[int]) -> DecodedFrame:
         """Keep a decoded frame; if little of it was wanted, what will be asked for goes on disk."""
