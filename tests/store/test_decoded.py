@@ -203,11 +203,23 @@ def store(tmp_path: Path) -> Iterator[LmdbStore]:
         yield made
 
 
+@pytest.fixture
+def reader(store: LmdbStore, tmp_path: Path) -> Iterator[ObjectReader]:
+    """Keeps what small reads decode in the file, and hardly a frame in memory."""
+    made = ObjectReader(store, cache_bytes=0)
+    made.keep_decoded(tmp_path, 8 * LARGEST)
+    yield made
+    made.close()
+
+
+def file_of(reader: ObjectReader) -> DecodedFile:
+    assert reader._at_hand._file is not None
+    return reader._at_hand._file
+
+
 def test_small_reads_decode_a_frame_once(
-    store: LmdbStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reader: ObjectReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = ObjectReader(store, cache_bytes=0)
-    reader.keep_decoded(tmp_path, 8 * LARGEST)
     decodes = counted(monkeypatch)
     for _ in range(2):
         for number in range(255, -1, -37):
@@ -215,22 +227,17 @@ def test_small_reads_decode_a_frame_once(
         wanted = {object_id(block(number)): block(number) for number in range(0, 256, 41)}
         assert reader.get_many(wanted) == wanted
     assert len(decodes) <= 4, "four frames"
-    reader.close()
 
 
-def test_a_file_that_is_altered_changes_nothing(store: LmdbStore, tmp_path: Path) -> None:
-    reader = ObjectReader(store, cache_bytes=0)
-    reader.keep_decoded(tmp_path, 8 * LARGEST)
+def test_a_file_that_is_altered_changes_nothing(reader: ObjectReader) -> None:
     wanted = {object_id(block(number)): block(number) for number in range(0, 256, 41)}
     assert reader.get_many(wanted) == wanted
-    file = reader._at_hand._file
-    assert file is not None
+    file = file_of(reader)
     assert file._where
     descriptor = file._file.fileno()
     os.pwrite(descriptor, b"?" * os.fstat(descriptor).st_size, 0)
     assert reader.get_many(wanted) == wanted
     assert all(reader.get(oid) == data for oid, data in wanted.items())
-    reader.close()
 
 
 def told() -> Telling:
@@ -249,10 +256,8 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_of_an_old_frame_only_what_is_expected_is_kept(
-    store: LmdbStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    reader: ObjectReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = ObjectReader(store, cache_bytes=0)
-    reader.keep_decoded(tmp_path, 8 * LARGEST)
     living = [object_id(block(number)) for number in range(3, 256, 5)]
     reader.expect(living)
     tree = told()
@@ -260,20 +265,16 @@ def test_of_an_old_frame_only_what_is_expected_is_kept(
     decodes = counted(monkeypatch)
     for oid in living:
         reader.get(oid)
-    file = reader._at_hand._file
-    assert file is not None
+    file = file_of(reader)
     few = len(living) + 4  # something else may seem to be expected
     assert len(living) * BLOCK <= os.fstat(file._file.fileno()).st_size <= few * BLOCK
     assert len(decodes) == 4, "four frames"
     assert reader.get(object_id(block(77))) == block(77), "what nobody expects is there too"
-    reader.close()
 
 
 def test_one_look_up_finds_what_is_expected_of_an_old_frame(
-    store: LmdbStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: LmdbStore, reader: ObjectReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    reader = ObjectReader(store, cache_bytes=0)
-    reader.keep_decoded(tmp_path, 8 * LARGEST)
     living = range(0, 64, 5)
     reader.expect(object_id(block(number)) for number in living)
     tree = told()
@@ -282,28 +283,19 @@ def test_one_look_up_finds_what_is_expected_of_an_old_frame(
     monkeypatch.setattr(store, "read", lambda: pytest.fail("it looked into the index"))
     for number in living:
         assert reader.get(object_id(block(number))) == block(number)
-    reader.close()
 
 
-def test_a_frame_of_which_most_is_expected_is_kept_whole(store: LmdbStore, tmp_path: Path) -> None:
-    reader = ObjectReader(store, cache_bytes=0)
-    reader.keep_decoded(tmp_path, 8 * LARGEST)
+def test_a_frame_of_which_most_is_expected_is_kept_whole(reader: ObjectReader) -> None:
     reader.expect(object_id(block(number)) for number in range(40))
     tree = told()
     reader.listen(tree)
     reader.get(object_id(block(3)))
-    file = reader._at_hand._file
-    assert file is not None
+    file = file_of(reader)
     assert os.fstat(file._file.fileno()).st_size == LARGEST
-    reader.close()
 
 
 @pytest.mark.parametrize("also", ["nobody", "one who has not told all", "one who never will"])
-def test_all_is_kept_as_long_as_more_may_be_expected(
-    store: LmdbStore, tmp_path: Path, also: str
-) -> None:
-    reader = ObjectReader(store, cache_bytes=0)
-    reader.keep_decoded(tmp_path, 8 * LARGEST)
+def test_all_is_kept_as_long_as_more_may_be_expected(reader: ObjectReader, also: str) -> None:
     reader.expect(object_id(block(number)) for number in range(0, 64, 8))
     trees = {
         "nobody": [],
@@ -312,14 +304,12 @@ def test_all_is_kept_as_long_as_more_may_be_expected(
     }[also]
     assert all(map(reader.listen, trees))
     reader.get(object_id(block(3)))
-    file = reader._at_hand._file
-    assert file is not None
+    file = file_of(reader)
     assert os.fstat(file._file.fileno()).st_size == LARGEST
     del trees[1:]
     reader.get(object_id(block(100)))
     few = LARGEST + (LARGEST if also == "nobody" else 4 * BLOCK)
     assert LARGEST < os.fstat(file._file.fileno()).st_size <= few, "who is gone wants nothing"
-    reader.close()
 
 
 def test_what_is_too_much_has_to_be_told_again(
@@ -340,10 +330,8 @@ def test_what_is_too_much_has_to_be_told_again(
 
 @pytest.mark.parametrize("all_told", [False, True])
 def test_a_place_beyond_the_frame_is_damage(
-    store: LmdbStore, tmp_path: Path, *, all_told: bool
+    store: LmdbStore, reader: ObjectReader, *, all_told: bool
 ) -> None:
-    reader = ObjectReader(store, cache_bytes=0)
-    reader.keep_decoded(tmp_path, 8 * LARGEST)
     tree = told()
     assert not all_told or reader.listen(tree)
     oid = object_id(block(3))
@@ -353,7 +341,6 @@ def test_a_place_beyond_the_frame_is_damage(
         reader.get(oid)
     with pytest.raises(Damaged, match="points at object 999"):
         reader.get_many([oid, object_id(block(9))])
-    reader.close()
 
 
 def test_nobody_listens_without_a_file(store: LmdbStore) -> None:
