@@ -2,6 +2,7 @@
 
 machine     what a machine is: its configuration, kept with every snapshot
 host        what this host offers: QEMU and its version, KVM or emulation, room for memory
+trial       whether KVM runs a guest here
 command     a machine as QEMU's command line
 rundir      the files of a running machine: sockets, memory, who runs it
 qmp         QEMU's monitor

@@ -74,30 +74,15 @@ def _machine_type() -> str:
 
 @functools.cache
 def accelerator() -> str:
-    """``kvm`` where it really runs a guest, else ``tcg``.
-
-    The device may exist and refuse to work, so a machine without disks is started for a moment: a
-    processor that KVM cannot run stops it with an internal error at the first instruction.
-    """
+    """``kvm`` where it really runs a guest, else ``tcg``; see ``trial``."""
     return _remembered("accelerator", _accelerator)
 
 
 def _accelerator() -> str:
-    import subprocess
+    from blockvault.vm import trial
 
-    if not os.access("/dev/kvm", os.R_OK | os.W_OK):
-        return "tcg"
-    probe = [qemu(), "-accel", "kvm", "-cpu", "host", "-M", "q35", "-m", "16", "-nodefaults"]
-    command = [*probe, "-display", "none", "-no-user-config", "-monitor", "stdio"]
-    try:
-        done = subprocess.run(
-            command, input="info status\nquit\n", capture_output=True, text=True,
-            timeout=_PROBE_SECONDS, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return "tcg"
-    runs = done.returncode == 0 and "VM status: running" in done.stdout and not done.stderr
-    return "kvm" if runs else "tcg"
+    device = os.access("/dev/kvm", os.R_OK | os.W_OK)
+    return "kvm" if device and trial.runs(qemu(), _PROBE_SECONDS) else "tcg"
 
 
 def cache_in(folder: Path) -> None:

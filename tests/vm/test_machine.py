@@ -89,27 +89,6 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert words[-4:] == ["-incoming", "defer", "-S", "-s"], "what the user adds comes last"
 
 
-@pytest.mark.parametrize(
-    ("device", "says", "code", "expected"),
-    [
-        (True, "VM status: running", 0, "kvm"),
-        (True, "VM status: paused (internal-error)", 0, "tcg"),
-        (True, "VM status: running", 1, "tcg"),
-        (False, "VM status: running", 0, "tcg"),
-    ],
-)
-def test_kvm_is_used_where_it_runs_a_guest(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, device: bool, says: str, code: int,
-    expected: str,
-) -> None:  # fmt: skip
-    qemu = tmp_path / "qemu"
-    qemu.write_text(f"#!/bin/sh\necho '{says}'\nexit {code}\n")
-    qemu.chmod(0o700)
-    monkeypatch.setattr(host, "qemu", lambda: str(qemu))
-    monkeypatch.setattr(host.os, "access", lambda path, mode: device)
-    assert host._accelerator() == expected
-
-
 def test_a_process_is_not_mistaken_for_a_later_one(tmp_path: Path) -> None:
     import os
 
