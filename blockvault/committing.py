@@ -1,11 +1,12 @@
 """Pending writes on their way into the tables, batch by batch.
 
-    pending ─ take ─> prepare: hash, look up, compress ─> store: one transaction, then settle
-                      the caller's thread                  another thread, if more is to come
+    pending ─ take ─> prepare: hash, look up, compress ─> store: one transaction ─> settle
+                      another thread, from the second on     the caller's thread
 
-So the next batch is prepared while the one before is written to the disk.  Batches are stored one
-after another, in the order of the writes; when one cannot be stored, it goes back to the pending
-writes, and with it the one behind it.
+The next batch is prepared while the one before is written to the disk, and only then: two threads
+that both need the interpreter for each block hand it to and fro, and each takes twice as long.
+Batches are stored one after another, in the order of the writes; when one cannot be stored, it goes
+back to the pending writes, and with it the one behind it.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from typing import NamedTuple
 from blockvault.pending import Batch, Pending
 from blockvault.store.gathering import ObjectWriter
 from blockvault.storing import Prepared
+
+Meanwhile = Callable[[], None]
+"""Told that now is the time for what would have been in the way before."""
 
 
 class Step(NamedTuple):
@@ -30,15 +34,15 @@ class Step(NamedTuple):
 class Pipeline:
     """Takes pending writes and has them stored.  One thread at a time may ``run`` it.
 
-    ``prepare`` makes a batch ready; ``store`` makes it durable; ``after`` is called, in the thread
-    that stored it, when the batch is no longer pending.
+    ``prepare`` makes a batch ready; ``store`` makes it durable, and calls its second argument when
+    all that is left to do is the disk's; ``after`` is called when the batch is no longer pending.
     """
 
     def __init__(
         self,
         pending: Pending,
         prepare: Callable[[Batch, ObjectWriter], Prepared],
-        store: Callable[[Step], None],
+        store: Callable[[Step, Meanwhile], None],
         after: Callable[[Step], None],
     ) -> None:
         self._pending = pending
@@ -46,56 +50,66 @@ class Pipeline:
         self._store = store
         self._after = after
         self._thread: ThreadPoolExecutor | None = None
-        self._storing: Future[None] | None = None
+        self._coming: Future[Step] | None = None
         self._under_way: list[Batch] = []
 
     def run(self, stop: int, objects: ObjectWriter, *, barrier: bool) -> None:
         """Store all entries before number ``stop``, with a barrier behind the last if asked."""
-        more = True
-        while more:
+
+        def next_step() -> Step:
             batch = self._pending.take(stop)
             self._under_way.append(batch)
-            more = batch.stop < stop
-            try:
-                step = Step(batch, self._prepare(batch, objects), objects)
-                if barrier and not more:
-                    step.prepared.end_with_barrier()
-                self._join()
-                if more:
-                    self._storing = self._other_thread().submit(self._finish, step)
-                else:
-                    self._finish(step)
-            except BaseException:
-                self._unwind()
-                raise
+            step = Step(batch, self._prepare(batch, objects), objects)
+            if barrier and batch.stop >= stop:
+                step.prepared.end_with_barrier()
+            return step
+
+        try:
+            step = next_step()
+            while step.batch.stop < stop:
+                step = self._stored(step, next_step)
+            self._store(step, lambda: None)
+            self._finish(step)
+        except BaseException:
+            self._unwind()
+            raise
+
+    def _stored(self, step: Step, next_step: Callable[[], Step]) -> Step:
+        """Store a step; return the one that was made ready meanwhile."""
+
+        def meanwhile() -> None:
+            self._coming = self._other_thread().submit(next_step)
+
+        self._store(step, meanwhile)
+        coming = self._awaited()
+        self._finish(step)
+        return coming.result() if coming is not None else next_step()
 
     def _finish(self, step: Step) -> None:
-        self._store(step)
         self._pending.done(step.batch)
         del self._under_way[0]
         self._after(step)
 
-    def _join(self) -> None:
-        """Wait for the batch that is being stored; what failed there fails here."""
-        storing, self._storing = self._storing, None
-        if storing is not None:
-            storing.result()
+    def _awaited(self) -> Future[Step] | None:
+        """What is coming, ready or failed, if anything is."""
+        coming, self._coming = self._coming, None
+        if coming is not None:
+            coming.exception()
+        return coming
 
     def _unwind(self) -> None:
         """Give back what was taken and is not stored, the last first."""
-        if self._storing is not None:
-            self._storing.exception()
-            self._storing = None
+        self._awaited()
         while self._under_way:
             self._pending.give_back(self._under_way.pop())
 
     def _other_thread(self) -> ThreadPoolExecutor:
         if self._thread is None:
-            self._thread = ThreadPoolExecutor(1, "store")
+            self._thread = ThreadPoolExecutor(1, "prepare")
         return self._thread
 
     def close(self) -> None:
-        """End the other thread; nothing is being stored any more."""
+        """End the other thread; nothing is being prepared any more."""
         if self._thread is not None:
             self._thread.shutdown()
             self._thread = None

@@ -22,6 +22,9 @@ CHECKPOINT_BLOCKS = 57344
 """Overlay entries that start a checkpoint: with the commit before it no more than 65,536."""
 CHECKPOINT_LEAVES = 16384
 """Touched leaves that start one: writing them anew is what a checkpoint, or a snapshot, takes."""
+LEFT_OVER_BLOCKS = CHECKPOINT_BLOCKS // 8
+"""Overlay entries that a session which ends folds as well: the next one need not replay them, and
+has the time until its first checkpoint before it."""
 NODES_AT_ONCE = 4096
 """Tree nodes that one commit stores at most."""
 
@@ -36,16 +39,22 @@ class Folding:
     @property
     def wanted(self) -> bool:
         """Whether there is anything to fold."""
-        return any(len(head.overlay) for head in self._heads.values())
+        return self._entries > 0
 
     @property
     def due(self) -> bool:
         """Whether it is time for a checkpoint."""
-        overlays = [head.overlay for head in self._heads.values()]
-        return (
-            sum(map(len, overlays)) >= CHECKPOINT_BLOCKS
-            or sum(len(overlay.leaves) for overlay in overlays) >= CHECKPOINT_LEAVES
-        )
+        leaves = sum(len(head.overlay.leaves) for head in self._heads.values())
+        return self._entries >= CHECKPOINT_BLOCKS or leaves >= CHECKPOINT_LEAVES
+
+    @property
+    def due_at_the_end(self) -> bool:
+        """Whether a session that ends should leave a checkpoint."""
+        return self._entries >= LEFT_OVER_BLOCKS
+
+    @property
+    def _entries(self) -> int:
+        return sum(len(head.overlay) for head in self._heads.values())
 
     def fold(
         self, beside: ObjectWriter | None = None

@@ -23,13 +23,13 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from mmap import mmap
 from typing import TYPE_CHECKING
 
 from blockvault.behind import Behind
-from blockvault.committing import Pipeline, Step
-from blockvault.errors import Conflict, NotFound
+from blockvault.committing import Meanwhile, Pipeline, Step
+from blockvault.errors import Conflict, NotFound, VaultError
 from blockvault.folding import Folding
 from blockvault.head import HeadDevice
 from blockvault.ids import ZERO_ID
@@ -244,7 +244,7 @@ class Session:
     def _prepared(self, batch: Batch, objects: ObjectWriter) -> Prepared:
         return Prepared(batch, self.branch.id, self.vault.options.block_size, objects)
 
-    def _store(self, step: Step) -> None:
+    def _store(self, step: Step, meanwhile: Meanwhile) -> None:
         """Make a batch durable, in one transaction."""
         batch, prepared, objects = step
         if not (batch.entries or batch.barriers or (prepared.rows and self._barrier_due)):
@@ -254,6 +254,7 @@ class Session:
             transaction.add_frames(frames)
             transaction.add_rows(prepared.rows, prepared.time_us or events.now_us())
             self._journaling.note(transaction.writer, batch.stop)
+            meanwhile()
         objects.stored(frames, transaction.number)
         prepared.settle()
         self._barrier_due = not prepared.ends_with_barrier
@@ -326,6 +327,10 @@ class Session:
         try:
             self.flush()
             self._journaling.end()
+            if self._folding.due_at_the_end:
+                # All is durable: a disk without room for this loses nothing.
+                with suppress(VaultError):
+                    self.checkpoint()
         finally:
             self._behind.end()
             self._pipeline.close()

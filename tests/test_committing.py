@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 import pytest
 
 from blockvault import pending as pending_module
-from blockvault.committing import Pipeline, Step
+from blockvault.committing import Meanwhile, Pipeline, Step
 from blockvault.pending import Batch, Pending
 from blockvault.store.gathering import ObjectWriter
 from blockvault.storing import Prepared
@@ -43,6 +43,7 @@ class Line:
         self.prepared: list[Any] = []
         self.refuse: set[int] = set()
         self.fail_after = False
+        self.begin_early = True
         self.threads: list[str] = []
         self.pipeline = Pipeline(
             self.pending, cast(Any, self.prepare), cast(Any, self.store), self.after
@@ -57,8 +58,10 @@ class Line:
         self.prepared += rows.numbers
         return rows
 
-    def store(self, step: Step) -> None:
+    def store(self, step: Step, meanwhile: Meanwhile) -> None:
         numbers = cast(Rows, step.prepared).numbers
+        if self.begin_early:
+            meanwhile()
         if self.refuse & set(numbers):
             raise OSError(28, "No space left on device")
         self.threads.append(threading.current_thread().name)
@@ -88,14 +91,19 @@ def test_a_single_batch_stays_in_its_thread(monkeypatch: pytest.MonkeyPatch) -> 
     assert line.threads == [threading.current_thread().name]
 
 
-def test_the_next_is_prepared_while_one_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_next_is_prepared_when_the_disk_has_the_one_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     line = Line(2, monkeypatch)
-    prepared, store = threading.Event(), line.pipeline._store
+    prepared = threading.Event()
 
-    def wait(step: Step) -> None:
-        if cast(Rows, step.prepared).numbers == [0]:
+    def store(step: Step, meanwhile: Meanwhile) -> None:
+        first = cast(Rows, step.prepared).numbers == [0]
+        assert prepared.is_set() is not first, "the second batch came too early"
+        meanwhile()
+        if first:
             assert prepared.wait(30), "the second batch waits for the first"
-        store(step)
+        line.store(step, lambda: None)
 
     def prepare(batch: Batch, objects: ObjectWriter) -> Prepared:
         rows = line.prepare(batch, objects)
@@ -103,17 +111,26 @@ def test_the_next_is_prepared_while_one_is_stored(monkeypatch: pytest.MonkeyPatc
             prepared.set()
         return cast(Prepared, rows)
 
-    line.pipeline._store, line.pipeline._prepare = wait, prepare
+    line.pipeline._store, line.pipeline._prepare = store, prepare
     line.run()
     assert line.stored == [0, 1]
     line.pipeline.close()
 
 
+def test_a_store_with_nothing_to_do_need_not_say_when(monkeypatch: pytest.MonkeyPatch) -> None:
+    line = Line(3, monkeypatch)
+    line.begin_early = False
+    line.run(barrier=True)
+    assert line.stored == [0, 1, 2, "barrier"]
+
+
+@pytest.mark.parametrize("begin_early", [True, False])
 @pytest.mark.parametrize("refused", range(4))
 def test_what_is_not_stored_goes_back_in_order(
-    refused: int, monkeypatch: pytest.MonkeyPatch
+    refused: int, begin_early: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     line = Line(4, monkeypatch)
+    line.begin_early = begin_early
     line.refuse = {refused}
     with pytest.raises(OSError, match="No space"):
         line.run(barrier=True)

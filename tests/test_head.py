@@ -19,7 +19,7 @@ import blockvault.folding
 import blockvault.pending
 import blockvault.session
 from blockvault import Vault
-from blockvault.committing import Step
+from blockvault.committing import Meanwhile, Step
 from blockvault.errors import BadRequest
 from blockvault.head import HeadDevice
 from blockvault.model.overlay import LONG_RUN, Overlay
@@ -346,11 +346,11 @@ def test_part_of_a_block_written_while_it_is_cleared(
         writer = threading.Thread(target=head.write, args=(BLOCK + 512, b"new" * 100))
         store = session._pipeline._store
 
-        def slow(step: Step) -> None:
+        def slow(step: Step, meanwhile: Meanwhile) -> None:
             if not writer.ident:
                 writer.start()
                 writer.join(0.2)
-            store(step)
+            store(step, meanwhile)
 
         monkeypatch.setattr(session._pipeline, "_store", slow)
         head.zero(0, size)

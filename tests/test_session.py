@@ -13,7 +13,7 @@ import blockvault.folding
 import blockvault.pending
 import blockvault.session
 from blockvault import Vault
-from blockvault.committing import Step
+from blockvault.committing import Meanwhile, Step
 from blockvault.errors import Busy, Conflict, NoSpace, NotFound
 from blockvault.model import events
 from blockvault.session import Session
@@ -124,9 +124,9 @@ def test_flushes_that_wait_share_a_barrier(
 ) -> None:
     before, store, go = vault.branch().seq, session._pipeline._store, threading.Event()
 
-    def slow(step: Step) -> None:
+    def slow(step: Step, meanwhile: Meanwhile) -> None:
         go.wait()
-        store(step)
+        store(step, meanwhile)
 
     monkeypatch.setattr(session._pipeline, "_store", slow)
     threads = []
@@ -248,6 +248,37 @@ def test_checkpoints_bound_what_a_reader_replays(
         assert whole(session.device()) == disk.data
     assert kinds(vault).count("Checkpointed") == 6
     assert vault.open_volume("main").read() == disk.data
+
+
+@pytest.mark.parametrize(("written", "folded"), [(9, False), (10, True)])
+def test_a_session_that_ends_leaves_little_to_replay(
+    vault: Vault, written: int, folded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blockvault.folding, "LEFT_OVER_BLOCKS", 10)
+    with vault.session("main", holder="the first") as session:
+        disk = Disk(SIZE, session.create_volume("vda", SIZE))
+        for number in range(written):
+            disk.write(number * BLOCK, noise(number, BLOCK))
+    assert (kinds(vault)[-1] == "Checkpointed") is folded
+    with vault.session("main", holder="the next") as session:
+        assert len(session.device().overlay) == (0 if folded else written)
+        assert whole(session.device()) == disk.data
+
+
+def test_a_session_that_cannot_leave_a_checkpoint_ends_all_the_same(
+    vault: Vault, disk_space: FullDisk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blockvault.folding, "LEFT_OVER_BLOCKS", 1)
+    session = vault.session("main", holder="the first")
+    disk = Disk(SIZE, session.create_volume("vda", SIZE))
+    disk.write(0, noise(1, 3 * BLOCK))
+    session.flush()
+    disk_space.full = True
+    session.close()
+    disk_space.full = False
+    assert kinds(vault)[-1] == "Barrier"
+    with vault.session("main", holder="the next") as session:
+        assert whole(session.device()) == disk.data
 
 
 def test_a_fold_begins_with_the_nodes_of_the_last_one(

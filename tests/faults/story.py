@@ -408,6 +408,7 @@ def quicken(change: Callable[[object, str, int], None] = setattr) -> None:
     change(blockvault.pending, "TRANSACTION_BYTES", 10 * BLOCK)
     change(blockvault.folding, "NODES_AT_ONCE", 8)
     change(blockvault.folding, "CHECKPOINT_BLOCKS", 30)
+    change(blockvault.folding, "LEFT_OVER_BLOCKS", 15)
 
 
 def endanger(mode: str) -> None:

@@ -450,6 +450,7 @@ class Keeping(RuleBasedStateMachine):
 
 def test_keeping(nightly: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folding, "CHECKPOINT_BLOCKS", 30)
+    monkeypatch.setattr(folding, "LEFT_OVER_BLOCKS", 15)
     monkeypatch.setattr("blockvault.ops.sweep._DROPS_A_STEP", 1)
     monkeypatch.setattr("blockvault.ops.sweep._MOVES_A_STEP", 3 * BLOCK)
     monkeypatch.setattr("blockvault.ops.sweep._LOOKS_A_STEP", 1)

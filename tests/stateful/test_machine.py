@@ -355,6 +355,7 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(blockvault.pending, "TRANSACTION_BYTES", 10 * BLOCK)
     monkeypatch.setattr(blockvault.folding, "NODES_AT_ONCE", 8)
     monkeypatch.setattr(blockvault.folding, "CHECKPOINT_BLOCKS", 30)
+    monkeypatch.setattr(blockvault.folding, "LEFT_OVER_BLOCKS", 15)
 
 
 def test_the_vault_and_the_oracle_agree(small_limits: None, nightly: bool) -> None:
