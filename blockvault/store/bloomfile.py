@@ -1,16 +1,18 @@
 """The Bloom filter between two processes: a file beside the database.
 
-A server that begins with an empty filter looks up all that its guest writes for the next 280,000
-writes, if five million objects are indexed, and these look-ups take a fifth of its speed.  So who
-closes a vault with a large index leaves its filter::
+A server that begins with an empty filter looks up all that its guest writes until the index has
+been read into it, for the first 280,000 writes if five million objects are indexed, and these
+look-ups take a fifth of its speed.  So who closes a vault leaves its filter, compressed: most of
+its bits are not set, and one to three bytes an object say which are::
 
-    offset  size   field
-    0       8      magic "bvbloom1"
-    8       16     token
-    24      8      clock: the filter has what was indexed before the frame of this number, u64
-    32      8      parts: only ids whose first byte is less were looked at, u64
-    40      32     BLAKE3 over the 40 bytes before and the bits
-    72      8 MiB  the bits
+    offset  size  field
+    0       8     magic "bvbloom2"
+    8       16    token
+    24      8     clock: the filter has what was indexed before the frame of this number, u64
+    32      8     parts: only ids whose first byte is less were looked at, u64
+    40      1     codec of the bits, as in a frame
+    41      32    BLAKE3 over the 41 bytes before and what follows
+    73      …     the bits, encoded
 
 The row ``filter`` of the table ``meta`` has the same token, new for each file: so a file that does
 not belong to this very database, as when one of the two was restored from a copy, is not believed.
@@ -28,13 +30,17 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
+from blockvault.errors import Damaged
+from blockvault.store.codec import Codec, decompress
+
 NAME = "bloom"
 META_KEY = b"filter"
 TOKEN_SIZE = 16
 
-_MAGIC = b"bvbloom1"
-_HEAD = struct.Struct("<8s16sQQ")
+_MAGIC = b"bvbloom2"
+_HEAD = struct.Struct("<8s16sQQB")
 _DIGEST_SIZE = 32
+_CODEC = Codec("zstd:1")
 
 
 class Kept(NamedTuple):
@@ -50,12 +56,13 @@ def save(directory: Path, token: bytes, kept: Kept) -> None:
 
     For one process at a time: whoever has the write transaction.
     """
-    head = _HEAD.pack(_MAGIC, token, kept.clock, kept.parts)
+    codec, packed = _CODEC.compress(bytes(kept.bits))
+    head = _HEAD.pack(_MAGIC, token, kept.clock, kept.parts, codec)
     building = directory / f"{NAME}.new"
     try:
         descriptor = os.open(building, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with open(descriptor, "wb") as file:
-            file.writelines((head, _digest(head, kept.bits), kept.bits))
+            file.writelines((head, _digest(head, packed), packed))
         os.rename(building, directory / NAME)
     except BaseException:
         with contextlib.suppress(OSError):
@@ -65,22 +72,17 @@ def save(directory: Path, token: bytes, kept: Kept) -> None:
 
 def load(directory: Path, token: bytes, size: int) -> Kept | None:
     """The filter of ``size`` bytes that was saved with this token, whole; else None."""
-    begins = _HEAD.size + _DIGEST_SIZE
     try:
-        with open(directory / NAME, "rb", buffering=0) as file:
-            if os.fstat(file.fileno()).st_size != begins + size:
-                return None
+        with open(directory / NAME, "rb") as file:
             head, digest = file.read(_HEAD.size), file.read(_DIGEST_SIZE)
-            magic, found, clock, parts = _HEAD.unpack(head)
-            if (magic, found) != (_MAGIC, token):
-                return None
-            bits = bytearray(size)
-            if file.readinto(bits) != size:
-                return None
-    except OSError:
+            packed = file.read(size + 1)
+        magic, found, clock, parts, codec = _HEAD.unpack(head)
+        if (magic, found) != (_MAGIC, token) or _digest(head, packed) != digest:
+            return None
+        return Kept(clock, parts, bytearray(decompress(codec, packed, size, size, "the filter")))
+    except (OSError, struct.error, Damaged):
         return None
-    return Kept(clock, parts, bits) if _digest(head, bits) == digest else None
 
 
-def _digest(head: bytes, bits: bytearray) -> bytes:
-    return blake3(head).update(bits).digest(_DIGEST_SIZE)
+def _digest(head: bytes, packed: bytes) -> bytes:
+    return blake3(head).update(packed).digest(_DIGEST_SIZE)

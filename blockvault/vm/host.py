@@ -20,6 +20,8 @@ BINARY = "qemu-system-x86_64"
 PACKAGE = "qemu-system-x86"
 _TMPFS = {"tmpfs", "ramfs", "hugetlbfs"}
 _PROBE_SECONDS = 20
+_ASKED = 2
+"""The way of asking: raised when it changes, so that what another way found out is not believed."""
 _FIRMWARE = (
     ("/usr/share/OVMF/OVMF_CODE_4M.fd", "/usr/share/OVMF/OVMF_VARS_4M.fd"),
     ("/usr/share/OVMF/OVMF_CODE.fd", "/usr/share/OVMF/OVMF_VARS.fd"),
@@ -98,7 +100,7 @@ def _remembered(name: str, ask: Callable[[], str]) -> str:
     """What was found out before about this very QEMU, else what ``ask`` finds out now."""
     info = os.stat(qemu())
     kvm = os.access("/dev/kvm", os.R_OK | os.W_OK)
-    about = [qemu(), info.st_mtime_ns, info.st_size, kvm]
+    about = [_ASKED, qemu(), info.st_mtime_ns, info.st_size, kvm]
     known: dict[str, Any] = {}
     if _cache is not None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
