@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from tools.bench import headlines
@@ -15,8 +15,9 @@ from tools.bench.text import amount, digits, spread, table
 OPENING = """# Benchmarks
 
 How blockvault stands beside its peers: the same work on the same machine, every contender in turn
-in each run; figures are medians. Measured {days} on {processor} ({cores} cores, {memory} of memory,
-{file_system}) with blockvault {commits}. Made by `tools/bench/run`, from [all samples]({raw})."""
+in each run; figures are medians. Measured {days} on {processors} ({cores} cores, {memory}
+of memory, {file_system}) with blockvault {commits}. Made by `tools/bench/run`, from
+[all samples]({raw})."""
 
 COSTS = """Processor seconds and peak memory of the same runs; behind a + the time that writing to
 the disk took afterwards, where a program left much of it to the system:"""
@@ -47,6 +48,8 @@ METHOD = """## Method
   and `qemu-img` end before their data is on the disk, blockvault's imports after.
 * Sizes of stores are allocated bytes (`du`); for btrfs what the file system says is used.
 * NBD: fio and the server share the machine. Each job has a server of its own.
+* All samples of a table are of one machine; where that is not the first one named above, the table
+  says so.
 * Images ({images}): {inputs}.
 * {system}, Linux {kernel}, Python {python}; libraries of blockvault: {libraries}. Load of the
   machine before and after: {load}. All parts together took {minutes} minutes.
@@ -84,7 +87,7 @@ def _opening(results: Results, raw: str) -> str:
     days = sorted({origin.when[:10] for origin in origins})
     return OPENING.format(
         days=days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
-        processor=facts["processor"],
+        processors=" and ".join(_processors(results, results.rows.values())),
         cores=facts["cores"],
         memory=amount(facts["memory"], "B"),
         file_system=facts["file_system"],
@@ -113,7 +116,15 @@ def _runs(results: Results, rows: Sequence[Row]) -> str:
     most = max(set(counts), key=counts.count)
     text = f"Medians of {most} runs" if most > 1 else "One run"
     commits = sorted({origin.commit for row in rows for origin in results.origin(row.key)})
-    return f"{text}, commit {', '.join(commits)}."
+    where = _processors(results, rows)
+    elsewhere = "" if where == [results.facts["processor"]] else f", on {' and '.join(where)}"
+    return f"{text}, commit {', '.join(commits)}{elsewhere}."
+
+
+def _processors(results: Results, rows: Iterable[Row]) -> list[str]:
+    """Where some rows were measured, the machine of the facts first."""
+    found = {origin.processor for row in rows for origin in results.origin(row.key)}
+    return sorted(found, key=lambda name: (name != results.facts["processor"], name))
 
 
 def _columns(results: Results, rows: Sequence[Row]) -> list[str]:

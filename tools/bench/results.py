@@ -52,11 +52,14 @@ class Sample:
 
 
 class Origin(NamedTuple):
-    """The run that a row was measured in: what, when, and which part of it (``1/1``: all)."""
+    """The run that a row was measured in: what, when, which part of it (``1/1``: all), and where;
+    no processor means that of the results' facts.
+    """
 
     commit: str
     when: str
     part: str
+    processor: str = ""
 
 
 @dataclass(slots=True)
@@ -129,11 +132,15 @@ class Results:
     def origin(self, key: str) -> list[Origin]:
         """The runs that a row comes from."""
         facts = self.facts
-        here = Origin(facts["commit"], facts["when"], "/".join(map(str, facts["plan"]["part"])))
-        return self.origins.get(key, [here])
+        part = "/".join(map(str, facts["plan"]["part"]))
+        here = Origin(facts["commit"], facts["when"], part, facts["processor"])
+        return [
+            each if each.processor else each._replace(processor=facts["processor"])
+            for each in self.origins.get(key, [here])
+        ]
 
     def merge(self, other: Results) -> None:
-        """Take the rows of another run of the same machine.
+        """Take the rows of another run, which may have been that of another machine.
 
         Where both hold different parts of one run at one commit, or other contenders of one part,
         the samples are put together; else the other's row replaces this one's, so that a row is
@@ -158,7 +165,9 @@ class Results:
     def _joins(
         self, key: str, mine: Sequence[Origin], other: Results, theirs: Sequence[Origin]
     ) -> bool:
-        cut = {(each.commit, each.part.partition("/")[2]) for each in (*mine, *theirs)}
+        cut = {
+            (each.commit, each.part.partition("/")[2], each.processor) for each in (*mine, *theirs)
+        }
         if len(cut) > 1:
             return False
         again = {each.part for each in mine} & {each.part for each in theirs}
