@@ -69,7 +69,8 @@ class Pipeline:
             while step.batch.stop < stop:
                 step = self._stored(step, next_step)
             self._store(step, lambda: None)
-            self._finish(step)
+            self._done(step)
+            self._after(step)
         except BaseException:
             self._unwind()
             raise
@@ -81,14 +82,15 @@ class Pipeline:
             self._coming = self._other_thread().submit(next_step)
 
         self._store(step, meanwhile)
+        self._done(step)
         coming = self._awaited()
-        self._finish(step)
+        self._after(step)
         return coming.result() if coming is not None else next_step()
 
-    def _finish(self, step: Step) -> None:
+    def _done(self, step: Step) -> None:
+        """Writers have its room at once; what comes ``after`` is not done beside the next batch."""
         self._pending.done(step.batch)
         del self._under_way[0]
-        self._after(step)
 
     def _awaited(self) -> Future[Step] | None:
         """What is coming, ready or failed, if anything is."""

@@ -117,6 +117,23 @@ def test_the_next_is_prepared_when_the_disk_has_the_one_before(
     line.pipeline.close()
 
 
+def test_writers_have_their_room_before_the_next_batch_is_ready(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = Line(2, monkeypatch)
+
+    def prepare(batch: Batch, objects: ObjectWriter) -> Prepared:
+        if batch.first == 1:
+            with line.pending.room:
+                assert line.pending.room.wait_for(lambda: line.pending.stored == 1, 30)
+        return cast(Prepared, line.prepare(batch, objects))
+
+    line.pipeline._prepare = prepare
+    line.run()
+    assert line.stored == [0, 1]
+    line.pipeline.close()
+
+
 def test_a_store_with_nothing_to_do_need_not_say_when(monkeypatch: pytest.MonkeyPatch) -> None:
     line = Line(3, monkeypatch)
     line.begin_early = False

@@ -9,13 +9,11 @@ debug port.  In the time allowed a processor makes some thousand rounds, an inte
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import subprocess
 import tempfile
 import time
-from pathlib import Path
 
 ROUNDS = 50
 """Rounds of the guest that prove a processor at work."""
@@ -50,22 +48,21 @@ def runs(qemu: str, seconds: float) -> bool:
 
     False as well if the guest has not begun after ``seconds``, or QEMU says anything at all.
     """
-    with tempfile.NamedTemporaryFile(prefix="blockvault-", suffix=".rom") as rom:
-        Path(rom.name).write_bytes(_rom())
-        try:
-            process = subprocess.Popen(
+    try:
+        with tempfile.NamedTemporaryFile(prefix="blockvault-", suffix=".rom") as rom:
+            rom.write(_rom())
+            rom.flush()
+            with subprocess.Popen(
                 _command(qemu, rom.name),
                 stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            )  # fmt: skip
-        except OSError:
-            return False
-        with process:
-            try:
-                assert process.stdout is not None
-                return _keeps_telling(process.stdout.fileno(), seconds)
-            finally:
-                with contextlib.suppress(OSError):
+            ) as process:  # fmt: skip
+                try:
+                    assert process.stdout is not None
+                    return _keeps_telling(process.stdout.fileno(), seconds)
+                finally:
                     process.kill()
+    except OSError:
+        return False
 
 
 def _command(qemu: str, rom: str) -> list[str]:
