@@ -71,14 +71,21 @@ class AtHand:
         with contextlib.suppress(OSError):
             self._file = DecodedFile(directory, limit)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether small reads decode frames for later ones: raw ones too, since to cut each block
+        out of the map costs some page faults, three times what the file takes.
+        """
+        return self._file is not None
+
     def listen(self, telling: Telling) -> bool:
         """Whether it is of use to tell of a tree; until that has told all, nothing is dropped."""
-        if self._file is not None and not telling.heard:
+        if self.keeps and not telling.heard:
             with self._guard:
                 telling.heard = True
                 alive = (other for other in self._tellings if other() is not None)
                 self._tellings = (*alive, ref(telling))
-        return self._file is not None
+        return self.keeps
 
     def _alive(self) -> list[Telling]:
         """Those whose trees are still read."""
@@ -86,7 +93,7 @@ class AtHand:
 
     def expect(self, ids: Iterable[bytes]) -> None:
         """Objects that may be asked for by themselves: ids, or whole leaves of them."""
-        if self._file is not None and not self._expected.add(b"".join(ids)):
+        if self.keeps and not self._expected.add(b"".join(ids)):
             for telling in self._alive():
                 telling.told.clear()
 

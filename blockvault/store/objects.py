@@ -1,9 +1,10 @@
 """Objects out of a store, by id, and proved.
 
 ``ObjectReader`` finds an object through the index and proves it with its hash before it leaves.  An
-object in a raw frame is sliced out of the map; a compressed frame is decoded once and kept in a
-bounded cache, since neighbours in a frame are mostly neighbours on the disk too.  A whole leaf of
-blocks is cut out as one run and proved by one hash (``runs``).
+object in a raw frame is sliced out of the map, unless small reads are kept (``athand``); a
+compressed frame is decoded once and kept in a bounded cache, since neighbours in a frame are mostly
+neighbours on the disk too.  A whole leaf of blocks is cut out as one run and proved by one hash
+(``runs``).
 """
 
 from __future__ import annotations
@@ -91,7 +92,7 @@ class ObjectReader:
                 raise _missing(oid)
             place, view = found
             number, slot = tables.split_location(place)
-            data = frames.raw_object(view, slot)
+            data = None if self._at_hand.keeps else frames.raw_object(view, slot)
             if data is not None:
                 return checked(data, oid)
             self._at_hand.remember(oid, place)
@@ -179,13 +180,14 @@ class ObjectReader:
             if len(members) <= SMALL and self._take_kept(number, members, found):
                 continue
             view = reader.frame_view(number)
+            to_keep = self._at_hand.keeps and len(members) <= SMALL
             if view is None:
                 # The frame is gone: its objects were moved to another one since they were located.
                 found.update((oid, self.get(oid)) for _, oid in members)
-            elif _slice(view, members, found):
-                reader.touched(view)
-            else:
+            elif to_keep or not _slice(view, members, found):
                 encoded[number] = reader.frame(number) or b""
+            else:
+                reader.touched(view)
         wanted = [
             (number, data, [slot for slot, _ in groups[number]]) for number, data in encoded.items()
         ]

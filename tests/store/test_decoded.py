@@ -191,9 +191,10 @@ def test_a_small_disk_gets_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     file.close()
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[LmdbStore]:
-    options = Options(b"v" * 16, BLOCK, "zstd:3")
+@pytest.fixture(params=["zstd:3", "none"])
+def store(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LmdbStore]:
+    """Of compressed frames, and of raw ones, which small reads keep as well."""
+    options = Options(b"v" * 16, BLOCK, request.param)
     with LmdbStore.create(tmp_path / "v", options) as made:
         writer = ObjectWriter(made)
         blocks = [block(number) for number in range(256)]
