@@ -48,7 +48,7 @@ METHOD = """## Method
   and `qemu-img` end before their data is on the disk, blockvault's imports after.
 * Sizes of stores are allocated bytes (`du`); for btrfs what the file system says is used.
 * NBD: fio and the server share the machine. Each job has a server of its own.
-* All samples of a table are of one machine; where that is not the first one named above, the table
+* All samples of a row are of one machine; where that is not the first one named above, the table
   says so.
 * Images ({images}): {inputs}.
 * {system}, Linux {kernel}, Python {python}; libraries of blockvault: {libraries}. Load of the
