@@ -115,12 +115,22 @@ class Index:
 
     def hidden(self, first: int) -> int:
         """How many rows of ids that begin with this byte are not found by themselves."""
-        there = found = 0
+        there, found = self._strayed(first), 0
         for key in self._keys[first]:
             rows = self._rows(key)
             there += len(rows)
             found += sum(map(self._cursor.set_key_dup, repeat(key), rows))
         return there - found
+
+    def _strayed(self, first: int) -> int:
+        """Rows under a key, damaged likely, that nobody looks under."""
+        cursor, count = self._cursor, 0
+        more = cursor.set_range(bytes([first]))
+        while more and cursor.key()[0] == first:
+            if bytes(cursor.key()) not in self._keys[first]:
+                count += cursor.count()
+            more = cursor.next_nodup()
+        return count
 
     def scan(self, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[tuple[bytes, int]]:
         """Rows with start <= id < stop in order, or the same rows backwards."""

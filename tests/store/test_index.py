@@ -115,6 +115,24 @@ def agree(tested: Index, model: dict[bytes, int]) -> None:
         assert tested.hidden(first) == 0
 
 
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_rows_under_a_key_that_nobody_looks_under_are_hidden(
+    env: lmdb.Environment, levels: int
+) -> None:
+    table = env.open_db(b"index", dupsort=True, dupfixed=True)
+    with env.begin(write=True, buffers=True) as txn:
+        txn.drop(table, delete=False)
+        tested = Index(txn.cursor(table), levels)
+        tested.add([(oid(7, number), number) for number in range(1, 9)])
+        assert tested.hidden(7) == 0
+        for stray in (b"\7\0x", b"\7\2"):
+            txn.put(stray, bytes(38), db=table)
+            txn.put(stray, bytes(37) + b"y", db=table)
+        txn.put(b"\x08", bytes(38), db=table)
+        assert tested.hidden(7) == 4
+        txn.abort()
+
+
 def test_a_damaged_row_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that is not what it should be gives rows of any length."""
     rows = [bytes(38), bytes(37), bytes(38)]
