@@ -64,33 +64,30 @@ class Pipeline:
                 step.prepared.end_with_barrier()
             return step
 
+        def meanwhile() -> None:
+            self._coming = self._other_thread().submit(next_step)
+
         try:
             step = next_step()
             while step.batch.stop < stop:
-                step = self._stored(step, next_step)
-            self._store(step, lambda: None)
-            self._done(step)
-            self._after(step)
+                coming = self._stored(step, meanwhile)
+                step = coming.result() if coming is not None else next_step()
+            self._stored(step, lambda: None)
         except BaseException:
             self._unwind()
             raise
 
-    def _stored(self, step: Step, next_step: Callable[[], Step]) -> Step:
-        """Store a step; return the one that was made ready meanwhile."""
+    def _stored(self, step: Step, meanwhile: Meanwhile) -> Future[Step] | None:
+        """Store a step; return the one that was made ready, or failed, meanwhile.
 
-        def meanwhile() -> None:
-            self._coming = self._other_thread().submit(next_step)
-
+        Writers have its room at once; what comes ``after`` is not done beside the next batch.
+        """
         self._store(step, meanwhile)
-        self._done(step)
-        coming = self._awaited()
-        self._after(step)
-        return coming.result() if coming is not None else next_step()
-
-    def _done(self, step: Step) -> None:
-        """Writers have its room at once; what comes ``after`` is not done beside the next batch."""
         self._pending.done(step.batch)
         del self._under_way[0]
+        coming = self._awaited()
+        self._after(step)
+        return coming
 
     def _awaited(self) -> Future[Step] | None:
         """What is coming, ready or failed, if anything is."""

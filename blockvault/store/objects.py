@@ -177,14 +177,14 @@ class ObjectReader:
             if cached is not None:
                 self._give(number, members, cached, found)
                 continue
-            if len(members) <= SMALL and self._take_kept(number, members, found):
+            small = len(members) <= SMALL
+            if small and self._take_kept(number, members, found):
                 continue
             view = reader.frame_view(number)
-            to_keep = self._at_hand.keeps and len(members) <= SMALL
             if view is None:
                 # The frame is gone: its objects were moved to another one since they were located.
                 found.update((oid, self.get(oid)) for _, oid in members)
-            elif to_keep or not _slice(view, members, found):
+            elif (small and self._at_hand.keeps) or not _slice(view, members, found):
                 encoded[number] = reader.frame(number) or b""
             else:
                 reader.touched(view)

@@ -113,7 +113,7 @@ def table_rows(home: Path) -> str:
             seek = cursor.set_key_dup if table.flags()["dupsort"] else None
             for key, value in txn.cursor(db=table):
                 if name == b"index" and key[1:] in (b"", b"\0", b"\1"):
-                    indexed.append(key[:1] + value)
+                    indexed.append(b"%d " % len(value) + key[:1] + value)
                 else:
                     digest.update(b"%d %d " % (len(key), len(value)) + key + value)
                 if not (seek(key, value) if seek else txn.get(key, db=table) == value):
