@@ -2,8 +2,8 @@
 
 A server that begins with an empty filter looks up all that its guest writes until the index has
 been read into it, for the first 280,000 writes if five million objects are indexed, and these
-look-ups take a fifth of its speed.  So who closes a vault leaves its filter, compressed: most of
-its bits are not set, and one to three bytes an object say which are::
+look-ups take a fifth of its speed.  So who closes a vault with a large index leaves its filter,
+compressed: most of its bits are not set, and one to two bytes an object say which are::
 
     offset  size  field
     0       8     magic "bvbloom2"
