@@ -28,14 +28,20 @@ MAX_IDLE = 256  # names whose figures are kept after their last client has left
 
 
 @runtime_checkable
-class BatchDevice(Protocol):
-    """A device that takes many requests at once, which saves a small request most of its price.
+class BatchReads(Protocol):
+    """A device that takes many reads at once, which saves a small one most of its price.
 
-    Ranges are not empty and inside the device.  Writes are applied in order; their views are valid
-    only during the call.  On an exception the caller repeats the batch one by one.
+    Ranges are not empty and inside the device.  On an exception the caller repeats the batch one
+    by one.
     """
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> Sequence[Content]: ...
+
+
+@runtime_checkable
+class BatchWrites(Protocol):
+    """The same for writes: they are applied in order; views are valid only during the call."""
+
     def write_many(self, writes: Sequence[tuple[int, memoryview]]) -> None: ...
 
 

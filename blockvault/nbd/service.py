@@ -28,7 +28,7 @@ from blockvault.nbd.connection import (
     Request,
     Writes,
 )
-from blockvault.nbd.exports import BatchDevice, Export
+from blockvault.nbd.exports import BatchReads, BatchWrites, Export
 from blockvault.nbd.negotiation import Choice
 from blockvault.nbd.replies import Content, Piece
 from blockvault.nbd.stats import Counters
@@ -276,7 +276,7 @@ def large_data(items: list[Item]) -> int:
 
 def _batched_read(export: Export) -> Callable[[Sequence[tuple[int, int]]], Sequence[Content]]:
     device = export.device
-    if isinstance(device, BatchDevice):
+    if isinstance(device, BatchReads):
         return device.read_many
     read = device.read
     return lambda ranges: [read(offset, length) for offset, length in ranges]
@@ -284,7 +284,7 @@ def _batched_read(export: Export) -> Callable[[Sequence[tuple[int, int]]], Seque
 
 def _batched_write(export: Export) -> Callable[[Sequence[tuple[int, memoryview]]], None]:
     device = export.device
-    if isinstance(device, BatchDevice):
+    if isinstance(device, BatchWrites):
         return device.write_many
 
     def write_many(writes: Sequence[tuple[int, memoryview]]) -> None:
