@@ -8,7 +8,7 @@ the overlays and the leaves that they touch are bounded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.model.snapshot import Volume
 
@@ -27,6 +27,16 @@ LEFT_OVER_BLOCKS = CHECKPOINT_BLOCKS // 8
 has the time until its first checkpoint before it."""
 NODES_AT_ONCE = 4096
 """Tree nodes that one commit stores at most."""
+
+
+class Folded(NamedTuple):
+    """What the commit behind a fold has to store."""
+
+    volumes: tuple[Volume, ...]
+    frames: list[Frame]
+    """The last ones of the new nodes."""
+    runs: dict[bytes, bytes]
+    """Hashes of the runs of new leaves, by leaf id."""
 
 
 class Folding:
@@ -56,13 +66,12 @@ class Folding:
     def _entries(self) -> int:
         return sum(len(head.overlay) for head in self._heads.values())
 
-    def fold(
-        self, beside: ObjectWriter | None = None
-    ) -> tuple[tuple[Volume, ...], list[Frame]]:
-        """The volumes with their overlays folded in, and the last frames of the new nodes.
+    def fold(self, beside: ObjectWriter | None = None) -> Folded:
+        """The volumes with their overlays folded in, and what makes them whole.
 
-        The other frames are stored by then, in commits without an event: until its commit, a row of
-        a large index is a page of memory.  ``beside`` collects blocks for a commit after these.
+        All but the last frames are stored by then, in commits without an event: until its commit, a
+        row of a large index is a page of memory.  ``beside`` collects blocks for a commit after
+        these.
         """
         objects, reader = self._vault.new_objects(), self._vault.objects
         made = _Made(objects)
@@ -86,7 +95,12 @@ class Folding:
             # What was new when it was folded is so still, if nobody but us committed since.
             if first[0].absent_at == number - 1:
                 frames = [frame._replace(absent_at=number) for frame in frames]
-        return volumes, frames
+        return Folded(volumes, frames, self._runs(made.nodes))
+
+    def _runs(self, made: Mapping[bytes, bytes]) -> dict[bytes, bytes]:
+        """Of the leaves that were written whole, those that came into the trees as they were."""
+        written = (run for head in self._heads.values() for run in head.runs.values())
+        return {leaf: digest for leaf, digest in written if leaf in made}
 
     def rebase(self, volumes: Sequence[Volume]) -> None:
         """The roots of these volumes are in the log: they take the place of the overlays."""

@@ -13,7 +13,7 @@ with no lock, sees each block in one layer or the other and never an older state
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from blockvault.model import events, extents
@@ -36,6 +36,8 @@ class HeadDevice(StateDevice):
         super().__init__(vault.objects, name, size, root, overlay, vault.options.block_size)
         self._session = session
         self.dirty: dict[int, bytes] = {}
+        self.runs: dict[int, tuple[bytes, bytes]] = {}
+        """Of leaves that were written whole since the last waypoint: id and hash of the run."""
         self._clearing = 0
         """Long runs that were taken and are not stored yet; see ``_take``."""
 
@@ -236,6 +238,10 @@ class HeadDevice(StateDevice):
             return
         self._clean((number, mark) for number in range(first, first + count))
 
+    def settle_runs(self, runs: Mapping[int, tuple[bytes, bytes]]) -> None:
+        """What is known of leaves that these writes set; the next fold tells which are still so."""
+        self.runs.update(runs)
+
     def _clean(self, blocks: Iterable[tuple[int, bytes]]) -> None:
         """Stored blocks, with their numbers, leave the dirty layer unless written again."""
         dirty = self.dirty
@@ -247,3 +253,4 @@ class HeadDevice(StateDevice):
         """``root`` says all that the tree and the overlay said: it takes their place."""
         self.tree = self.tree.rebased(root, self.overlay)
         self.overlay = Overlay()
+        self.runs = {}

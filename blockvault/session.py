@@ -283,9 +283,10 @@ class Session:
     def _checkpoint_now(self, beside: ObjectWriter | None = None) -> None:
         """Fold the overlays; ``beside`` collects blocks for the commit after this one."""
         with self.vault.guard():
-            volumes, frames = self._folding.fold(beside)
+            volumes, frames, runs = self._folding.fold(beside)
             with self.vault.transaction() as transaction:
                 transaction.add_frames(frames)
+                transaction.add_runs(runs)
                 transaction.add(events.Checkpointed(branch=self.branch.id, volumes=volumes))
             if beside is not None:
                 beside.passed(frames, transaction.number)
@@ -304,7 +305,7 @@ class Session:
         """Flush, and make the state of this moment an immutable version of the branch."""
         with self._commit_lock, self.vault.guard():
             self.flush()
-            volumes, nodes = self._folding.fold()
+            volumes, nodes, runs = self._folding.fold()
             made = snapshots.record(
                 self.vault,
                 self.branch.id,
@@ -316,6 +317,7 @@ class Session:
                 author=author,
                 attachments=attachments,
                 frames=[*frames, *nodes],
+                runs=runs,
             )
             self._folding.rebase(volumes)
             return made

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from blake3 import blake3
+
 from blockvault.ids import ZERO_ID, object_id
-from blockvault.model import events
+from blockvault.model import events, tree
 
 if TYPE_CHECKING:
     from blockvault.head import HeadDevice
@@ -31,7 +34,7 @@ class Prepared:
         self.settling: list[Settling] = []
         self._branch = branch
         self._size = block_size
-        self._placed: defaultdict[str, list[Placed]] = defaultdict(list)
+        self._placed: defaultdict[HeadDevice, list[Placed]] = defaultdict(list)
         self._delta = 0
         self._rows_of(batch)
         self._collect(objects)
@@ -76,14 +79,14 @@ class Prepared:
                     ids = object_id(block) if block != zero else ZERO_ID
                     if single is not head:
                         single, singles = head, []
-                        placed = self._placed[head.name]
+                        placed = self._placed[head]
                         settle((head.settle_singles, (singles,)))
                     singles.append((first, block, ids))
                     placed.append((first, ids, block))
                 else:
                     each = [object_id(block) if block != zero else ZERO_ID for block in what]
                     numbers = range(first, first + len(what))
-                    self._placed[head.name] += zip(numbers, each, what, strict=True)
+                    self._placed[head] += zip(numbers, each, what, strict=True)
                     ids = b"".join(each)
                     single = None
                     settle((head.settle_write, (first, what, ids)))
@@ -97,9 +100,12 @@ class Prepared:
 
         Who reads the disk from end to end then comes to each frame once, not for each block of it.
         """
-        for placed in self._placed.values():
+        for head, placed in self._placed.items():
             placed.sort(key=itemgetter(0))
             objects.add_blocks([oid for _, oid, _ in placed], [block for _, _, block in placed])
+            runs = dict(_whole_leaves(placed))
+            if runs:
+                self.settling.append((head.settle_runs, (runs,)))
         self._placed.clear()
 
     def _barrier(self, time_us: int) -> None:
@@ -109,6 +115,19 @@ class Prepared:
         """A row's time from the record's; it never goes back within a record."""
         self._delta = max(self._delta, time_us - self.time_us)
         return self._delta
+
+
+def _whole_leaves(placed: Sequence[Placed]) -> Iterator[tuple[int, tuple[bytes, bytes]]]:
+    """Number, id and hash of the run (``store.runs``) of each leaf whose blocks are all there."""
+    last = placed[tree.FANOUT - 1 :]
+    for at, ((number, _, _), (end, _, _)) in enumerate(zip(placed, last, strict=False)):
+        if number % tree.FANOUT or end != number + tree.FANOUT - 1:
+            continue
+        numbers, ids, blocks = zip(*placed[at : at + tree.FANOUT], strict=True)
+        # A block that was written twice may stand where another one is missing.
+        if numbers == tuple(range(number, number + tree.FANOUT)):
+            digest = blake3(b"".join(blocks)).digest()
+            yield number // tree.FANOUT, (object_id(b"".join(ids)), digest)
 
 
 def _beginning(batch: Batch) -> int:

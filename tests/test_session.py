@@ -15,8 +15,10 @@ import blockvault.session
 from blockvault import Vault
 from blockvault.committing import Meanwhile, Step
 from blockvault.errors import Busy, Conflict, NoSpace, NotFound
-from blockvault.model import events
+from blockvault.ids import object_id
+from blockvault.model import events, tree
 from blockvault.session import Session
+from blockvault.store import tables
 from blockvault.store.frames import decode
 from blockvault.store.gathering import ObjectWriter
 from blockvault.store.objects import ObjectReader
@@ -175,6 +177,58 @@ def test_blocks_of_a_commit_are_stored_as_they_lie_on_the_disk(
     assert stored == [noise(seed, BLOCK) for seed in (6, 3, 7, 8, 1, 5, 4, 2)]
     for (volume, number), seed in writes.items():
         assert session.device(volume).read(number * BLOCK, BLOCK) == noise(seed, BLOCK)
+
+
+LEAF = tree.FANOUT * BLOCK
+
+
+def known_runs(vault: Vault, root: bytes) -> set[int]:
+    """Which of a small volume's leaves have the hash of their run in the vault; it has to fit."""
+    device = vault.device("main", "vda")
+    leaves = list(tree.leaves(vault.objects, root, height=2))
+    with vault.read() as reader:
+        found = {first: reader.get(tables.RUNS, object_id(leaf)) for first, leaf in leaves}
+    known = {first: digest for first, digest in found.items() if digest is not None}
+    for first, digest in known.items():
+        assert digest == object_id(device.read(first * BLOCK, LEAF))
+    return {first // tree.FANOUT for first in known}
+
+
+@pytest.mark.parametrize("fold", ["checkpoint", "snapshot"])
+def test_leaves_that_are_written_whole_are_proved_by_one_hash(vault: Vault, fold: str) -> None:
+    """Unless a part of them was written again by the time of the fold."""
+    with vault.session() as session:
+        disk = Disk(8 * LEAF, session.create_volume("vda", 8 * LEAF))
+        disk.write(0, noise(1, BLOCK))  # leaf 0: a part only
+        disk.write(LEAF - BLOCK, noise(2, LEAF + 2 * BLOCK))  # 1: whole, its neighbours not
+        for number in range(32):  # 3: block by block, backward
+            disk.write(4 * LEAF - (number + 1) * BLOCK, noise(number, BLOCK))
+        disk.write(4 * LEAF, noise(4, LEAF))  # 4: a part once more, in the same batch
+        disk.write(4 * LEAF + 5 * BLOCK, noise(5, BLOCK))
+        disk.write(5 * LEAF, noise(6, LEAF))  # 5: the same, in another one
+        session.flush()
+        disk.write(5 * LEAF + 5 * BLOCK, noise(7, BLOCK))
+        disk.write(6 * LEAF, noise(8, LEAF - BLOCK) + bytes(BLOCK))  # 6: with zeros
+        disk.write(7 * LEAF, bytes(LEAF))  # 7: nothing else
+        getattr(session, fold)()
+        assert known_runs(vault, session.volumes[0].root) == {1, 3, 6}
+        assert whole(session.device()) == disk.data
+        disk.write(LEAF, noise(9, BLOCK))
+        disk.write(6 * LEAF, noise(10, 2 * LEAF))
+        getattr(session, fold)()
+        assert known_runs(vault, session.volumes[0].root) == {3, 6, 7}
+        assert whole(session.device()) == disk.data
+
+
+def test_a_block_twice_does_not_stand_for_one_that_is_missing(vault: Vault) -> None:
+    with vault.session() as session:
+        disk = Disk(2 * LEAF, session.create_volume("vda", 2 * LEAF))
+        for number in (*range(5), 4, *range(6, 32)):
+            disk.write(number * BLOCK, noise(number, BLOCK))
+        disk.write(LEAF, noise(99, LEAF))
+        session.checkpoint()
+        assert known_runs(vault, session.volumes[0].root) == {1}
+        assert whole(session.device()) == disk.data
 
 
 @pytest.mark.parametrize("checkpoint", [4, 1000])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from blockvault.device import Device, Extent
@@ -119,8 +119,11 @@ class StateDevice:
         """The blocks of whole leaves, as pieces in order."""
         ids = self.tree.block_ids(first, stop)
         leaves = [ids[at : at + tree.FANOUT] for at in range(0, len(ids), tree.FANOUT)]
-        for leaf, run in zip(leaves, self.objects.get_runs(leaves, self.block_size), strict=True):
-            yield from self._fetch(leaf) if run is None else run
+        runs = self.objects.get_runs(leaves, self.block_size)
+        unknown = [leaf for leaf, run in zip(leaves, runs, strict=True) if run is None]
+        blocks = iter(self._fetch(list(chain.from_iterable(unknown))))
+        for run in runs:
+            yield from islice(blocks, tree.FANOUT) if run is None else run
 
     def _fetch(self, ids: Sequence[bytes]) -> list[bytes]:
         found = self.objects.get_many([oid for oid in ids if oid != ZERO_ID])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.errors import Conflict, Damaged, NotFound
@@ -43,6 +43,7 @@ def record(
     author: str | None = None,
     attachments: Sequence[Volume] = (),
     frames: Sequence[Frame] = (),
+    runs: Mapping[bytes, bytes] | None = None,
 ) -> Snapshot:
     """Store a snapshot of ``volumes`` with ``event(branch, snapshot id)`` in one transaction."""
     with vault.guard(), vault.transaction() as transaction:
@@ -66,6 +67,7 @@ def record(
         )
         objects.add_node(made.encode())
         transaction.add_frames([*frames, *objects.finish()])
+        transaction.add_runs(runs or {})
         transaction.add(event(branch_id, made.id))
     return made
 
