@@ -12,11 +12,14 @@ import errno
 import os
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import compress
 from pathlib import Path
 
 from blockvault.device import Device, Extent
 from blockvault.errors import BadRequest, IOFailed, NoSpace
+from blockvault.nbd.exports import read_many_of
+from blockvault.nbd.replies import Content
 
 BELOW, WRITTEN, ZERO = 0, 1, 2
 CHUNK = 32768  # blocks whose states are kept together; untouched chunks take no memory
@@ -32,6 +35,7 @@ class CopyOnWrite:
         self.size = base.size
         self.block_size = base.block_size
         self._base = base
+        self._read_base = read_many_of(base)
         self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115 - see close
         self._states: dict[int, bytearray] = {}
         self._lock = threading.Lock()
@@ -47,6 +51,17 @@ class CopyOnWrite:
         return b"".join(
             self._part(state, start, size) for start, size, state in self._runs(offset, length)
         )
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[Content]:
+        """``read`` for several ranges; those that nobody wrote to are read together."""
+        for offset, length in ranges:
+            self._check(offset, length)
+        untouched = [self._is_untouched(offset, length) for offset, length in ranges]
+        below = iter(self._read_base([*compress(ranges, untouched)]))
+        return [
+            next(below) if base else self.read(offset, length)
+            for base, (offset, length) in zip(untouched, ranges, strict=True)
+        ]
 
     def write(self, offset: int, data: bytes | memoryview) -> None:
         self._check(offset, len(data))
@@ -104,6 +119,11 @@ class CopyOnWrite:
             end = min((number * CHUNK + following) * size, stop)
             yield position, end - position, state
             position = end
+
+    def _is_untouched(self, offset: int, length: int) -> bool:
+        """Whether all of a range is below, and its states are kept together."""
+        _, size, state = next(self._runs(offset, length))
+        return state == BELOW and size == length
 
     def _mark(self, offset: int, length: int, state: int) -> None:
         block, stop = offset // self.block_size, -(-(offset + length) // self.block_size)

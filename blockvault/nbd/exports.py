@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from blockvault.device import Device
@@ -43,6 +43,16 @@ class BatchWrites(Protocol):
     """The same for writes: they are applied in order; views are valid only during the call."""
 
     def write_many(self, writes: Sequence[tuple[int, memoryview]]) -> None: ...
+
+
+ReadMany = Callable[[Sequence[tuple[int, int]]], Sequence[Content]]
+
+
+def read_many_of(device: Device) -> ReadMany:
+    """``read_many`` of a device, or what does the same by single reads."""
+    if isinstance(device, BatchReads):
+        return device.read_many
+    return lambda ranges: [device.read(offset, length) for offset, length in ranges]
 
 
 class Volume(Protocol):

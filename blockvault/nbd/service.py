@@ -28,9 +28,9 @@ from blockvault.nbd.connection import (
     Request,
     Writes,
 )
-from blockvault.nbd.exports import BatchReads, BatchWrites, Export
+from blockvault.nbd.exports import BatchWrites, Export, read_many_of
 from blockvault.nbd.negotiation import Choice
-from blockvault.nbd.replies import Content, Piece
+from blockvault.nbd.replies import Piece
 from blockvault.nbd.stats import Counters
 from blockvault.nbd.wire import MAX_EXTENTS, MAX_PAYLOAD, Command, CommandFlag, Errno, errno_of
 
@@ -71,7 +71,7 @@ class Service:
         self._contexts = choice.contexts
         self._counters = counters
         self._counting = threading.Lock()  # run() and commit() may be on two threads
-        self._read_many = _batched_read(choice.export)
+        self._read_many = read_many_of(self._device)
         self._write_many = _batched_write(choice.export)
         self._done: list[tuple[int, int]] = []
         self._logged = 0
@@ -272,14 +272,6 @@ HANDLERS: dict[int, Callable[[Service, Request], list[Piece]]] = {
 def large_data(items: list[Item]) -> int:
     """Bytes that the replies to single READs among ``items`` will take."""
     return sum([item.length for item in items if type(item) is Request and item.command == _READ])
-
-
-def _batched_read(export: Export) -> Callable[[Sequence[tuple[int, int]]], Sequence[Content]]:
-    device = export.device
-    if isinstance(device, BatchReads):
-        return device.read_many
-    read = device.read
-    return lambda ranges: [read(offset, length) for offset, length in ranges]
 
 
 def _batched_write(export: Export) -> Callable[[Sequence[tuple[int, memoryview]]], None]:

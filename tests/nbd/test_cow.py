@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from blockvault.errors import BadRequest, IOFailed
 from blockvault.nbd import cow
 from blockvault.nbd.cow import CopyOnWrite
-from tests.nbd.memory import MemoryDevice
+from tests.nbd.memory import BatchMemoryDevice, MemoryDevice
 
 BLOCK = 64
 CHANGES = st.lists(
@@ -29,17 +29,19 @@ CHANGES = st.lists(
 )
 
 
-def base_device(size: int) -> MemoryDevice:
-    base = MemoryDevice(size, block_size=BLOCK, read_only=True)
+def base_device(size: int, kind: type[MemoryDevice] = MemoryDevice) -> MemoryDevice:
+    base = kind(size, block_size=BLOCK, read_only=True)
     base.data[:] = bytes(n * 7 % 256 if n // BLOCK % 3 else 0 for n in range(size))
     return base
 
 
-@given(CHANGES, st.sampled_from([1000, 1024, 1]))
+@given(
+    CHANGES, st.sampled_from([1000, 1024, 1]), st.sampled_from([MemoryDevice, BatchMemoryDevice])
+)
 def test_it_reads_as_a_plain_array_would(
-    changes: list[tuple[str, int, int, int]], size: int
+    changes: list[tuple[str, int, int, int]], size: int, kind: type[MemoryDevice]
 ) -> None:
-    base = base_device(size)
+    base = base_device(size, kind)
     before, model = bytes(base.data), bytearray(base.data)
     with contextlib.closing(CopyOnWrite(base)) as layer:
         for what, offset, length, fill in changes:
@@ -53,6 +55,8 @@ def test_it_reads_as_a_plain_array_would(
                 model[offset : offset + length] = bytes(length)
             assert layer.read(offset, length) == model[offset : offset + length]
         assert layer.read(0, size) == model
+        ranges = [(start, min(3 * BLOCK, size - start)) for start in range(0, size, 2 * BLOCK)]
+        assert layer.read_many(ranges) == [model[at : at + length] for at, length in ranges]
         place = 0
         for extent in layer.extents(0, size):
             assert extent.offset == place
@@ -61,6 +65,18 @@ def test_it_reads_as_a_plain_array_would(
                 assert not any(model[extent.offset : place])
         assert place == size
     assert base.data == before
+
+
+def test_what_nobody_wrote_to_is_read_together() -> None:
+    base = base_device(4096, BatchMemoryDevice)
+    with contextlib.closing(CopyOnWrite(base)) as layer:
+        layer.write(5 * BLOCK, b"x")
+        base.calls.clear()
+        found = layer.read_many([(number * BLOCK, BLOCK) for number in range(10)])
+        assert b"".join(map(bytes, found)) == layer.read(0, 10 * BLOCK)
+        assert [call for call in base.calls if call[0] == "read_many"] == [("read_many", 0, 0)]
+        with pytest.raises(BadRequest):
+            layer.read_many([(0, BLOCK), (4096, 1)])
 
 
 @pytest.fixture

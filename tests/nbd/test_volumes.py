@@ -9,7 +9,7 @@ import pytest
 
 from blockvault import Vault
 from blockvault.errors import NotFound, VaultError
-from blockvault.nbd.exports import Exports
+from blockvault.nbd.exports import BatchReads, Exports
 from blockvault.nbd.volumes import VaultCatalogue
 from blockvault.session import Session
 
@@ -60,6 +60,23 @@ def test_listing(catalogue: VaultCatalogue) -> None:
         "v1/vda": "volume vda of v1, read-only",
     }
     assert catalogue.names() == ["main/vda", "main/vdb", "v1/vda"]
+
+
+@pytest.mark.parametrize("copy_on_write", [False, True])
+def test_reads_come_in_batches_whatever_is_served(
+    vault: Vault, session: Session, copy_on_write: bool
+) -> None:
+    """A device that takes no batches serves a client that has many reads in the air by ones."""
+    catalogue = VaultCatalogue(vault, {"main": session}, ["v1"], copy_on_write=copy_on_write)
+    for name in catalogue.names():
+        device = catalogue.find(name).open()
+        assert isinstance(device, BatchReads)
+        ranges = [(5 * BLOCK, BLOCK), (0, 2 * BLOCK), (7, 9)]
+        found = [
+            b"".join(part) if isinstance(part, list) else part for part in device.read_many(ranges)
+        ]
+        assert found == [device.read(offset, length) for offset, length in ranges]
+    catalogue.close()
 
 
 def test_the_head_is_writable_and_exact_in_size(
