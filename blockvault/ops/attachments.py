@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import BadRequest, NotFound
 from blockvault.model.snapshot import Snapshot, Volume
-from blockvault.ops import Progress, export, images, reading, silent, snapshots
+from blockvault.ops import Progress, copying, images, reading, silent, snapshots
 from blockvault.ops.images import RawImage
 from blockvault.ops.intake import Intake
 from blockvault.ops.reading import StateDevice
@@ -102,7 +102,7 @@ def restore(vault: Vault, attachment: Volume, fd: int, progress: Progress = sile
     """Write an attachment into an empty file; what is zero stays a hole."""
     source = device(vault, attachment)
     os.ftruncate(fd, attachment.size)
-    export.copy_out(source, fd, progress)
+    copying.copy_out(source, fd, progress)
 
 
 def inherited(vault: Vault, position: Position, name: str) -> Snapshot | None:

@@ -25,7 +25,7 @@ from blockvault.model import diff, tree
 from blockvault.model.diff import Side
 from blockvault.model.overlay import Overlay
 from blockvault.model.snapshot import Volume
-from blockvault.ops import Progress, export, images, manifest, silent, states
+from blockvault.ops import Progress, copying, images, manifest, silent, states
 from blockvault.ops.intake import Intake
 from blockvault.ops.manifest import Entry, Manifest
 from blockvault.ops.reading import StateDevice, open_device
@@ -230,15 +230,15 @@ def _write(vault: Vault, what: Plan, item: Item, report: Callable[[int], None]) 
             os.utime(file.fileno(), ns=(now, now))
             os.fsync(file.fileno())
     except OSError as error:
-        raise export.failed(error, f"{item.path} is incomplete: run the checkout again") from None
+        raise copying.failed(error, f"{item.path} is incomplete: run the checkout again") from None
 
 
 def _write_range(device: StateDevice, fd: int, offset: int, length: int, mode: str) -> None:
     for extent in device.extents(offset, length):
         if not extent.zero:
-            export.write_at(fd, extent.offset, device.read(extent.offset, extent.length))
+            copying.write_at(fd, extent.offset, device.read(extent.offset, extent.length))
         elif mode == "update":
-            export.write_at(fd, extent.offset, bytes(extent.length))
+            copying.write_at(fd, extent.offset, bytes(extent.length))
 
 
 def _device(vault: Vault, position: Position, item: Item) -> StateDevice:

@@ -7,34 +7,22 @@ Formats other than raw are qemu-img's to write, from a sparse temporary raw file
 
 from __future__ import annotations
 
-import errno
 import os
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from blockvault.device import Device
 from blockvault.errors import BadRequest, Conflict, IOFailed, NoSpace, NotFound
-from blockvault.ops import Progress, images, silent
-from blockvault.ops.reading import part
+from blockvault.ops import Progress, copying, images, silent
 
 if TYPE_CHECKING:
     from blockvault.ops.reading import StateDevice
-    from blockvault.store.runs import Pieces
     from blockvault.vault import Vault
 
 _BATCH = 1 << 20
-_WINDOW = 4 << 20
-_WRITE = 512 << 10
-"""Bytes of one write.  For those of 2 MiB the kernel takes its largest free pages, which on a
-virtual machine the host may have to find first: the same bytes cost three times as much."""
-_READERS = 2
-_READ_AHEAD = 4
-_T = TypeVar("_T")
 
 
 class Exported(NamedTuple):
@@ -86,8 +74,8 @@ def _to_file(
     if target.exists() and not force:
         raise Conflict(f"{target} exists; --force replaces it", kind="file-exists")
     with _replacing(target) as (fd, temporary):
-        data = copy_out(device, fd, progress)
-        _wrapped(os.ftruncate, fd, device.size)
+        data = copying.copy_out(device, fd, progress)
+        copying.wrapped(os.ftruncate, fd, device.size)
         if image_format != "raw":
             _convert(temporary, image_format)
     return data
@@ -111,66 +99,12 @@ def cat(
     return wanted
 
 
-def copy_out(device: StateDevice, fd: int, progress: Progress) -> int:
-    """Write all that is not zero to its place in a file; return how many bytes that were.
-
-    Two threads read and decode windows ahead of the one that writes; the first error ends it all.
-    """
-    done = 0
-    with ThreadPoolExecutor(_READERS, "read") as readers:
-        ahead: deque[tuple[Window, Future[Pieces]]] = deque()
-        windows = _windows(device)
-        while True:
-            for window in islice(windows, _READ_AHEAD - len(ahead)):
-                ahead.append((window, readers.submit(device.pieces, window.offset, window.length)))
-            if not ahead:
-                break
-            window, future = ahead.popleft()
-            pieces = future.result()
-            for offset, length in window.data:
-                _write_pieces(fd, offset, part(pieces, offset - window.offset, length))
-                done += length
-            progress(window.offset + window.length, device.size)
-    progress(device.size, device.size)
-    return done
-
-
-class Window(NamedTuple):
-    """An aligned part of a device, and the runs of data in it."""
-
-    offset: int
-    length: int
-    data: list[tuple[int, int]]
-
-
-def _windows(device: Device) -> Iterator[Window]:
-    """The parts of a device that hold data; aligned, so that whole leaves can be read at once."""
-    window: Window | None = None
-    for offset, length in _batches(device, 0, device.size, _WRITE):
-        start = offset // _WINDOW * _WINDOW
-        if window is None or window.offset != start:
-            if window is not None:
-                yield window
-            window = Window(start, min(_WINDOW, device.size - start), [])
-        window.data.append((offset, length))
-    if window is not None:
-        yield window
-
-
-def _batches(device: Device, start: int, length: int, size: int) -> Iterator[tuple[int, int]]:
-    """The device's data extents, cut at multiples of ``size``."""
-    for extent in device.extents(start, length):
-        at, end = extent.offset, extent.offset + extent.length
-        while at < end and not extent.zero:
-            stop = min(end, at // size * size + size)
-            yield at, stop - at
-            at = stop
-
-
 def _stream(device: Device, out: BinaryIO, start: int, length: int, progress: Progress) -> int:
     at, data_bytes = start, 0
     zeros = bytes(_BATCH)
-    for offset, count in chain(_batches(device, start, length, _BATCH), [(start + length, 0)]):
+    for offset, count in chain(
+        copying.batches(device, start, length, _BATCH), [(start + length, 0)]
+    ):
         while at < offset:
             at += out.write(zeros[: min(offset - at, _BATCH)])
         if count:
@@ -221,7 +155,7 @@ def _to_block_device(device: Device, target: Path, force: bool, progress: Progre
             raise NoSpace(f"{target} holds {room:,} bytes, the volume has {device.size:,}")
         out.seek(0)
         data = _stream(device, out, 0, device.size, progress)
-        _wrapped(os.fsync, out.fileno())
+        copying.wrapped(os.fsync, out.fileno())
     return data
 
 
@@ -239,32 +173,3 @@ def _convert(raw: Path, image_format: str) -> None:
         made.replace(raw)
     finally:
         made.unlink(missing_ok=True)
-
-
-def _write_pieces(fd: int, offset: int, pieces: Pieces) -> None:
-    """Write pieces one behind the other, at most a window's: the system takes 1,024 at a time."""
-    count = _wrapped(os.pwritev, fd, pieces, offset)
-    if count < sum(map(len, pieces)):
-        write_at(fd, offset + count, memoryview(b"".join(pieces))[count:])
-
-
-def write_at(fd: int, offset: int, data: bytes | memoryview) -> None:
-    """Write all of ``data``, however many calls that takes."""
-    view = memoryview(data)
-    while view:
-        count = _wrapped(os.pwrite, fd, view, offset)
-        view, offset = view[count:], offset + count
-
-
-def _wrapped(call: Callable[..., _T], *arguments: object) -> _T:
-    """Call into the operating system; its refusals become this program's errors."""
-    try:
-        return call(*arguments)
-    except OSError as error:
-        raise failed(error, "the target was left as it was") from None
-
-
-def failed(error: OSError, state: str) -> IOFailed:
-    """This program's error for a file that could not be written; ``state`` says what is left."""
-    kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else IOFailed
-    return kind(f"writing failed: {error.strerror}; {state}")

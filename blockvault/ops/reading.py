@@ -100,7 +100,7 @@ class StateDevice:
     def scattered(self, numbers: Sequence[int]) -> list[bytes]:
         """Whole blocks in any order, fetched together."""
         ids = [self.overlay.get(block) or self.tree.block_id(block) for block in numbers]
-        return self._fetch(ids)
+        return self.fetch(ids)
 
     def block(self, number: int) -> bytes:
         """One whole block; the last one of a device is padded with zeros."""
@@ -109,7 +109,7 @@ class StateDevice:
 
     def blocks(self, first: int, stop: int) -> list[bytes]:
         """Whole blocks, fetched together."""
-        return self._fetch(self.ids(first, stop))
+        return self.fetch(self.ids(first, stop))
 
     def overlaid(self, first: int, stop: int) -> bool:
         """Whether anything may lie over the tree there."""
@@ -121,11 +121,12 @@ class StateDevice:
         leaves = [ids[at : at + tree.FANOUT] for at in range(0, len(ids), tree.FANOUT)]
         runs = self.objects.get_runs(leaves, self.block_size)
         unknown = [leaf for leaf, run in zip(leaves, runs, strict=True) if run is None]
-        blocks = iter(self._fetch(list(chain.from_iterable(unknown))))
+        blocks = iter(self.fetch(list(chain.from_iterable(unknown))))
         for run in runs:
             yield from islice(blocks, tree.FANOUT) if run is None else run
 
-    def _fetch(self, ids: Sequence[bytes]) -> list[bytes]:
+    def fetch(self, ids: Sequence[bytes]) -> list[bytes]:
+        """The blocks of these ids, zeros for ``ZERO_ID``."""
         found = self.objects.get_many([oid for oid in ids if oid != ZERO_ID])
         return [found[oid] if oid != ZERO_ID else self._zero for oid in ids]
 

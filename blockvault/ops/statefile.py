@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from blockvault.model import diff
 from blockvault.model.diff import Side
-from blockvault.ops import export, manifest
+from blockvault.ops import copying, manifest
 
 if TYPE_CHECKING:
     from blockvault.ops.reading import StateDevice
@@ -51,7 +51,7 @@ class StateFile:
                 now = time.time_ns()
                 os.utime(file.fileno(), ns=(now, now))
         except OSError as error:
-            raise export.failed(error, f"{self.path} holds no whole state") from None
+            raise copying.failed(error, f"{self.path} holds no whole state") from None
         self._fingerprint, self._shown = manifest.fingerprint(self.path), device
 
     def _untouched(self) -> StateDevice | None:
@@ -79,5 +79,5 @@ class StateFile:
             end = extent.offset + extent.length
             for at in range(extent.offset, end, _BATCH):
                 count = min(_BATCH, end - at)
-                export.write_at(fd, at, bytes(count) if extent.zero else device.read(at, count))
+                copying.write_at(fd, at, bytes(count) if extent.zero else device.read(at, count))
                 self.written += count

@@ -10,16 +10,17 @@ neighbours on the disk too.  A whole leaf of blocks is cut out as one run and pr
 from __future__ import annotations
 
 import threading
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from itertools import chain
 
-from blockvault.errors import Damaged
-from blockvault.ids import object_id, short
+from blockvault.ids import object_id
 from blockvault.store import frames, runs, tables, workers
 from blockvault.store.athand import AtHand
 from blockvault.store.caches import DecodedFrame, FrameCache, ObjectCache, checked
 from blockvault.store.frames import Objects
+from blockvault.store.locating import Member, grouped, located, missing, places_of
 from blockvault.store.types import Reader, Store
 
 CACHE_BYTES = 64 << 20
@@ -47,9 +48,6 @@ SMALL = 8
 
 SHORT_RUNS = 3
 """Runs of ``SMALL`` or fewer objects after which the rest is looked up one by one."""
-
-Member = tuple[int, bytes]
-"""An object's place in a frame, and its id."""
 
 Wanted = tuple[int, bytes, Sequence[int]]
 """A frame's number, the frame as it is stored, and which of its objects are wanted."""
@@ -89,7 +87,7 @@ class ObjectReader:
         with self._store.read() as reader:
             found = reader.find(oid)
             if found is None:
-                raise _missing(oid)
+                raise missing(oid)
             place, view = found
             number, slot = tables.split_location(place)
             data = None if self._at_hand.keeps else frames.raw_object(view, slot)
@@ -132,11 +130,24 @@ class ObjectReader:
         with self._store.read() as reader:
             if len(wanted) > SMALL:
                 self._follow(reader, wanted, found)
-            places = _located(reader, wanted[len(found) :])
+            places = located(reader, wanted[len(found) :])
             if len(places) <= FEW:
-                found.update(self._take(reader, _by_frame(places)))
+                found.update(self._take(reader, grouped(places)))
                 return found
-        groups = list(_by_frame(places).items())
+        found.update(self.get_placed(places))
+        return found
+
+    def places(self, ids: Sequence[bytes]) -> array[int]:
+        """Where each object lies, for ``get_placed``."""
+        return places_of(self._store, ids)
+
+    def get_placed(self, placed: Sequence[tuple[int, bytes]]) -> dict[bytes, bytes]:
+        """Objects by place and id; if a place is not right any more, they are looked up.
+
+        Who has many to read sorts them by place: then each frame is decoded once.
+        """
+        found: dict[bytes, bytes] = {}
+        groups = list(grouped(placed).items())
         for start in range(0, len(groups), FRAMES_A_SNAPSHOT):
             with self._store.read() as reader:
                 found.update(self._take(reader, dict(groups[start : start + FRAMES_A_SNAPSHOT])))
@@ -152,7 +163,7 @@ class ObjectReader:
         short_runs = frames_met = 0
         while len(found) < len(wanted) and short_runs < SHORT_RUNS and frames_met < FEW:
             before = len(found)
-            (place, oid), *neighbour = _located(reader, wanted[before : before + 2])
+            (place, oid), *neighbour = located(reader, wanted[before : before + 2])
             if neighbour and neighbour[0][0] != place + 1:
                 return
             number, slot = tables.split_location(place)
@@ -290,29 +301,9 @@ class ObjectReader:
             self._at_hand.remember(oid, tables.location(number, slot))
 
 
-def _located(reader: Reader, ids: Sequence[bytes]) -> list[tuple[int, bytes]]:
-    placed = []
-    for oid, place in zip(ids, reader.locate(ids), strict=True):
-        if place is None:
-            raise _missing(oid)
-        placed.append((place, oid))
-    return placed
-
-
 def _slice(view: memoryview, members: Sequence[Member], found: dict[bytes, bytes]) -> bool:
     """Copy the members out of a raw frame, checked; False if the frame must be decoded."""
     pieces = frames.raw_objects(view, [slot for slot, _ in members])
     for (_, oid), data in zip(members, pieces or (), strict=pieces is not None):
         found[oid] = checked(data, oid)
     return pieces is not None
-
-
-def _by_frame(placed: Sequence[tuple[int, bytes]]) -> dict[int, list[Member]]:
-    groups: dict[int, list[Member]] = {}
-    for place, oid in placed:
-        groups.setdefault(place >> tables.SLOT_BITS, []).append((place & 0xFFFF, oid))
-    return dict(sorted(groups.items()))
-
-
-def _missing(oid: bytes) -> Damaged:
-    return Damaged(f"object {short(oid)} is missing from the vault", kind="object-missing")

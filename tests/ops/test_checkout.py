@@ -10,7 +10,7 @@ import pytest
 
 from blockvault import Vault
 from blockvault.errors import BadRequest, Conflict, NoSpace, NotFound
-from blockvault.ops import attachments, checkin, checkout, export, ingest, intake, manifest
+from blockvault.ops import attachments, checkin, checkout, copying, ingest, intake, manifest
 from tests.oracle import BLOCK, noise
 
 SIZE = 50 * BLOCK + 100
@@ -154,7 +154,7 @@ class _Interrupted(Exception):
 @pytest.fixture
 def interruption(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """After that many writes the next one is the end of the process."""
-    left, write_at = [1 << 30], export.write_at
+    left, write_at = [1 << 30], copying.write_at
 
     def limited(fd: int, offset: int, data: bytes) -> None:
         left[0] -= 1
@@ -162,7 +162,7 @@ def interruption(monkeypatch: pytest.MonkeyPatch) -> list[int]:
             raise _Interrupted
         write_at(fd, offset, data)
 
-    monkeypatch.setattr(export, "write_at", limited)
+    monkeypatch.setattr(copying, "write_at", limited)
     return left
 
 

@@ -1,0 +1,241 @@
+"""The data of a device to its places in a file, in an order that is cheap to read.
+
+What was written together lies together in a frame, and a frame is decoded whole.  Leaves whose run
+is known (``store.runs``) are cut out of their frames as they come, two threads reading ahead.  The
+blocks of all others may lie anywhere: a disk that a guest wrote to at random has them in as many
+frames as there are, and to read it in its own order would decode each frame again for every block.
+So those are put off, and written frame by frame.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from array import array
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
+
+from blockvault.device import Device
+from blockvault.errors import IOFailed, NoSpace
+from blockvault.ids import ZERO_ID
+from blockvault.model import tree
+from blockvault.ops import Progress
+from blockvault.ops.reading import part
+
+if TYPE_CHECKING:
+    from blockvault.ops.reading import StateDevice
+    from blockvault.store.runs import Leaf, Pieces
+
+_WINDOW = 4 << 20
+_WRITE = 512 << 10
+"""Bytes of one write.  For those of 2 MiB the kernel takes its largest free pages, which on a
+virtual machine the host may have to find first: the same bytes cost three times as much."""
+_READERS = 2
+_READ_AHEAD = 4
+_PUT_OFF = 1 << 19
+"""Blocks that are put off at most before they are written: some 100 bytes of memory each."""
+_BLOCKS_AT_ONCE = 4096
+_PIECES = 1024
+_T = TypeVar("_T")
+
+
+class Window(NamedTuple):
+    """An aligned part of a device, and the runs of data in it."""
+
+    offset: int
+    length: int
+    data: list[tuple[int, int]]
+
+
+class Found(NamedTuple):
+    """What was read of a window: stretches of whole leaves, and the leaves that are put off."""
+
+    stretches: list[tuple[int, Pieces]]
+    others: list[tuple[int, Leaf]]
+    """With the number of the first block."""
+
+
+def copy_out(device: StateDevice, fd: int, progress: Progress) -> int:
+    """Write all that is not zero to its place in a file; return how many bytes that were.
+
+    Two threads read and decode ahead of the one that writes; the first error ends it all.
+    """
+    done, put_off = 0, _PutOff(device, fd)
+    with ThreadPoolExecutor(_READERS, "read") as readers:
+        ahead: deque[tuple[Window, Future[Found]]] = deque()
+        windows = _windows(device)
+        while True:
+            for window in islice(windows, _READ_AHEAD - len(ahead)):
+                ahead.append((window, readers.submit(_read, device, window)))
+            if not ahead:
+                break
+            window, future = ahead.popleft()
+            found, passed = future.result(), window.offset + window.length
+            for at, pieces in found.stretches:
+                done += _write_data(fd, at, pieces, window.data)
+            for first, leaf in found.others:
+                put_off.add(first, leaf)
+            if put_off.blocks >= _PUT_OFF:
+                done += put_off.write(partial(_report, progress, device, passed))
+            _report(progress, device, passed, put_off.blocks)
+    done += put_off.write(partial(_report, progress, device, device.size))
+    progress(device.size, device.size)
+    return done
+
+
+def _report(progress: Progress, device: Device, passed: int, put_off: int) -> None:
+    """Tell how far the copy is: ``passed`` bytes, but for so many blocks that are put off."""
+    blocks = -(-passed // device.block_size) - put_off
+    progress(min(blocks * device.block_size, device.size), device.size)
+
+
+# -- in the order of the device ----------------------------------------------------------------
+
+
+def _windows(device: Device) -> Iterator[Window]:
+    """The parts of a device that hold data; aligned, so that whole leaves can be read at once."""
+    window: Window | None = None
+    for offset, length in batches(device, 0, device.size, _WRITE):
+        start = offset // _WINDOW * _WINDOW
+        if window is None or window.offset != start:
+            if window is not None:
+                yield window
+            window = Window(start, min(_WINDOW, device.size - start), [])
+        window.data.append((offset, length))
+    if window is not None:
+        yield window
+
+
+def batches(device: Device, start: int, length: int, size: int) -> Iterator[tuple[int, int]]:
+    """The device's data extents, cut at multiples of ``size``."""
+    for extent in device.extents(start, length):
+        at, end = extent.offset, extent.offset + extent.length
+        while at < end and not extent.zero:
+            stop = min(end, at // size * size + size)
+            yield at, stop - at
+            at = stop
+
+
+def _read(device: StateDevice, window: Window) -> Found:
+    size, objects = device.block_size, device.objects
+    first = window.offset // size
+    count = -(-window.length // (size * tree.FANOUT))
+    ids = device.ids(first, first + count * tree.FANOUT)
+    leaves = [ids[at : at + tree.FANOUT] for at in range(0, len(ids), tree.FANOUT)]
+    found = Found([], [])
+    follows = False
+    for at, (leaf, run) in enumerate(zip(leaves, objects.get_runs(leaves, size), strict=True)):
+        block = first + at * tree.FANOUT
+        if run is None:
+            found.others.append((block, leaf))
+        elif follows:
+            found.stretches[-1][1].extend(run)
+        else:
+            found.stretches.append((block * size, run))
+        follows = run is not None
+    return found
+
+
+def _write_data(fd: int, at: int, pieces: Pieces, data: Sequence[tuple[int, int]]) -> int:
+    """Write those of the ranges ``data`` that lie in a stretch; return how many bytes."""
+    end, written = at + sum(map(len, pieces)), 0
+    for offset, length in data:
+        start, stop = max(offset, at), min(offset + length, end)
+        if start < stop:
+            _write_pieces(fd, start, part(pieces, start - at, stop - start))
+            written += stop - start
+    return written
+
+
+# -- in the order of the frames ----------------------------------------------------------------
+
+
+class _PutOff:
+    """Blocks of any leaves, until they are written."""
+
+    def __init__(self, device: StateDevice, fd: int) -> None:
+        self._device = device
+        self._fd = fd
+        self._numbers = array("Q")
+        self._ids: list[bytes] = []
+
+    @property
+    def blocks(self) -> int:
+        """How many they are."""
+        return len(self._ids)
+
+    def add(self, first: int, leaf: Leaf) -> None:
+        """Take the blocks of a leaf that are not zero; ``first`` is the number of the first."""
+        held = [(number, oid) for number, oid in enumerate(leaf, first) if oid != ZERO_ID]
+        self._numbers.extend([number for number, _ in held])
+        self._ids += [oid for _, oid in held]
+
+    def write(self, left: Callable[[int], None]) -> int:
+        """Write all of them; return how many bytes.  ``left`` is told how many are left."""
+        objects, done = self._device.objects, 0
+        places = objects.places(self._ids)
+        order = sorted(range(len(places)), key=places.__getitem__)
+        for start in range(0, len(order), _BLOCKS_AT_ONCE):
+            some = order[start : start + _BLOCKS_AT_ONCE]
+            found = objects.get_placed([(places[at], self._ids[at]) for at in some])
+            done += self._write(sorted((self._numbers[at], found[self._ids[at]]) for at in some))
+            left(len(order) - start - len(some))
+        self._numbers, self._ids = array("Q"), []
+        return done
+
+    def _write(self, placed: Iterable[tuple[int, bytes]]) -> int:
+        """Write blocks in the order of their numbers, neighbours together."""
+        runs: list[tuple[int, Pieces]] = []
+        following = -1
+        for number, block in placed:
+            if number == following:
+                runs[-1][1].append(block)
+            else:
+                runs.append((number, [block]))
+            following = number + 1
+        size, end, done = self._device.block_size, self._device.size, 0
+        for number, pieces in runs:
+            length = min(len(pieces) * size, end - number * size)
+            _write_pieces(self._fd, number * size, part(pieces, 0, length))
+            done += length
+        return done
+
+
+# -- bytes ----------------------------------------------------------------------------------------
+
+
+def _write_pieces(fd: int, offset: int, pieces: Pieces) -> None:
+    """Write pieces one behind the other; the system takes 1,024 at a time."""
+    for first in range(0, len(pieces), _PIECES):
+        some = pieces[first : first + _PIECES]
+        length = sum(map(len, some))
+        count = wrapped(os.pwritev, fd, some, offset)
+        if count < length:
+            write_at(fd, offset + count, memoryview(b"".join(some))[count:])
+        offset += length
+
+
+def write_at(fd: int, offset: int, data: bytes | memoryview) -> None:
+    """Write all of ``data``, however many calls that takes."""
+    view = memoryview(data)
+    while view:
+        count = wrapped(os.pwrite, fd, view, offset)
+        view, offset = view[count:], offset + count
+
+
+def wrapped(call: Callable[..., _T], *arguments: object) -> _T:
+    """Call into the operating system; its refusals become this program's errors."""
+    try:
+        return call(*arguments)
+    except OSError as error:
+        raise failed(error, "the target was left as it was") from None
+
+
+def failed(error: OSError, state: str) -> IOFailed:
+    """This program's error for a file that could not be written; ``state`` says what is left."""
+    kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else IOFailed
+    return kind(f"writing failed: {error.strerror}; {state}")

@@ -1,0 +1,162 @@
+"""Devices into files: exact in any order, and each frame decoded once wherever its blocks go."""
+
+from __future__ import annotations
+
+import os
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blockvault import Vault
+from blockvault.errors import Damaged, NoSpace
+from blockvault.model import tree
+from blockvault.ops import copying
+from blockvault.store import frames, tables
+from blockvault.store.objects import ObjectReader
+from tests.oracle import BLOCK, Disk, noise
+
+LEAF = tree.FANOUT * BLOCK
+LEAVES = 12
+SIZE = LEAVES * LEAF + 3 * BLOCK + 77
+STEP = 8
+
+
+def shrinking(seed: object) -> bytes:
+    """A block that is worth compressing, so that reading it means decoding its frame."""
+    return noise(seed, 64) * (BLOCK // 64)
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Iterator[Vault]:
+    with Vault.create(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def content(vault: Vault) -> bytes:
+    """Leaf 4 written whole, 7 zeros; of the others each commit wrote every eighth block."""
+    with vault.session() as session:
+        disk = Disk(SIZE, session.create_volume("v", SIZE))
+        for start in range(STEP):
+            for block in range(start, SIZE // BLOCK, STEP):
+                disk.write(block * BLOCK, shrinking(block))
+            session.flush()
+        disk.write(4 * LEAF, b"".join(map(shrinking, range(1000, 1032))))
+        session.flush()
+        disk.zero(7 * LEAF, LEAF)
+        disk.write(SIZE - 9, b"last ones")
+        session.checkpoint()
+        disk.write(9 * LEAF + 5, b"not in the tree yet")
+    return bytes(disk.data)
+
+
+@pytest.fixture
+def decoded(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
+    """How often each frame of blocks is decoded, by a reader that keeps nearly nothing."""
+    counted: Counter[bytes] = Counter()
+    decode = frames.decode
+
+    def counting(data: bytes | memoryview) -> frames.Objects:
+        found = decode(data)
+        if found.uniform == BLOCK:
+            counted[bytes(data)] += 1
+        return found
+
+    monkeypatch.setattr(frames, "decode", counting)
+    monkeypatch.setattr(vault, "objects", ObjectReader(vault.store, cache_bytes=1))
+    return counted
+
+
+def copied(vault: Vault, path: Path) -> tuple[bytes, int, list[int]]:
+    """What the copy of the volume is, how many bytes were said to be written, and the progress."""
+    progress: list[int] = []
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    try:
+        os.ftruncate(fd, SIZE)
+        count = copying.copy_out(vault.device("main", "v"), fd, lambda at, _: progress.append(at))
+    finally:
+        os.close(fd)
+    return path.read_bytes(), count, progress
+
+
+def test_each_frame_is_decoded_once(
+    vault: Vault,
+    content: bytes,
+    decoded: Counter[bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(copying, "_WINDOW", LEAF)
+    monkeypatch.setattr(copying, "_WRITE", LEAF)
+    found, count, progress = copied(vault, tmp_path / "copy")
+    assert found == content
+    assert count == SIZE - LEAF, "all but the zeros"
+    assert progress == sorted(progress)
+    assert progress[-1] == SIZE
+    assert len(decoded) > STEP
+    assert set(decoded.values()) == {1}
+    assert (tmp_path / "copy").stat().st_blocks * 512 < SIZE, "zeros are a hole"
+
+    decoded.clear()
+    device = vault.device("main", "v")
+    assert b"".join(device.read(at, LEAF) for at in range(0, SIZE - LEAF, LEAF)) in content
+    assert max(decoded.values()) > LEAVES // 2, "in its own order a disk has them decoded again"
+
+
+@pytest.mark.parametrize("put_off", [1, 50, 10_000])
+@pytest.mark.parametrize("at_once", [1, 7, 10_000])
+def test_in_parts(
+    vault: Vault,
+    content: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    put_off: int,
+    at_once: int,
+) -> None:
+    monkeypatch.setattr(copying, "_WINDOW", 2 * LEAF)
+    monkeypatch.setattr(copying, "_WRITE", LEAF)
+    monkeypatch.setattr(copying, "_PUT_OFF", put_off)
+    monkeypatch.setattr(copying, "_BLOCKS_AT_ONCE", at_once)
+    monkeypatch.setattr(copying, "_PIECES", 5)
+    found, count, progress = copied(vault, tmp_path / "copy")
+    assert (found, count) == (content, SIZE - LEAF)
+    assert progress == sorted(progress)
+
+
+def test_objects_that_moved_meanwhile_are_looked_up(
+    vault: Vault, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tables.location(1 << 20, 0)
+    monkeypatch.setattr(ObjectReader, "places", lambda _, ids: array("Q", [gone] * len(ids)))
+    assert copied(vault, tmp_path / "copy")[0] == content
+
+
+@pytest.mark.usefixtures("content")
+def test_an_object_that_is_missing(vault: Vault, tmp_path: Path) -> None:
+    oid = vault.device("main", "v").ids(0, 1)[0]
+    with vault.store.write() as writer:
+        writer.unindex([oid])
+    with pytest.raises(Damaged, match="missing"):
+        copied(vault, tmp_path / "copy")
+
+
+@pytest.mark.usefixtures("content")
+@pytest.mark.parametrize("room", [LEAF, 4 * LEAF], ids=["in order", "put off"])
+def test_a_disk_that_is_full(
+    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    written, pwritev = 0, os.pwritev
+
+    def limited(fd: int, pieces: list[bytes], offset: int) -> int:
+        nonlocal written
+        written += sum(map(len, pieces))
+        if written > room:
+            raise OSError(28, "No space left on device")
+        return pwritev(fd, pieces, offset)
+
+    monkeypatch.setattr(os, "pwritev", limited)
+    with pytest.raises(NoSpace, match="the target was left as it was"):
+        copied(vault, tmp_path / "copy")
