@@ -30,9 +30,8 @@ it), ``writelock`` (who writes next), ``headfile``, ``journal`` (flushes before 
 back), ``residency`` (what was read does not stay mapped), ``faults`` (errors); ``memory`` is the
 same store in dictionaries.
 ``objects`` gets objects through either, ``caches`` and ``decoded`` keep what was read in memory and
-in a file, ``athand`` finds it there without the index, ``locating`` says where many are, ``runs`` gets whole
-leaves, ``gathering``
-collects new objects into frames.
+in a file, ``athand`` finds it there without the index, ``locating`` says where many are, ``runs``
+gets whole leaves, ``gathering`` collects new objects into frames.
 
 What is not here: events, trees, branches, and when an object is garbage.
 """
