@@ -110,11 +110,12 @@ def freed_by(vault: Vault, what: PrunePlan, *, progress: Progress = silent) -> t
     """Bytes that a planned prune makes collectable, and those that are already."""
     with vault.guard():
         marks = Marks(vault)
-        Marker(vault, marks, plan=what, progress=progress).run()
+        if not what.empty:
+            Marker(vault, marks, plan=what, progress=progress).run()
         after = sum(frame.dead_bytes for frame in marks.frames())
         Marker(vault, marks, progress=progress).run()
         now = sum(frame.dead_bytes for frame in marks.frames())
-    return after - now, now
+    return 0 if what.empty else after - now, now
 
 
 def collect(vault: Vault, *, wait: float = WAIT, progress: Progress | None = None) -> Collected:

@@ -12,12 +12,17 @@ A node is marked when all that is under it is.  So at any moment the marks alone
 be looked at again, by this run or, if it is killed, by the next (``marksfile``).  Blocks are looked
 up many at a time, which for a large part of the index is much faster; the nodes that name them wait
 for that.
+
+A tree is held against the last one of a volume of that name, whose blocks are marked or gathered by
+then: of a leaf in which one block changed, one is gathered.  So states are walked as they followed
+one another, branch by branch, and snapshots, of which most are states of a branch too, last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain, islice
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from blockvault import pins
@@ -37,6 +42,8 @@ if TYPE_CHECKING:
 _ROWS_A_READ = 500
 LOOKED_UP_AT_ONCE = 1 << 18
 """Objects, about 100 bytes of memory each."""
+NODES_KEPT = 1 << 15
+"""Tree nodes that are kept for the trees that follow, about 1.2 KiB each."""
 
 
 class Marker:
@@ -63,6 +70,9 @@ class Marker:
         self._newer: set[bytes] = set()
         self._gathered: set[bytes] = set()
         """Blocks that are needed and not looked up yet."""
+        self._walked: dict[tuple[str, int], bytes] = {}
+        """The tree that was walked last, by volume and height."""
+        self._nodes_read: OrderedDict[bytes, bytes] = OrderedDict()
         self._waiting: dict[bytes, int] = {}
         """Objects that name others, with their places; see ``_wait``."""
         self._gone = plan.forgotten if plan else frozenset()
@@ -76,14 +86,14 @@ class Marker:
         with self.vault.read() as reader:
             seq = reader.last().seq
         self.pinned()
-        for oid in snapshot_ids(self.vault):
-            if oid not in self._gone:
-                self.snapshot(oid)
         with self.vault.read() as reader:
             branches = [number for number, _ in projections.branches(reader)]
         cuts = {n: self._cut(n) for n in branches if n not in self._dropped}
         for number, cut in cuts.items():
             self._waypoints(number, cut)
+        for oid in snapshot_ids(self.vault):
+            if oid not in self._gone:
+                self.snapshot(oid)
         self._writes(self._since, seq + 1, cuts)
         return seq
 
@@ -151,11 +161,12 @@ class Marker:
     def volumes(self, volumes: Iterable[Volume]) -> None:
         size = self.vault.options.block_size
         for volume in volumes:
-            self.tree(volume.root, tree.depth(tree.blocks_in(volume.size, size)))
+            self.tree(volume.root, tree.depth(tree.blocks_in(volume.size, size)), volume.name)
 
-    def tree(self, root: bytes, height: int) -> None:
-        """All nodes and blocks under a root."""
-        self._nodes([root], height)
+    def tree(self, root: bytes, height: int, volume: str = "") -> None:
+        """All nodes and blocks under a root; likely like the last one of a volume of this name."""
+        self._nodes({root: self._walked.get((volume, height), ZERO_ID)}, height)
+        self._walked[volume, height] = root
 
     def blocks(self, ids: Iterable[bytes]) -> None:
         """Objects that name no others."""
@@ -187,17 +198,34 @@ class Marker:
         self.progress(self.marks.marked, self.marks.objects)
         self._note(self._since)
 
-    def _nodes(self, ids: Iterable[bytes], height: int) -> None:
-        fresh = self._fresh(list(dict.fromkeys(oid for oid in ids if oid != ZERO_ID)))
+    def _nodes(self, ids: Mapping[bytes, bytes], height: int) -> None:
+        """Nodes of one height, each with the one in its place in the tree that was walked last."""
+        fresh = self._fresh([oid for oid in ids if oid != ZERO_ID])
         for at in range(0, len(fresh), tree.BATCH):
             some = fresh[at : at + tree.BATCH]
-            got = self.vault.objects.get_many([oid for oid, _ in some])
-            below = chain.from_iterable(map(tree.children, got.values()))
+            got = self.vault.objects.get_placed([(place, oid) for oid, place in some])
+            below = {
+                child: before
+                for oid, node in got.items()
+                for child, before in self._beside(node, ids[oid])
+                if child != before
+            }
+            self._keep(got)
             if height > 1:
                 self._nodes(below, height - 1)
             else:
                 self.blocks(below)
             self._wait(some)
+
+    def _beside(self, node: bytes, walked: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """The children of a node, each with the one in its place in a node that was walked."""
+        before = self._nodes_read.get(walked, tree.BLANK)
+        return zip(tree.children(node), tree.children(before), strict=True)
+
+    def _keep(self, nodes: Mapping[bytes, bytes]) -> None:
+        self._nodes_read.update(nodes)
+        while len(self._nodes_read) > NODES_KEPT:
+            self._nodes_read.popitem(last=False)
 
     def _fresh(self, ids: Sequence[bytes]) -> list[tuple[bytes, int]]:
         """Objects that name others and are not done or waiting yet, with their places."""

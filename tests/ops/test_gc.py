@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
 from blockvault.model.retention import Policy
 from blockvault.ops import check, export, forget, gc, ingest, marksfile, prune, rebuild
+from blockvault.ops.mark import Marker
+from blockvault.ops.marks import Marks
 from blockvault.store import shared, tables
 from blockvault.vault import Vault
+from tests.oracle import noise
 
 BLOCK = 4096
 COUNT = 2000
@@ -57,15 +60,15 @@ def killed_when_it_marked(monkeypatch: pytest.MonkeyPatch) -> None:
 def nodes_read(vault: Vault, monkeypatch: pytest.MonkeyPatch, run: Callable[[], object]) -> int:
     """How many nodes a run fetches."""
     count = 0
-    get_many = vault.objects.get_many
+    get_placed = vault.objects.get_placed
 
-    def counted(ids: list[bytes]) -> dict[bytes, bytes]:
+    def counted(placed: list[tuple[int, bytes]]) -> dict[bytes, bytes]:
         nonlocal count
-        count += len(ids)
-        return get_many(ids)
+        count += len(placed)
+        return get_placed(placed)
 
     with monkeypatch.context() as patch:
-        patch.setattr(vault.objects, "get_many", counted)
+        patch.setattr(vault.objects, "get_placed", counted)
         run()
     return count
 
@@ -86,6 +89,79 @@ def test_a_killed_collection_does_not_mark_again(
     assert not (vault.path / "pins" / "marks").exists()
     with vault.read() as reader:
         assert reader.get(tables.META, marksfile.ROW) is None
+
+
+def marked(vault: Vault) -> tuple[bytes, int]:
+    """What a vault needs, one bit for each object; and how many blocks were gathered for that."""
+    marks, gathered = Marks(vault), 0
+
+    class Counting(Marker):
+        def blocks(self, ids: Iterable[bytes]) -> None:
+            nonlocal gathered
+            ids = list(ids)
+            gathered += len(ids)
+            super().blocks(ids)
+
+    Counting(vault, marks).run()
+    return marks.parts()[2], gathered
+
+
+def test_of_a_leaf_that_changed_only_the_changes_are_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, versions = 1024, 20
+    with Vault.create(tmp_path / "v") as vault:
+        with vault.session("main") as session:
+            device = session.create_volume("vda", count * BLOCK)
+            for number in range(count):
+                device.write(number * BLOCK, noise(number, BLOCK))
+            for version in range(versions):
+                device.write(version * 50 * BLOCK, noise((version,), BLOCK))
+                session.snapshot()
+        needed, gathered = marked(vault)
+        # Once for the tree, and once for the events.
+        assert gathered <= 2 * (count + versions)
+        monkeypatch.setattr("blockvault.ops.mark.NODES_KEPT", 0)
+        assert marked(vault) == (needed, gathered + 31 * (versions - 1))
+
+
+def test_whatever_is_marked_beside_what_it_is_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Blocks come back, leaves move, branches and sizes alternate, and nodes are soon forgotten."""
+    rng = random.Random(7)
+    with Vault.create(tmp_path / "v") as vault:
+        for name in ("main", "other"):
+            if name != "main":
+                vault.create_branch(name)
+            with vault.session(name) as session:
+                for number in range(2 if name == "main" else 0):
+                    session.create_volume(f"vd{number}", (40 + 1000 * number) * BLOCK)
+                for _ in range(12):
+                    device = session.device(f"vd{rng.randrange(2)}")
+                    for _ in range(rng.randrange(1, 60)):
+                        block = rng.randrange(device.size // BLOCK)
+                        device.write(block * BLOCK, noise(rng.randrange(100), BLOCK))
+                    if rng.random() < 0.5:
+                        device.write(0, b"".join(noise(each, BLOCK) for each in range(32)))
+                    rng.choice([session.snapshot, session.checkpoint])()
+        forget.execute(vault, prune.plan(vault, Policy(last=3, events=0)))
+        found = []
+        for kept in (0, 1, 7, 1 << 15):
+            monkeypatch.setattr("blockvault.ops.mark.NODES_KEPT", kept)
+            found.append(marked(vault))
+        assert len({needed for needed, _ in found}) == 1
+        counts = [gathered for _, gathered in found]
+        assert counts == sorted(counts, reverse=True)
+        assert counts[-1] < counts[0]
+        before = {
+            name: vault.device(name, "vd1").read(0, 1040 * BLOCK) for name in ("main", "other")
+        }
+        assert gc.collect(vault).complete
+        assert check.verify(vault).problems == []
+        vault.objects.close()
+        for name, data in before.items():
+            assert vault.device(name, "vd1").read(0, 1040 * BLOCK) == data
 
 
 def test_killed_wherever_it_marks_it_comes_to_the_same(
