@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from blockvault import files
 from blockvault.cli import output
 from blockvault.cli.common import command, with_vault
 from blockvault.errors import IOFailed, NotFound
@@ -43,9 +43,7 @@ def run(vault: Vault, target: Path | None) -> None:
     if target is None:
         output.write(text.rstrip("\n"))
         return
-    fresh = target.with_name(f"{target.name}.{os.getpid()}")
-    fresh.write_text(text)
-    fresh.replace(target)
+    files.replace(target, text.encode(), mode=0o666)
 
 
 def _servers(vault: Vault) -> list[dict[str, Any]]:

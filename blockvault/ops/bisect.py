@@ -14,12 +14,12 @@ directory as ``bisect.json`` and goes on where it was left.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from blockvault import files
 from blockvault.errors import BadRequest, IOFailed, NotFound
 from blockvault.model import events, projections
 from blockvault.model.bisect import Search, Verdict
@@ -264,13 +264,9 @@ _LEVELS: list[tuple[str, _Lister]] = [
 def save(directory: Path, bisection: Bisection) -> None:
     """Write the search down, all or nothing."""
     path = directory / FILE_NAME
-    temporary = path.with_suffix(".new")
     text = json.dumps({"version": VERSION, **asdict(bisection)}) + "\n"
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
     try:
-        with open(os.open(temporary, flags, 0o600), "w") as file:
-            file.write(text)
-        temporary.replace(path)
+        files.replace(path, text.encode())
     except OSError as error:
         raise IOFailed(f"{path} cannot be written: {error.strerror}") from None
 

@@ -12,7 +12,6 @@ go on where an earlier one was interrupted: a file in the vault says how far tha
 
 from __future__ import annotations
 
-import os
 import random
 import time
 from collections import deque
@@ -21,6 +20,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
 
+from blockvault import files
 from blockvault.errors import Damaged
 from blockvault.ids import object_id, short
 from blockvault.ops import Progress, entries
@@ -186,10 +186,7 @@ class FrameCheck:
         """Say how far this came; problems found so far stop that, for they must be told again."""
         if self.report.problems or self._lying:
             return
-        path = self.vault.path / STATE
-        fresh = path.with_suffix(f".{os.getpid()}")
-        fresh.write_text(str(start))
-        fresh.replace(path)
+        files.replace(self.vault.path / STATE, str(start).encode())
 
 
 def _looked_at(datas: Sequence[bytes], theirs: Sequence[Sequence[bytes]]) -> _Seen:

@@ -8,11 +8,11 @@ is known without reading it; a file that somebody wrote to is read again.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from blockvault import files
 from blockvault.errors import BadRequest, IOFailed
 
 FILE_NAME = ".blockvault-checkout.json"
@@ -89,14 +89,9 @@ def load(directory: Path) -> Manifest | None:
 def save(directory: Path, manifest: Manifest) -> None:
     """Write the manifest durably, all or nothing."""
     path = directory / FILE_NAME
-    temporary = path.with_suffix(".new")
-    text = json.dumps({"version": VERSION, **asdict(manifest)}, indent=1)
+    text = json.dumps({"version": VERSION, **asdict(manifest)}, indent=1) + "\n"
     try:
-        with open(temporary, "w") as file:
-            file.write(text + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        files.replace(path, text.encode(), mode=0o666, durable=True)
     except OSError as error:
         raise IOFailed(f"{path} cannot be written: {error.strerror}") from None
 

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _ROWS_A_READ = 500
 LOOKED_UP_AT_ONCE = 1 << 18
 """Objects, about 100 bytes of memory each."""
-NODES_KEPT = 1 << 15
+NODES_KEPT = 1 << 14
 """Tree nodes that are kept for the trees that follow, about 1.2 KiB each."""
 
 

@@ -19,6 +19,7 @@ from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from blockvault import files
 from blockvault.encoding import pack, unpack
 from blockvault.ids import ID_SIZE, object_id
 from blockvault.ops import base
@@ -68,11 +69,9 @@ class MarksFile:
         path = _path(self._vault)
         numbers, starts, bits = self._marks.parts()
         data = pack([self._token, self._prune, seq, numbers.tobytes(), starts.tobytes(), bits])
-        new = path.with_name("marks.new")
         # A disk that takes nothing must still be collected.
         with contextlib.suppress(OSError):
-            new.write_bytes(object_id(data) + data)
-            new.replace(path)
+            files.replace(path, object_id(data) + data)
         self._written = time.monotonic()
 
     def remove(self) -> None:

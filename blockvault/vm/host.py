@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from blockvault import files
 from blockvault.errors import BadRequest, IOFailed, NoSpace, ToolFailed
 
 BINARY = "qemu-system-x86_64"
@@ -110,11 +111,10 @@ def _remembered(name: str, ask: Callable[[], str]) -> str:
         return str(known[name])
     found = ask()
     if _cache is not None:
-        partial = _cache.with_suffix(f".{os.getpid()}")
         with contextlib.suppress(OSError):
             _cache.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            partial.write_text(json.dumps({**known, "about": about, name: found}))
-            partial.replace(_cache)
+            text = json.dumps({**known, "about": about, name: found})
+            files.replace(_cache, text.encode())
     return found
 
 

@@ -22,6 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blockvault import files
 from blockvault.errors import BadRequest, IOFailed
 from blockvault.vm.machine import BOOT_FILES, CONFIG, MEMORY
 
@@ -125,9 +126,7 @@ class RunDir:
 
     def save(self, state: State) -> None:
         """Write who runs the machine, all or nothing."""
-        partial = self._state.with_suffix(".new")
-        partial.write_text(json.dumps(asdict(state)) + "\n")
-        partial.replace(self._state)
+        files.replace(self._state, (json.dumps(asdict(state)) + "\n").encode())
 
     def load(self) -> State | None:
         """Who runs or ran the machine; None if it never ran since the host was booted."""

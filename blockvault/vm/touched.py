@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Mapping
 from pathlib import Path
 
+from blockvault import files
 from blockvault.ids import ID_SIZE, object_id
 from blockvault.vm.stream import PAGE
 
@@ -53,9 +54,7 @@ def save(path: Path, pages: Mapping[int, bytes]) -> None:
     content = array("I", pages).tobytes() + b"".join(pages.values())
     with contextlib.suppress(OSError):
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        partial.write_bytes(object_id(content) + content)
-        partial.replace(path)
+        files.replace(path, object_id(content) + content)
         _drop_old(path.parent)
 
 
