@@ -101,8 +101,9 @@ def content(vault: Vault, attachments: Iterable[Volume], name: str) -> bytes:
 def restore(vault: Vault, attachment: Volume, fd: int, progress: Progress = silent) -> None:
     """Write an attachment into an empty file; what is zero stays a hole."""
     source = device(vault, attachment)
-    os.ftruncate(fd, attachment.size)
-    copying.copy_out(source, fd, progress)
+    with copying.writing(f"the file of '{attachment.name}' is incomplete"):
+        os.ftruncate(fd, attachment.size)
+        copying.copy_out(source, fd, progress)
 
 
 def inherited(vault: Vault, position: Position, name: str) -> Snapshot | None:

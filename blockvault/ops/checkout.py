@@ -213,32 +213,32 @@ def _write(vault: Vault, what: Plan, item: Item, report: Callable[[int], None]) 
     """Write the item's extents into its file; in a new file zeros stay holes."""
     device = _device(vault, what.position, item)
     flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
-    try:
-        with open(os.open(item.path, flags, 0o666), "wb", buffering=0) as file:
-            os.ftruncate(file.fileno(), item.size)
-            done = 0
-            for offset, length in item.extents:
-                for at in range(offset, offset + length, _BATCH):
-                    _write_range(
-                        device, file.fileno(), at, min(_BATCH, offset + length - at), item.mode
-                    )
-                    done += min(_BATCH, offset + length - at)
-                    report(done)
-            # The kernel's clock stands still for milliseconds: a time of our own tells even a write
-            # that comes at once from ours.
-            now = time.time_ns()
-            os.utime(file.fileno(), ns=(now, now))
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise copying.failed(error, f"{item.path} is incomplete: run the checkout again") from None
+    with (
+        copying.writing(f"{item.path} is incomplete: run the checkout again"),
+        open(os.open(item.path, flags, 0o666), "wb", buffering=0) as file,
+    ):
+        os.ftruncate(file.fileno(), item.size)
+        if item.mode == "new":
+            share = item.bytes_to_write / max(1, item.size)
+            copying.copy_out(device, file.fileno(), lambda at, _: report(int(at * share)))
+        else:
+            _update(device, file.fileno(), item, report)
+        # The kernel's clock stands still for milliseconds: a time of our own tells even a write
+        # that comes at once from ours.
+        now = time.time_ns()
+        os.utime(file.fileno(), ns=(now, now))
+        os.fsync(file.fileno())
 
 
-def _write_range(device: StateDevice, fd: int, offset: int, length: int, mode: str) -> None:
-    for extent in device.extents(offset, length):
-        if not extent.zero:
-            copying.write_at(fd, extent.offset, device.read(extent.offset, extent.length))
-        elif mode == "update":
-            copying.write_at(fd, extent.offset, bytes(extent.length))
+def _update(device: StateDevice, fd: int, item: Item, report: Callable[[int], None]) -> None:
+    """Write the ranges in which the file differs, zeros too."""
+    done = 0
+    for offset, length in item.extents:
+        for at in range(offset, offset + length, _BATCH):
+            count = min(_BATCH, offset + length - at)
+            copying.write_at(fd, at, device.read(at, count))
+            done += count
+            report(done)
 
 
 def _device(vault: Vault, position: Position, item: Item) -> StateDevice:

@@ -15,9 +15,10 @@ from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.device import Device
 from blockvault.errors import IOFailed, NoSpace
@@ -40,7 +41,6 @@ _PUT_OFF = 1 << 19
 """Blocks that are put off at most before they are written: some 100 bytes of memory each."""
 _BLOCKS_AT_ONCE = 4096
 _PIECES = 1024
-_T = TypeVar("_T")
 
 
 class Window(NamedTuple):
@@ -63,6 +63,7 @@ def copy_out(device: StateDevice, fd: int, progress: Progress) -> int:
     """Write all that is not zero to its place in a file; return how many bytes that were.
 
     Two threads read and decode ahead of the one that writes; the first error ends it all.
+    ``OSError`` where the file takes no more: the caller says what is left then (``writing``).
     """
     done, put_off = 0, _PutOff(device, fd)
     with ThreadPoolExecutor(_READERS, "read") as readers:
@@ -146,7 +147,7 @@ def _write_data(fd: int, at: int, pieces: Pieces, data: Sequence[tuple[int, int]
     for offset, length in data:
         start, stop = max(offset, at), min(offset + length, end)
         if start < stop:
-            _write_pieces(fd, start, part(pieces, start - at, stop - start))
+            write_pieces(fd, start, part(pieces, start - at, stop - start))
             written += stop - start
     return written
 
@@ -200,7 +201,7 @@ class _PutOff:
         size, end, done = self._device.block_size, self._device.size, 0
         for number, pieces in runs:
             length = min(len(pieces) * size, end - number * size)
-            _write_pieces(self._fd, number * size, part(pieces, 0, length))
+            write_pieces(self._fd, number * size, part(pieces, 0, length))
             done += length
         return done
 
@@ -208,12 +209,12 @@ class _PutOff:
 # -- bytes ----------------------------------------------------------------------------------------
 
 
-def _write_pieces(fd: int, offset: int, pieces: Pieces) -> None:
+def write_pieces(fd: int, offset: int, pieces: Pieces) -> None:
     """Write pieces one behind the other; the system takes 1,024 at a time."""
     for first in range(0, len(pieces), _PIECES):
         some = pieces[first : first + _PIECES]
         length = sum(map(len, some))
-        count = wrapped(os.pwritev, fd, some, offset)
+        count = os.pwritev(fd, some, offset)
         if count < length:
             write_at(fd, offset + count, memoryview(b"".join(some))[count:])
         offset += length
@@ -223,19 +224,16 @@ def write_at(fd: int, offset: int, data: bytes | memoryview) -> None:
     """Write all of ``data``, however many calls that takes."""
     view = memoryview(data)
     while view:
-        count = wrapped(os.pwrite, fd, view, offset)
+        count = os.pwrite(fd, view, offset)
         view, offset = view[count:], offset + count
 
 
-def wrapped(call: Callable[..., _T], *arguments: object) -> _T:
-    """Call into the operating system; its refusals become this program's errors."""
+@contextmanager
+def writing(state: str) -> Iterator[None]:
+    """What the system refuses becomes this program's error; ``state`` says what is left then."""
     try:
-        return call(*arguments)
+        yield
     except OSError as error:
-        raise failed(error, "the target was left as it was") from None
-
-
-def failed(error: OSError, state: str) -> IOFailed:
-    """This program's error for a file that could not be written; ``state`` says what is left."""
-    kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else IOFailed
-    return kind(f"writing failed: {error.strerror}; {state}")
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        kind = NoSpace if full else IOFailed
+        raise kind(f"writing failed: {error.strerror}; {state}") from None

@@ -74,8 +74,9 @@ def _to_file(
     if target.exists() and not force:
         raise Conflict(f"{target} exists; --force replaces it", kind="file-exists")
     with _replacing(target) as (fd, temporary):
-        data = copying.copy_out(device, fd, progress)
-        copying.wrapped(os.ftruncate, fd, device.size)
+        with copying.writing("the target was left as it was"):
+            data = copying.copy_out(device, fd, progress)
+            os.ftruncate(fd, device.size)
         if image_format != "raw":
             _convert(temporary, image_format)
     return data
@@ -154,8 +155,9 @@ def _to_block_device(device: Device, target: Path, force: bool, progress: Progre
         if room < device.size:
             raise NoSpace(f"{target} holds {room:,} bytes, the volume has {device.size:,}")
         out.seek(0)
-        data = _stream(device, out, 0, device.size, progress)
-        copying.wrapped(os.fsync, out.fileno())
+        with copying.writing(f"{target} holds a part of the volume now"):
+            data = _stream(device, out, 0, device.size, progress)
+            os.fsync(out.fileno())
     return data
 
 

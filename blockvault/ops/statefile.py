@@ -38,7 +38,7 @@ class StateFile:
     def show(self, device: StateDevice) -> None:
         """Make the file hold exactly what ``device`` does."""
         before, self._shown = self._untouched(), None
-        try:
+        with copying.writing(f"{self.path} holds no whole state"):
             if before is None:
                 self.path.unlink(missing_ok=True)
             flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
@@ -50,8 +50,6 @@ class StateFile:
                 # write that follows at once.
                 now = time.time_ns()
                 os.utime(file.fileno(), ns=(now, now))
-        except OSError as error:
-            raise copying.failed(error, f"{self.path} holds no whole state") from None
         self._fingerprint, self._shown = manifest.fingerprint(self.path), device
 
     def _untouched(self) -> StateDevice | None:

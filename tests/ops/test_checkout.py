@@ -154,15 +154,21 @@ class _Interrupted(Exception):
 @pytest.fixture
 def interruption(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """After that many writes the next one is the end of the process."""
-    left, write_at = [1 << 30], copying.write_at
+    left = [1 << 30]
 
-    def limited(fd: int, offset: int, data: bytes) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise _Interrupted
-        write_at(fd, offset, data)
+    def limit(name: str) -> None:
+        write = getattr(copying, name)
 
-    monkeypatch.setattr(copying, "write_at", limited)
+        def limited(fd: int, offset: int, data: object) -> None:
+            left[0] -= 1
+            if left[0] < 0:
+                raise _Interrupted
+            write(fd, offset, data)
+
+        monkeypatch.setattr(copying, name, limited)
+
+    for name in ("write_at", "write_pieces"):
+        limit(name)
     return left
 
 
@@ -200,16 +206,24 @@ def test_a_half_written_file_goes_when_the_other_version_has_none(
     assert found(folder) == contents(vault, "v1")
 
 
-def test_a_full_disk_is_told(vault: Vault, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("start", [None, "v1"])
+def test_a_full_disk_is_told(
+    vault: Vault, folder: Path, monkeypatch: pytest.MonkeyPatch, start: str | None
+) -> None:
+    """And what is left then: that some file is incomplete."""
+
     def full(*_: Any) -> int:
         raise OSError(28, "No space left on device")
 
+    if start:
+        go(vault, start, folder)
     with monkeypatch.context() as patch:
         patch.setattr("os.pwrite", full)
-        with pytest.raises(NoSpace):
-            go(vault, "v1", folder)
-    go(vault, "v1", folder)
-    assert found(folder) == contents(vault, "v1")
+        patch.setattr("os.pwritev", full)
+        with pytest.raises(NoSpace, match="incomplete: run the checkout again"):
+            go(vault, "v2", folder)
+    go(vault, "v2", folder)
+    assert found(folder) == contents(vault, "v2")
 
 
 def test_only_into_directories_of_this_vault(vault: Vault, folder: Path, tmp_path: Path) -> None:

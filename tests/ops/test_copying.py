@@ -158,5 +158,5 @@ def test_a_disk_that_is_full(
         return pwritev(fd, pieces, offset)
 
     monkeypatch.setattr(os, "pwritev", limited)
-    with pytest.raises(NoSpace, match="the target was left as it was"):
+    with pytest.raises(NoSpace, match="device; this is left"), copying.writing("this is left"):
         copied(vault, tmp_path / "copy")
