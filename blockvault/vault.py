@@ -1,37 +1,31 @@
-"""A vault: the one place where the model's values meet the store's bytes.
-
-    Vault ── transaction() ──> Transaction: rows of events + frames of objects
-                                   |  commit, all or nothing
-                                   ├─ store: frames, index, one log record
-                                   └─ model.state: the same record folded into the projections
+"""A vault: its life, and its public face.
 
 Everything that changes a vault goes through one ``Transaction``; nothing else writes.  Reading
 needs no transaction of its own: every method takes a short snapshot of the store and lets it go.
-The methods here are the public face; what they do lives in ``ops``, one module per subject.
+What the methods do lives in ``ops``, one module per subject.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from blockvault.errors import BadRequest, Conflict, NotFound
-from blockvault.model import events, state
-from blockvault.model.rows import pack_rows, to_row
+from blockvault.model import events
 from blockvault.model.snapshot import Snapshot
 from blockvault.ops import reading, refs, resolve, snapshots
 from blockvault.ops.resolve import Position
 from blockvault.pins import Guards, Pin
-from blockvault.store import journal, tables
+from blockvault.store import journal
 from blockvault.store.env import LmdbStore
 from blockvault.store.format import FEATURES, check_options
-from blockvault.store.frames import Frame
 from blockvault.store.gathering import ObjectWriter
 from blockvault.store.objects import ObjectReader
 from blockvault.store.types import Options, Reader, Store, Writer
+from blockvault.transaction import Transaction
 
 if TYPE_CHECKING:
     from blockvault.ops import compare
@@ -40,59 +34,6 @@ if TYPE_CHECKING:
 DIRECTORY = ".blockvault"
 BLOCK_SIZES = (4096, 8192, 16384, 32768, 65536)
 FIRST_BRANCH = "main"
-
-
-class Transaction:
-    """What one commit will append: rows of events in order, and the objects they point at.
-
-    ``next_seq`` is the sequence number that the next added row will get; it is certain, since the
-    store lets only one writer in.  ``number`` is the commit's own.
-    """
-
-    def __init__(self, writer: Writer) -> None:
-        self.writer = writer
-        self.number = writer.txn_id
-        seq, last_time, _ = writer.last()
-        self.first_seq = seq + 1
-        self.time_us = max(events.now_us(), last_time)
-        self._rows: list[tuple[Any, ...]] = []
-
-    @property
-    def next_seq(self) -> int:
-        return self.first_seq + len(self._rows)
-
-    def add(self, event: events.Event) -> int:
-        """Append one event, timed now; return its sequence number."""
-        # A row's time counts from the record's, and never goes back within it.
-        self._rows.append(to_row(event, self._rows[-1][1] if self._rows else 0))
-        return self.next_seq - 1
-
-    def add_rows(self, rows: Sequence[tuple[Any, ...]], first_time_us: int) -> None:
-        """Append rows in wire form, timed from ``first_time_us``; before any ``add``.
-
-        Where others committed since, the record begins later, but no event moves into the future.
-        """
-        _, last_time, _ = self.writer.last()
-        self.time_us = max(first_time_us, last_time)
-        late = self.time_us - first_time_us
-        self._rows.extend(
-            [(row[0], max(0, row[1] - late), *row[2:]) for row in rows] if late else rows
-        )
-
-    def add_frames(self, frames: Sequence[Frame]) -> None:
-        self.writer.add_frames(frames)
-
-    def add_runs(self, runs: Mapping[bytes, bytes]) -> None:
-        """Remember for leaf ids the hash of all their blocks as one run of bytes."""
-        for leaf, digest in sorted(runs.items()):
-            self.writer.put(tables.RUNS, leaf, digest)
-
-    def finish(self) -> None:
-        if not self._rows:
-            return
-        payload = pack_rows(self._rows)
-        first = self.writer.append(payload, len(self._rows), self.time_us)
-        state.apply_record(self.writer, first, self.time_us, self._rows)
 
 
 class Vault:

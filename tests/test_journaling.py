@@ -13,7 +13,7 @@ from blockvault import Vault, journaling
 from blockvault.errors import Busy, Damaged, NoSpace
 from blockvault.session import Session
 from blockvault.store import journal
-from blockvault.vault import Transaction
+from blockvault.transaction import Transaction
 from tests.oracle import BLOCK, Disk, noise, whole
 
 SIZE = 64 * BLOCK

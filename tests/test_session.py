@@ -22,7 +22,7 @@ from blockvault.store import tables
 from blockvault.store.frames import decode
 from blockvault.store.gathering import ObjectWriter
 from blockvault.store.objects import ObjectReader
-from blockvault.vault import Transaction
+from blockvault.transaction import Transaction
 from tests.oracle import BLOCK, Disk, noise, whole
 
 SIZE = 64 * BLOCK

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from blockvault.ops.resolve import Position
     from blockvault.store.frames import Frame
     from blockvault.store.types import Reader
-    from blockvault.vault import Transaction, Vault
+    from blockvault.transaction import Transaction
+    from blockvault.vault import Vault
 
 
 class Branch(NamedTuple):
