@@ -23,12 +23,12 @@ source of truth: it is append-only, and each record's hash covers the whole log 
 
 Reading order: ``types`` says what a store is and ``chained`` what its log is, ``codec``, ``frames``
 and ``eventlog`` define the bytes, ``tables`` and ``format`` name and version them; ``env`` is the
-LMDB store, over ``shared`` (one environment per process), ``readtxn`` and ``writetxn`` (its
-transactions), ``index`` (its largest table), ``bloom`` and ``bloomfile`` (what is certainly not in
-it), ``writelock`` (who writes next), ``headfile``, ``journal`` (flushes before their commit),
-``pages`` and ``subpages`` (the file as seen without the engine), ``freespace`` (unused pages given
-back), ``residency`` (what was read does not stay mapped), ``faults`` (errors); ``memory`` is the
-same store in dictionaries.
+LMDB store, over ``creating`` (made at once), ``shared`` (one environment per process), ``readtxn``
+and ``writetxn`` (its transactions), ``index`` (its largest table), ``bloom`` and ``bloomfile``
+(what is certainly not in it), ``writelock`` (who writes next), ``headfile``, ``journal`` (flushes
+before their commit), ``pages`` and ``subpages`` (the file as seen without the engine),
+``freespace`` (unused pages given back), ``residency`` (what was read does not stay mapped),
+``faults`` (errors); ``memory`` is the same store in dictionaries.
 ``objects`` gets objects through either, ``caches`` and ``decoded`` keep what was read in memory and
 in a file, ``athand`` finds it there without the index, ``locating`` says where many are, ``runs``
 gets whole leaves, ``gathering`` collects new objects into frames.

@@ -1,7 +1,4 @@
-"""The LMDB store: a vault directory, made atomically, opened with care.
-
-Creating: everything is written and committed in a temporary directory beside the target, synced,
-and renamed into place.  An interrupted creation leaves no vault, never a broken one.
+"""The LMDB store: a vault directory, opened with care (``creating`` makes one).
 
 Opening: network file systems and newer formats are refused, stale reader slots cleared, the lock
 file's blocks allocated, and the end of the log compared with the head file.  Whether the file may
@@ -11,25 +8,22 @@ be written decides how LMDB opens it; ``readonly`` only makes this store refuse 
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
-import glob
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Self, cast
+from typing import Self
 
 import lmdb
 
-from blockvault.errors import Conflict, Damaged, IOFailed, NotFound, VaultError
+from blockvault.errors import Damaged, IOFailed, VaultError
 from blockvault.store import (
+    creating,
     eventlog,
     faults,
     filesystem,
     freespace,
-    rows,
     shared,
     subpages,
     tables,
@@ -44,8 +38,6 @@ from blockvault.store.writetxn import LmdbWriter
 
 OPEN_WAIT = 5.0
 """Seconds that opening waits for a writer of another process; then it opens for reading only."""
-
-_BUILDING = ".new-"
 
 _INDEX_PAGES = re.compile(
     r"main/index DB: walked (\d+) (?:branch|leaf) pages(?: \((\d+) with dup sub-trees\))?, "
@@ -87,7 +79,11 @@ class LmdbStore:
         fmt.check_options(options)
         try:
             filesystem.refuse_network(path.parent)
-            _create(path, options, populate)
+            with creating.in_place(path) as building:
+                creating.make_tables(building, options)
+                with cls.open(building) as store, store.write() as writer:
+                    if populate is not None:
+                        populate(writer)
         except lmdb.Error as error:
             raise faults.from_lmdb(error, path.parent) from error
         except OSError as error:
@@ -242,89 +238,6 @@ def _counts_pages_that_went(problem: str) -> bool:
     """
     match = _INDEX_PAGES.fullmatch(problem)
     return match is not None and int(match[2] or match[1]) < int(match[3])
-
-
-def _create(path: Path, options: Options, populate: Populate | None) -> None:
-    import shutil
-    import tempfile
-
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise Conflict(f"{path} already exists; nothing was changed")
-    if not path.parent.is_dir():
-        raise NotFound(f"{path.parent} is not a directory")
-    _sweep(path)
-    building = Path(tempfile.mkdtemp(prefix=path.name + _BUILDING, dir=path.parent))
-    try:
-        # Whoever sweeps may be looking at the directory just now, and lets go of it.
-        with _locked(building, wait=True):
-            _build(building, options, populate)
-            _rename(building, path)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    filesystem.sync_path(path.parent)
-
-
-def _build(path: Path, options: Options, populate: Populate | None) -> None:
-    _make_tables(path, options)
-    with LmdbStore.open(path) as store, store.write() as writer:
-        if populate is not None:
-            populate(writer)
-    for name in (shared.DATA, shared.LOCK, shared.HEAD, "."):
-        filesystem.sync_path(path / name)
-
-
-def _rename(building: Path, path: Path) -> None:
-    try:
-        os.rename(building, path)
-    except OSError as error:
-        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise Conflict(f"{path} was made by somebody else meanwhile") from None
-        raise
-
-
-@contextlib.contextmanager
-def _locked(directory: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold a lock on a directory that is being built; False if somebody else holds it."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(descriptor)
-
-
-def _sweep(path: Path) -> None:
-    """Remove what creations of this vault left behind when they were killed.
-
-    A directory that is still empty may have been made this moment and not be locked yet.
-    """
-    import shutil
-
-    for left in path.parent.glob(glob.escape(path.name + _BUILDING) + "*"):
-        with contextlib.suppress(OSError), _locked(left) as ours:
-            if ours and any(left.iterdir()):
-                shutil.rmtree(left)
-
-
-def _make_tables(path: Path, options: Options) -> None:
-    filesystem.prepare_lock_file(path / shared.LOCK)
-    environment = shared.open_lmdb(path, readonly=False, lock=True)
-    try:
-        with environment.begin(write=True) as txn:
-            for name in (*tables.KEYED, *tables.NUMBERED):
-                flags = tables.FLAGS.get(name, {})
-                database = environment.open_db(name.encode(), txn=txn, **flags)
-                if name not in tables.CHECKED:
-                    continue
-                table = rows.rows_of(cast("lmdb.Cursor[memoryview]", txn.cursor(database)), name)
-                table.begin()
-                for key, value in fmt.to_meta(options).items() if name == tables.META else ():
-                    table.put(key, value)
-    finally:
-        environment.close()
 
 
 def _rolled_back(path: Path, expected: int, found: int) -> Damaged:
