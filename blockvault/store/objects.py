@@ -195,10 +195,11 @@ class ObjectReader:
             if view is None:
                 # The frame is gone: its objects were moved to another one since they were located.
                 found.update((oid, self.get(oid)) for _, oid in members)
-            elif (small and self._at_hand.keeps) or not _slice(view, members, found):
-                encoded[number] = reader.frame(number) or b""
-            else:
-                reader.touched(view)
+                continue
+            if (small and self._at_hand.keeps) or not _slice(view, members, found):
+                # A copy: if one thread fails, another must not read on beyond the transaction.
+                encoded[number] = bytes(view)
+            reader.touched(view)
         wanted = [
             (number, data, [slot for slot, _ in groups[number]]) for number, data in encoded.items()
         ]
