@@ -382,6 +382,7 @@ def test_a_wrong_vault_is_found(small_limits: None, monkeypatch: pytest.MonkeyPa
                 stateful_step_count=25,
                 deadline=None,
                 database=None,
+                report_multiple_bugs=False,
                 phases=[Phase.generate],
                 suppress_health_check=list(HealthCheck),
             ),

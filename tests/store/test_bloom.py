@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
@@ -234,10 +234,17 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bloom, "LOAD_AFTER", 1)
 
 
-def run(machine: type[RuleBasedStateMachine], examples: int) -> None:
+def run(
+    machine: type[RuleBasedStateMachine], examples: int, phases: Iterable[Phase] = tuple(Phase)
+) -> None:
     case = machine.TestCase
     case.settings = settings(
-        max_examples=examples, stateful_step_count=25, deadline=None, database=None
+        max_examples=examples,
+        stateful_step_count=25,
+        deadline=None,
+        database=None,
+        phases=phases,
+        report_multiple_bugs=False,
     )
     case("runTest").runTest()
 
@@ -275,7 +282,7 @@ def test_the_model_finds_a_filter_that_is_wrong(wrong: type[Bloom]) -> None:
         bloom = wrong
 
     with pytest.raises((AssertionError, ExceptionGroup)):
-        run(Wrong, 1000)
+        run(Wrong, 1000, phases=[Phase.generate])
 
 
 # -- between processes -----------------------------------------------------------------------------
