@@ -17,8 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from blockvault.device import Device
 from blockvault.errors import IOFailed, NoSpace
@@ -39,8 +38,10 @@ _READERS = 2
 _READ_AHEAD = 4
 _PUT_OFF = 1 << 19
 """Blocks that are put off at most before they are written: some 100 bytes of memory each."""
-_BLOCKS_AT_ONCE = 4096
+_BYTES_AT_ONCE = 8 << 20
 _PIECES = 1024
+_Part = TypeVar("_Part")
+_Content = TypeVar("_Content")
 
 
 class Window(NamedTuple):
@@ -65,17 +66,11 @@ def copy_out(device: StateDevice, fd: int, progress: Progress) -> int:
     Two threads read and decode ahead of the one that writes; the first error ends it all.
     ``OSError`` where the file takes no more: the caller says what is left then (``writing``).
     """
-    done, put_off = 0, _PutOff(device, fd)
+    done = 0
     with ThreadPoolExecutor(_READERS, "read") as readers:
-        ahead: deque[tuple[Window, Future[Found]]] = deque()
-        windows = _windows(device)
-        while True:
-            for window in islice(windows, _READ_AHEAD - len(ahead)):
-                ahead.append((window, readers.submit(_read, device, window)))
-            if not ahead:
-                break
-            window, future = ahead.popleft()
-            found, passed = future.result(), window.offset + window.length
+        put_off = _PutOff(device, fd, readers)
+        for window, found in _in_order(readers, partial(_read, device), _windows(device)):
+            passed = window.offset + window.length
             for at, pieces in found.stretches:
                 done += _write_data(fd, at, pieces, window.data)
             for first, leaf in found.others:
@@ -83,9 +78,23 @@ def copy_out(device: StateDevice, fd: int, progress: Progress) -> int:
             if put_off.blocks >= _PUT_OFF:
                 done += put_off.write(partial(_report, progress, device, passed))
             _report(progress, device, passed, put_off.blocks)
-    done += put_off.write(partial(_report, progress, device, device.size))
+        done += put_off.write(partial(_report, progress, device, device.size))
     progress(device.size, device.size)
     return done
+
+
+def _in_order(
+    readers: ThreadPoolExecutor, read: Callable[[_Part], _Content], parts: Iterable[_Part]
+) -> Iterator[tuple[_Part, _Content]]:
+    """Each part and what was read of it, some parts ahead."""
+    ahead: deque[tuple[_Part, Future[_Content]]] = deque()
+    for each in parts:
+        ahead.append((each, readers.submit(read, each)))
+        if len(ahead) >= _READ_AHEAD:
+            first, content = ahead.popleft()
+            yield first, content.result()
+    for first, content in ahead:
+        yield first, content.result()
 
 
 def _report(progress: Progress, device: Device, passed: int, put_off: int) -> None:
@@ -158,9 +167,10 @@ def _write_data(fd: int, at: int, pieces: Pieces, data: Sequence[tuple[int, int]
 class _PutOff:
     """Blocks of any leaves, until they are written."""
 
-    def __init__(self, device: StateDevice, fd: int) -> None:
+    def __init__(self, device: StateDevice, fd: int, readers: ThreadPoolExecutor) -> None:
         self._device = device
         self._fd = fd
+        self._readers = readers
         self._numbers = array("Q")
         self._ids: list[bytes] = []
 
@@ -177,28 +187,35 @@ class _PutOff:
 
     def write(self, left: Callable[[int], None]) -> int:
         """Write all of them; return how many bytes.  ``left`` is told how many are left."""
-        objects, done = self._device.objects, 0
-        places = objects.places(self._ids)
+        places = self._device.objects.places(self._ids)
         order = sorted(range(len(places)), key=places.__getitem__)
-        for start in range(0, len(order), _BLOCKS_AT_ONCE):
-            some = order[start : start + _BLOCKS_AT_ONCE]
-            found = objects.get_placed([(places[at], self._ids[at]) for at in some])
-            done += self._write(sorted((self._numbers[at], found[self._ids[at]]) for at in some))
-            left(len(order) - start - len(some))
+        count = max(1, _BYTES_AT_ONCE // self._device.block_size)
+        parts = [order[start : start + count] for start in range(0, len(order), count)]
+        done, rest = 0, len(order)
+        for some, placed in _in_order(self._readers, partial(self._fetch, places), parts):
+            done += self._write(placed)
+            rest -= len(some)
+            left(rest)
         self._numbers, self._ids = array("Q"), []
         return done
 
+    def _fetch(self, places: Sequence[int], some: Sequence[int]) -> list[tuple[int, bytes]]:
+        """The blocks at some positions, each with its number, in the order of these."""
+        ids = self._ids
+        found = self._device.objects.get_placed([(places[at], ids[at]) for at in some])
+        return sorted((self._numbers[at], found[ids[at]]) for at in some)
+
     def _write(self, placed: Iterable[tuple[int, bytes]]) -> int:
         """Write blocks in the order of their numbers, neighbours together."""
+        size, end, done = self._device.block_size, self._device.size, 0
         runs: list[tuple[int, Pieces]] = []
         following = -1
         for number, block in placed:
-            if number == following:
+            if number == following and len(runs[-1][1]) * size < _WRITE:
                 runs[-1][1].append(block)
             else:
                 runs.append((number, [block]))
             following = number + 1
-        size, end, done = self._device.block_size, self._device.size, 0
         for number, pieces in runs:
             length = min(len(pieces) * size, end - number * size)
             write_pieces(self._fd, number * size, part(pieces, 0, length))

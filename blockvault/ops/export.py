@@ -1,8 +1,8 @@
 """Volumes out of a vault: into image files, block devices and streams.
 
-Data goes out in batches of whole blocks: one fetch from the store each, written by a second thread
-while the next batch is decoded and checked.  Zeros become holes in files and real zeros in streams.
-Formats other than raw are qemu-img's to write, from a sparse temporary raw file.
+A file gets its data in the order that suits the store (``copying``), a stream in the disk's own, in
+batches of whole blocks.  Zeros become holes in files and real zeros in streams.  Formats other than
+raw are qemu-img's to write, from a sparse temporary raw file.
 """
 
 from __future__ import annotations

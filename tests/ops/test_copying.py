@@ -119,7 +119,7 @@ def test_in_parts(
     monkeypatch.setattr(copying, "_WINDOW", 2 * LEAF)
     monkeypatch.setattr(copying, "_WRITE", LEAF)
     monkeypatch.setattr(copying, "_PUT_OFF", put_off)
-    monkeypatch.setattr(copying, "_BLOCKS_AT_ONCE", at_once)
+    monkeypatch.setattr(copying, "_BYTES_AT_ONCE", at_once * BLOCK)
     monkeypatch.setattr(copying, "_PIECES", 5)
     found, count, progress = copied(vault, tmp_path / "copy")
     assert (found, count) == (content, SIZE - LEAF)
