@@ -28,6 +28,14 @@ def test_a_new_file(tmp_path: Path, asked: int | None, given: int) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_who_writes_alone_writes_over_what_a_killed_process_left(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    (tmp_path / "file.new").write_bytes(b"half, and longer than the whole")
+    files.replace(path, b"content", alone=True)
+    assert path.read_bytes() == b"content"
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_whoever_reads_sees_one_or_the_other(tmp_path: Path) -> None:
     path, contents = tmp_path / "file", [bytes([n]) * 300_000 for n in range(2)]
     path.write_bytes(contents[0])

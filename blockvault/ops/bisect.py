@@ -266,7 +266,7 @@ def save(directory: Path, bisection: Bisection) -> None:
     path = directory / FILE_NAME
     text = json.dumps({"version": VERSION, **asdict(bisection)}) + "\n"
     try:
-        files.replace(path, text.encode())
+        files.replace(path, text.encode(), alone=True)
     except OSError as error:
         raise IOFailed(f"{path} cannot be written: {error.strerror}") from None
 

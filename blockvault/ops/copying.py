@@ -131,14 +131,13 @@ def batches(device: Device, start: int, length: int, size: int) -> Iterator[tupl
 
 
 def _read(device: StateDevice, window: Window) -> Found:
-    size, objects = device.block_size, device.objects
+    size = device.block_size
     first = window.offset // size
     count = -(-window.length // (size * tree.FANOUT))
     ids = device.ids(first, first + count * tree.FANOUT)
-    leaves = [ids[at : at + tree.FANOUT] for at in range(0, len(ids), tree.FANOUT)]
     found = Found([], [])
     follows = False
-    for at, (leaf, run) in enumerate(zip(leaves, objects.get_runs(leaves, size), strict=True)):
+    for at, (leaf, run) in enumerate(device.leaf_runs(ids)):
         block = first + at * tree.FANOUT
         if run is None:
             found.others.append((block, leaf))

@@ -91,7 +91,7 @@ def save(directory: Path, manifest: Manifest) -> None:
     path = directory / FILE_NAME
     text = json.dumps({"version": VERSION, **asdict(manifest)}, indent=1) + "\n"
     try:
-        files.replace(path, text.encode(), mode=0o666, durable=True)
+        files.replace(path, text.encode(), mode=0o666, durable=True, alone=True)
     except OSError as error:
         raise IOFailed(f"{path} cannot be written: {error.strerror}") from None
 

@@ -20,7 +20,6 @@ one another, branch by branch, and snapshots, of which most are states of a bran
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -34,6 +33,7 @@ from blockvault.model.rows import from_row
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import Progress, base, silent
 from blockvault.ops.marks import Marks
+from blockvault.store.caches import ObjectCache
 
 if TYPE_CHECKING:
     from blockvault.ops.prune import Plan
@@ -72,7 +72,7 @@ class Marker:
         """Blocks that are needed and not looked up yet."""
         self._walked: dict[tuple[str, int], bytes] = {}
         """The tree that was walked last, by volume and height."""
-        self._nodes_read: OrderedDict[bytes, bytes] = OrderedDict()
+        self._nodes_read = ObjectCache(NODES_KEPT * tree.NODE_SIZE)
         self._waiting: dict[bytes, int] = {}
         """Objects that name others, with their places; see ``_wait``."""
         self._gone = plan.forgotten if plan else frozenset()
@@ -210,7 +210,8 @@ class Marker:
                 for child, before in self._beside(node, ids[oid])
                 if child != before
             }
-            self._keep(got)
+            for oid, node in got.items():
+                self._nodes_read.put(oid, node)
             if height > 1:
                 self._nodes(below, height - 1)
             else:
@@ -219,13 +220,8 @@ class Marker:
 
     def _beside(self, node: bytes, walked: bytes) -> Iterator[tuple[bytes, bytes]]:
         """The children of a node, each with the one in its place in a node that was walked."""
-        before = self._nodes_read.get(walked, tree.BLANK)
+        before = self._nodes_read.get(walked) or tree.BLANK
         return zip(tree.children(node), tree.children(before), strict=True)
-
-    def _keep(self, nodes: Mapping[bytes, bytes]) -> None:
-        self._nodes_read.update(nodes)
-        while len(self._nodes_read) > NODES_KEPT:
-            self._nodes_read.popitem(last=False)
 
     def _fresh(self, ids: Sequence[bytes]) -> list[tuple[bytes, int]]:
         """Objects that name others and are not done or waiting yet, with their places."""

@@ -71,7 +71,7 @@ class MarksFile:
         data = pack([self._token, self._prune, seq, numbers.tobytes(), starts.tobytes(), bits])
         # A disk that takes nothing must still be collected.
         with contextlib.suppress(OSError):
-            files.replace(path, object_id(data) + data)
+            files.replace(path, object_id(data) + data, alone=True)
         self._written = time.monotonic()
 
     def remove(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, islice
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from blockvault.device import Device, Extent
@@ -22,7 +22,7 @@ from blockvault.model.overlay import Overlay
 from blockvault.ops import resolve, states
 from blockvault.ops.treereader import TreeReader
 from blockvault.pins import Pin
-from blockvault.store.runs import Pieces
+from blockvault.store.runs import Leaf, Pieces
 
 if TYPE_CHECKING:
     from blockvault.model.snapshot import Volume
@@ -117,13 +117,15 @@ class StateDevice:
 
     def leaves(self, first: int, stop: int) -> Iterator[bytes | memoryview]:
         """The blocks of whole leaves, as pieces in order."""
-        ids = self.tree.block_ids(first, stop)
-        leaves = [ids[at : at + tree.FANOUT] for at in range(0, len(ids), tree.FANOUT)]
-        runs = self.objects.get_runs(leaves, self.block_size)
-        unknown = [leaf for leaf, run in zip(leaves, runs, strict=True) if run is None]
-        blocks = iter(self.fetch(list(chain.from_iterable(unknown))))
-        for run in runs:
+        found = self.leaf_runs(self.tree.block_ids(first, stop))
+        blocks = iter(self.fetch([oid for leaf, run in found if run is None for oid in leaf]))
+        for _, run in found:
             yield from islice(blocks, tree.FANOUT) if run is None else run
+
+    def leaf_runs(self, ids: Sequence[bytes]) -> list[tuple[Leaf, Pieces | None]]:
+        """Whole leaves, each with its blocks if its run is known; ``ids`` are all of theirs."""
+        leaves = [ids[at : at + tree.FANOUT] for at in range(0, len(ids), tree.FANOUT)]
+        return [*zip(leaves, self.objects.get_runs(leaves, self.block_size), strict=True)]
 
     def fetch(self, ids: Sequence[bytes]) -> list[bytes]:
         """The blocks of these ids, zeros for ``ZERO_ID``."""

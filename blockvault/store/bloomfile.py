@@ -22,14 +22,13 @@ cut leaves is no file, or one whose hash is wrong.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import struct
 from pathlib import Path
 from typing import NamedTuple
 
 from blake3 import blake3
 
+from blockvault import files
 from blockvault.errors import Damaged
 from blockvault.store.codec import Codec, decompress
 
@@ -58,16 +57,8 @@ def save(directory: Path, token: bytes, kept: Kept) -> None:
     """
     codec, packed = _CODEC.compress(bytes(kept.bits))
     head = _HEAD.pack(_MAGIC, token, kept.clock, kept.parts, codec)
-    building = directory / f"{NAME}.new"
-    try:
-        descriptor = os.open(building, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "wb") as file:
-            file.writelines((head, _digest(head, packed), packed))
-        os.rename(building, directory / NAME)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            building.unlink()
-        raise
+    content = b"".join((head, _digest(head, packed), packed))
+    files.replace(directory / NAME, content, alone=True)
 
 
 def load(directory: Path, token: bytes, size: int) -> Kept | None:

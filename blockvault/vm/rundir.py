@@ -126,7 +126,7 @@ class RunDir:
 
     def save(self, state: State) -> None:
         """Write who runs the machine, all or nothing."""
-        files.replace(self._state, (json.dumps(asdict(state)) + "\n").encode())
+        files.replace(self._state, (json.dumps(asdict(state)) + "\n").encode(), alone=True)
 
     def load(self) -> State | None:
         """Who runs or ran the machine; None if it never ran since the host was booted."""

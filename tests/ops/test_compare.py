@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from pathlib import Path
-
-import pytest
 
 from blockvault import Vault
 from blockvault.ops import compare
@@ -14,12 +11,6 @@ from blockvault.ops.ingest import Image, import_images
 from tests.oracle import BLOCK, noise
 
 SIZES = [1, BLOCK - 1, 31 * BLOCK, 32 * BLOCK + 1, 40 * BLOCK, 1100 * BLOCK + 7]
-
-
-@pytest.fixture
-def vault(tmp_path: Path) -> Iterator[Vault]:
-    with Vault.create(tmp_path) as made:
-        yield made
 
 
 def expected(a: bytes, b: bytes) -> list[tuple[int, int]]:

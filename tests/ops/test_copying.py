@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,12 +26,6 @@ STEP = 8
 def shrinking(seed: object) -> bytes:
     """A block that is worth compressing, so that reading it means decoding its frame."""
     return noise(seed, 64) * (BLOCK // 64)
-
-
-@pytest.fixture
-def vault(tmp_path: Path) -> Iterator[Vault]:
-    with Vault.create(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

@@ -24,12 +24,6 @@ Run = Callable[..., str]
 
 
 @pytest.fixture
-def vault(tmp_path: Path) -> Iterator[Vault]:
-    with Vault.create(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
 def qemu_img(need_tool: Callable[[str], str]) -> Run:
     tool = need_tool("qemu-img")
 

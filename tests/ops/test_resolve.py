@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
@@ -187,12 +186,6 @@ def test_snapshots_by_steps(history: History) -> None:
         vault.resolve("main~5")
     with pytest.raises(NotFound):
         vault.resolve("main^2")
-
-
-@pytest.fixture
-def vault(tmp_path: Path) -> Iterator[Vault]:
-    with Vault.create(tmp_path) as made:
-        yield made
 
 
 def snapshot(vault: Vault, message: str) -> str:

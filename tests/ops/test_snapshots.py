@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,12 +12,6 @@ from blockvault.model import events
 from blockvault.ops import ingest
 from blockvault.ops.snapshots import NewBranch, record
 from tests.oracle import BLOCK
-
-
-@pytest.fixture
-def vault(tmp_path: Path) -> Iterator[Vault]:
-    with Vault.create(tmp_path) as made:
-        yield made
 
 
 def test_a_snapshot_says_what_it_is(vault: Vault) -> None:

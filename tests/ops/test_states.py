@@ -2,20 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
-import pytest
-
 from blockvault import Vault
 from blockvault.ops import states
 from tests.oracle import BLOCK, Disk
-
-
-@pytest.fixture
-def vault(tmp_path: Path) -> Iterator[Vault]:
-    with Vault.create(tmp_path) as made:
-        yield made
 
 
 def test_materialized_states_are_what_their_overlays_say(vault: Vault) -> None:

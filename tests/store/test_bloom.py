@@ -491,7 +491,7 @@ def test_a_disk_that_takes_no_file_does_no_harm(
     def full(*_: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(os, "rename", full)
+    monkeypatch.setattr(os, "replace", full)
     used(home)
     assert not [entry.name for entry in home.iterdir() if entry.name.startswith(bloomfile.NAME)]
     with store.read() as reader:
