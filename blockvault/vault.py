@@ -130,9 +130,12 @@ class Vault:
         """Whether a session may have promised what cannot be read from the tables yet."""
         return bool(journal.left_behind(self.path))
 
-    def give_back(self) -> int:
-        """Give space that the vault no longer uses back to the file system; return the bytes."""
-        return self.store.give_back()
+    def give_back(self, least: int = 1) -> int:
+        """Give space that the vault no longer uses back to the file system; return the bytes.
+
+        ``least`` pages in a row are worth a hole; what is left will be written over.
+        """
+        return self.store.give_back(least)
 
     def guard(self) -> AbstractContextManager[None]:
         """What is looked up or stored inside of the block is not collected before its end.

@@ -23,6 +23,10 @@ from blockvault.ops.intake import Intake
 if TYPE_CHECKING:
     from blockvault.vault import Vault
 
+_LEAST_HOLE = 2
+"""Free pages in a row that an import gives back: what is shorter the next one writes over."""
+
+
 class Image(NamedTuple):
     """One image to import; ``format`` None takes it from the file's name."""
 
@@ -97,7 +101,7 @@ class Target(NamedTuple):
         )
         # The import is recorded: a disk that cannot give space back now changes nothing of that.
         with suppress(IOFailed, Busy):
-            self.vault.give_back()
+            self.vault.give_back(_LEAST_HOLE)
         return made
 
 

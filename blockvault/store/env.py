@@ -46,8 +46,6 @@ _INDEX_PAGES = re.compile(
 _TRIES = 3
 _REST = 0.004
 """Seconds between two slices of punching: those who wait for the lock ask for it again in that."""
-_SLICES = 16
-"""Slices after which there is a rest although nobody seems to wait."""
 
 Populate = Callable[[Writer], None]
 
@@ -128,9 +126,10 @@ class LmdbStore:
             raise IOFailed(f"{self.path}: this vault was opened read-only", kind="not-permitted")
         return LmdbWriter(self._env, self._write_timeout)
 
-    def give_back(self) -> int:
+    def give_back(self, least: int = 1) -> int:
         """Turn pages that nobody uses into holes; return the bytes that the disk has back.
 
+        ``least`` is how many of them in a row are worth it.
         Takes the write lock again and again for some milliseconds; nothing is done for less than
         1 % of the file.
         """
@@ -138,20 +137,18 @@ class LmdbStore:
             used, until = sum(reader.table_bytes().values()), reader.txn_id
         try:
             with open(self.path / shared.DATA, "r+b", buffering=0) as file:
-                return self._punch(file.fileno(), used, until)
+                return self._punch(file.fileno(), used, until, least)
         except OSError as error:
             raise faults.from_os(error, self.path) from error
 
-    def _punch(self, fd: int, used: int, until: int) -> int:
+    def _punch(self, fd: int, used: int, until: int, least: int) -> int:
         before = os.fstat(fd).st_blocks * 512
         at = freespace.BEGIN if freespace.worth_it(before, used) else None
-        slices = 0
         while at is not None:
             with self.write() as writer:
-                at = freespace.slice_of(fd, at, until, shared.oldest_reader(self._env.lmdb))
-                slices += 1
-                rest = writer.awaited or slices % _SLICES == 0
-            time.sleep(_REST if rest else 0)
+                oldest = shared.oldest_reader(self._env.lmdb)
+                at = freespace.slice_of(fd, at, until, oldest, lambda: writer.awaited, least)
+            time.sleep(_REST)
         return max(0, before - os.fstat(fd).st_blocks * 512)
 
     def structure(self) -> list[str]:

@@ -53,7 +53,7 @@ class MemoryStore:
     def structure(self) -> list[str]:
         return []
 
-    def give_back(self) -> int:
+    def give_back(self, least: int = 1) -> int:
         return 0
 
     def close(self) -> None:

@@ -60,8 +60,8 @@ class Store(Protocol):
         """What is wrong with the database under the tables; empty if nothing is."""
         ...
 
-    def give_back(self) -> int:
-        """Give unused space back to the file system; return how many bytes that is."""
+    def give_back(self, least: int = 1) -> int:
+        """Give unused pages back to the file system, ``least`` in a row; return the bytes."""
         ...
 
     def close(self) -> None:

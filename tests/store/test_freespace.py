@@ -63,11 +63,17 @@ def two_commits(store: LmdbStore, rng: random.Random) -> None:
     add(store, rng, 1)
 
 
+def slices_end_after(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
+    """End them as if somebody always waited."""
+    monkeypatch.setattr(freespace, "SLICE", seconds)
+    monkeypatch.setattr(freespace, "_MOST_SECONDS", seconds)
+
+
 @pytest.mark.parametrize("slice_", [0.0, 10.0], ids=["many slices", "one slice"])
 def test_dropped_frames_go_back_to_the_file_system(
     store: LmdbStore, monkeypatch: pytest.MonkeyPatch, slice_: float
 ) -> None:
-    monkeypatch.setattr(freespace, "SLICE", slice_)
+    slices_end_after(monkeypatch, slice_)
     rng = random.Random(1)
     numbers = add(store, rng, 300)
     drop(store, numbers[::2])
@@ -79,6 +85,58 @@ def test_dropped_frames_go_back_to_the_file_system(
     assert contents(store) == kept
     assert store.structure() == []
     assert store.give_back() == 0, "nothing is left that would be worth it"
+
+
+def test_a_slice_ends_when_somebody_waits(
+    store: LmdbStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freespace, "SLICE", 0.0)
+    monkeypatch.setattr(freespace, "_MOST_SECONDS", 60.0)
+    rng = random.Random(6)
+    drop(store, add(store, rng, 300)[::2])
+    two_commits(store, rng)
+    asked: list[bool] = []
+
+    def awaited() -> bool:
+        asked.append(len(asked) == 9)
+        return asked[-1]
+
+    fd = os.open(store.path / shared.DATA, os.O_RDWR)
+    try:
+        with store.write() as writer:
+            reached = freespace.slice_of(fd, freespace.BEGIN, writer.txn_id, None, awaited)
+            assert len(asked) == 10, "nobody waited before, and nothing is done afterwards"
+            assert reached is not None
+            assert freespace.slice_of(fd, reached, writer.txn_id, None, lambda: False) is None
+    finally:
+        os.close(fd)
+
+
+def test_short_runs_are_left_to_lmdb_where_they_are_not_worth_it() -> None:
+    numbers = [1, 2, 3, 7, 9, 10]
+    assert list(freespace._runs(numbers, 1)) == [(1, 4), (7, 8), (9, 11)]
+    assert list(freespace._runs(numbers, 2)) == [(1, 4), (9, 11)]
+    assert list(freespace._runs(numbers, 4)) == []
+    assert list(freespace._runs([], 1)) == []
+    most = freespace._PUNCH_BYTES >> 12
+    assert list(freespace._runs(list(range(most + 2)), 1)) == [(0, most), (most, most + 2)]
+
+
+def test_what_two_commits_freed_goes_back_as_one_hole(
+    store: LmdbStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(7)
+    numbers = add(store, rng, 200)
+    with store.read() as held:  # so that LMDB keeps one row for each commit
+        for number in numbers:
+            drop(store, [number])
+        assert held.newest_frame() == numbers[-1]
+    two_commits(store, rng)
+    holes: list[tuple[int, int]] = []
+    monkeypatch.setattr(freespace, "_punch", lambda _, *hole: holes.append(hole) or True)
+    store.give_back()
+    assert sum(length for _, length in holes) > 0.9 * 200 * 17 * BLOCK
+    assert len(holes) < 100
 
 
 def test_little_is_left_alone(store: LmdbStore) -> None:
@@ -109,7 +167,7 @@ def test_commits_between_slices_lose_nothing(
     store: LmdbStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pages that were free when a slice ended are taken by a commit before the next begins."""
-    monkeypatch.setattr(freespace, "SLICE", 0.0)
+    slices_end_after(monkeypatch, 0.0)
     rng = random.Random(4)
     numbers = add(store, rng, 400)
     for start in range(0, 300, 30):
