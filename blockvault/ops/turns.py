@@ -3,7 +3,7 @@
 A writer that queues for the lock would not get it between two transactions that follow at once, for
 whoever let go of it is back before the other one is awake.  So while writers come, there is a rest
 after each transaction, as long as the work since the last one took.  As long as nobody comes there
-is nothing to rest for, but for a moment now and then: writers in other containers are not seen.
+is nothing to rest for.
 """
 
 from __future__ import annotations
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 POLITE_SECONDS = 1.0
 """How long others count as coming after one had to wait: they are not at the lock all the time."""
 _LEAST, _MOST = 0.002, 0.1
-_UNSEEN = 16
-"""Transactions after which there is a rest though nobody seems to wait."""
 
 
 class Turns:
@@ -31,7 +29,11 @@ class Turns:
         self._vault = vault
         self._begun = time.monotonic()
         self._until = 0.0
-        self._count = 0
+
+    @property
+    def alone(self) -> bool:
+        """Whether nobody came lately: then a transaction may be longer."""
+        return time.monotonic() >= self._until
 
     @contextmanager
     def write(self) -> Iterator[Writer]:
@@ -42,9 +44,6 @@ class Turns:
         now = time.monotonic()
         if awaited:
             self._until = now + POLITE_SECONDS
-        self._count += 1
         if now < self._until:
             time.sleep(max(_LEAST, min(now - self._begun, _MOST)))
-        elif self._count % _UNSEEN == 0:
-            time.sleep(_LEAST)
         self._begun = time.monotonic()

@@ -34,8 +34,6 @@ from blockvault.store import pages
 
 SLICE = 0.002
 """Seconds after which writers who wait get their turn: they wait as long as for a commit."""
-_MOST_SECONDS = 0.032
-"""The same for those of other containers: nobody is told that they wait."""
 
 _PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 _WORTH_BYTES = 4 << 20
@@ -77,8 +75,7 @@ def slice_of(
     """
     newest = max(filter(None, (pages.read_meta(fd, number) for number in (0, 1))))
     limit = min(newest.txn_id, until, newest.txn_id if oldest_reader is None else oldest_reader)
-    size, begun = newest.page_size, time.monotonic()
-    look = begun + SLICE
+    size, look = newest.page_size, time.monotonic() + SLICE
     for first, following, numbers in _together(fd, newest, after.row, limit):
         behind = after.page if first == after.row else -1
         for start, stop in _runs([page for page in numbers if page > behind], least):
@@ -86,7 +83,7 @@ def slice_of(
                 return None
             now = time.monotonic()
             if now >= look:
-                if now - begun >= _MOST_SECONDS or awaited():
+                if awaited():
                     return Reached(first, stop - 1)
                 look = now + SLICE
         after = Reached(following, -1)

@@ -227,7 +227,7 @@ class Writer(LogWriter, Reader):
 
     @property
     def awaited(self) -> bool:
-        """Whether somebody waits for this transaction to end, as far as anyone can tell."""
+        """Whether somebody waits for this transaction to end."""
         return False
 
     @abstractmethod

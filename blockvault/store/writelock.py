@@ -4,18 +4,28 @@ LMDB's own writer mutex waits without limit and does not hear Ctrl-C until it ha
 stopped process would hang every other.  So writers first take this lock: a mutex between threads,
 then ``flock`` on the head file between processes.  Whoever holds both finds LMDB's mutex free.
 ``flock`` ends with its process, so a killed writer holds up nobody.
+
+Whoever waits for the ``flock`` holds a shared lock on a byte of that file meanwhile, for the holder
+to see.  The list of waiters that the system keeps, ``/proc/locks``, tells nothing of other
+containers, and to read it can take 3 ms: all who lock any file anywhere are halted for that.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
+import struct
 import threading
 import time
 
 from blockvault.errors import Busy
 
 TIMEOUT = 60.0
+
+_WAITERS_BYTE = 1 << 62
+"""Far behind the end of the file: the lock needs a place, not a byte that is there."""
+_BYTE_LOCK = struct.Struct("hhqqi4x")
+"""``struct flock`` of 64-bit Linux: type, whence, start, length, and no process."""
 
 
 class WriteLock:
@@ -66,18 +76,8 @@ class WriteLock:
         return self._owner == threading.get_ident()
 
     def wanted(self) -> bool:
-        """Whether anybody waits for the lock that the caller holds, as far as the system tells.
-
-        Processes of other containers are not told of.
-        """
-        if self._queued:
-            return True
-        inode = f":{os.fstat(self._descriptor).st_ino} "
-        try:
-            with open("/proc/locks") as locks:
-                return any("->" in line and inode in line for line in locks)
-        except OSError:
-            return True
+        """Whether anybody waits for the lock that the caller holds; some microseconds."""
+        return bool(self._queued) or _lock_of_byte(self._descriptor) != fcntl.F_UNLCK
 
     def _lock_file(self, deadline: float, timeout: float) -> int:
         try:
@@ -109,10 +109,12 @@ class _Waiting:
         self._descriptor = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
         self._guard = threading.Lock()
         self._given_up = False
+        _lock_byte(self._descriptor, fcntl.F_RDLCK)
         threading.Thread(target=self._run, name="vault-write-queue", daemon=True).start()
 
     def _run(self) -> None:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)
+        _lock_byte(self._descriptor, fcntl.F_UNLCK)
         with self._guard:
             if self._given_up:
                 os.close(self._descriptor)
@@ -123,6 +125,21 @@ class _Waiting:
         with self._guard:
             self._given_up = not self.done.is_set()
             return None if self._given_up else self._descriptor
+
+
+def _lock_byte(descriptor: int, kind: int) -> None:
+    """Lock or unlock the waiters' byte, for this open file."""
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _byte_lock(kind))
+
+
+def _lock_of_byte(descriptor: int) -> int:
+    """How other open files have locked the waiters' byte."""
+    found = fcntl.fcntl(descriptor, fcntl.F_OFD_GETLK, _byte_lock(fcntl.F_WRLCK))
+    return int(_BYTE_LOCK.unpack(found)[0])
+
+
+def _byte_lock(kind: int) -> bytes:
+    return _BYTE_LOCK.pack(kind, os.SEEK_SET, _WAITERS_BYTE, 1, 0)
 
 
 def _busy(who: str, timeout: float) -> Busy:

@@ -16,6 +16,7 @@ from blockvault.store.codec import Codec
 from blockvault.store.env import LmdbStore
 from blockvault.store.frames import Frame, encode
 from blockvault.store.types import Options
+from blockvault.store.writetxn import LmdbWriter
 
 BLOCK = 4096
 RAW = Codec("none")
@@ -66,7 +67,7 @@ def two_commits(store: LmdbStore, rng: random.Random) -> None:
 def slices_end_after(monkeypatch: pytest.MonkeyPatch, seconds: float) -> None:
     """End them as if somebody always waited."""
     monkeypatch.setattr(freespace, "SLICE", seconds)
-    monkeypatch.setattr(freespace, "_MOST_SECONDS", seconds)
+    monkeypatch.setattr(LmdbWriter, "awaited", True)
 
 
 @pytest.mark.parametrize("slice_", [0.0, 10.0], ids=["many slices", "one slice"])
@@ -91,7 +92,6 @@ def test_a_slice_ends_when_somebody_waits(
     store: LmdbStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(freespace, "SLICE", 0.0)
-    monkeypatch.setattr(freespace, "_MOST_SECONDS", 60.0)
     rng = random.Random(6)
     drop(store, add(store, rng, 300)[::2])
     two_commits(store, rng)

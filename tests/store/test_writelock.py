@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -146,6 +148,23 @@ def test_the_holder_knows_whether_another_process_waits(descriptors: tuple[int, 
     waiting.join()
     assert not second.wanted()
     second.release()
+
+
+def test_one_that_was_killed_waits_no_more(tmp_path: Path) -> None:
+    path = tmp_path / "head"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    lock = WriteLock(descriptor)
+    lock.acquire()
+    code = (
+        "import os, sys; from blockvault.store.writelock import WriteLock\n"
+        "WriteLock(os.open(sys.argv[1], os.O_RDWR)).acquire()"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(path)]) as other:
+        assert soon(lock.wanted)
+        other.kill()
+    assert not lock.wanted()
+    lock.release()
+    os.close(descriptor)
 
 
 def test_the_holder_knows_whether_another_thread_waits(descriptors: tuple[int, int]) -> None:
