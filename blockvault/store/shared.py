@@ -146,6 +146,7 @@ class Environment:
             environment.close()
         if self.head is not None:
             self.head.close()
+        self.residency.close()
 
     def check_process(self, txn: object) -> None:
         """Refuse to end in a forked child a transaction that is still its parent's."""
