@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from blockvault.ops.reading import StateDevice
     from blockvault.store.runs import Leaf, Pieces
 
-_WINDOW = 4 << 20
+WINDOW = 4 << 20
+"""Bytes of a device that are read together, whole leaves of any block size."""
 _WRITE = 512 << 10
 """Bytes of one write.  For those of 2 MiB the kernel takes its largest free pages, which on a
 virtual machine the host may have to find first: the same bytes cost three times as much."""
@@ -60,16 +61,20 @@ class Found(NamedTuple):
     """With the number of the first block."""
 
 
-def copy_out(device: StateDevice, fd: int, progress: Progress) -> int:
+def copy_out(
+    device: StateDevice, fd: int, progress: Progress, start: int = 0, length: int | None = None
+) -> int:
     """Write all that is not zero to its place in a file; return how many bytes that were.
 
+    A range that is not the whole device begins and ends with a ``WINDOW``.
     Two threads read and decode ahead of the one that writes; the first error ends it all.
     ``OSError`` where the file takes no more: the caller says what is left then (``writing``).
     """
-    done = 0
+    done, stop = 0, device.size if length is None else start + length
     with ThreadPoolExecutor(_READERS, "read") as readers:
         put_off = _PutOff(device, fd, readers)
-        for window, found in _in_order(readers, partial(_read, device), _windows(device)):
+        windows = _windows(device, start, stop)
+        for window, found in in_order(readers, partial(_read, device), windows):
             passed = window.offset + window.length
             for at, pieces in found.stretches:
                 done += _write_data(fd, at, pieces, window.data)
@@ -78,19 +83,22 @@ def copy_out(device: StateDevice, fd: int, progress: Progress) -> int:
             if put_off.blocks >= _PUT_OFF:
                 done += put_off.write(partial(_report, progress, device, passed))
             _report(progress, device, passed, put_off.blocks)
-        done += put_off.write(partial(_report, progress, device, device.size))
-    progress(device.size, device.size)
+        done += put_off.write(partial(_report, progress, device, stop))
+    progress(stop, device.size)
     return done
 
 
-def _in_order(
-    readers: ThreadPoolExecutor, read: Callable[[_Part], _Content], parts: Iterable[_Part]
+def in_order(
+    readers: ThreadPoolExecutor,
+    read: Callable[[_Part], _Content],
+    parts: Iterable[_Part],
+    read_ahead: int = _READ_AHEAD,
 ) -> Iterator[tuple[_Part, _Content]]:
-    """Each part and what was read of it, some parts ahead."""
+    """Each part and what was read of it; up to ``read_ahead`` of them are under way."""
     ahead: deque[tuple[_Part, Future[_Content]]] = deque()
     for each in parts:
         ahead.append((each, readers.submit(read, each)))
-        if len(ahead) >= _READ_AHEAD:
+        if len(ahead) >= read_ahead:
             first, content = ahead.popleft()
             yield first, content.result()
     for first, content in ahead:
@@ -106,15 +114,15 @@ def _report(progress: Progress, device: Device, passed: int, put_off: int) -> No
 # -- in the order of the device ----------------------------------------------------------------
 
 
-def _windows(device: Device) -> Iterator[Window]:
-    """The parts of a device that hold data; aligned, so that whole leaves can be read at once."""
+def _windows(device: Device, begin: int, end: int) -> Iterator[Window]:
+    """The parts of a range that hold data; aligned, so that whole leaves can be read at once."""
     window: Window | None = None
-    for offset, length in batches(device, 0, device.size, _WRITE):
-        start = offset // _WINDOW * _WINDOW
+    for offset, length in batches(device, begin, end - begin, _WRITE):
+        start = offset // WINDOW * WINDOW
         if window is None or window.offset != start:
             if window is not None:
                 yield window
-            window = Window(start, min(_WINDOW, device.size - start), [])
+            window = Window(start, min(WINDOW, device.size - start), [])
         window.data.append((offset, length))
     if window is not None:
         yield window
@@ -191,7 +199,7 @@ class _PutOff:
         count = max(1, _BYTES_AT_ONCE // self._device.block_size)
         parts = [order[start : start + count] for start in range(0, len(order), count)]
         done, rest = 0, len(order)
-        for some, placed in _in_order(self._readers, partial(self._fetch, places), parts):
+        for some, placed in in_order(self._readers, partial(self._fetch, places), parts):
             done += self._write(placed)
             rest -= len(some)
             left(rest)

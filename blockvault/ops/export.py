@@ -1,8 +1,8 @@
 """Volumes out of a vault: into image files, block devices and streams.
 
-A file gets its data in the order that suits the store (``copying``), a stream in the disk's own, in
-batches of whole blocks.  Zeros become holes in files and real zeros in streams.  Formats other than
-raw are qemu-img's to write, from a sparse temporary raw file.
+A file or block device gets its data in the order that suits the store (``copying``), a stream in
+the disk's own (``streaming``).  Zeros become holes in files and real zeros elsewhere.  Formats
+other than raw are qemu-img's to write, from a sparse temporary raw file.
 """
 
 from __future__ import annotations
@@ -10,19 +10,18 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from blockvault.device import Device
 from blockvault.errors import BadRequest, Conflict, IOFailed, NoSpace, NotFound
-from blockvault.ops import Progress, copying, images, silent
+from blockvault.ops import Progress, copying, images, silent, streaming
 
 if TYPE_CHECKING:
     from blockvault.ops.reading import StateDevice
     from blockvault.vault import Vault
 
-_BATCH = 1 << 20
+_ZEROS = 1 << 20
 
 
 class Exported(NamedTuple):
@@ -54,7 +53,7 @@ def export(
     if not isinstance(target, Path):
         if format not in (None, "raw"):
             raise BadRequest(f"a {format} image cannot be written to a stream; name a file")
-        data = _stream(device, target, 0, device.size, report)
+        data = streaming.stream(device, target, 0, device.size, report)
         return Exported(device.name, device.size, data, None)
     chosen = images.format_to_write(target, format)
     if target.is_block_device():
@@ -96,25 +95,8 @@ def cat(
     if offset > device.size:
         raise BadRequest(f"offset {offset} is beyond the volume's {device.size} bytes")
     wanted = device.size - offset if length is None else min(length, device.size - offset)
-    _stream(device, out, offset, wanted, silent)
+    streaming.stream(device, out, offset, wanted)
     return wanted
-
-
-def _stream(device: Device, out: BinaryIO, start: int, length: int, progress: Progress) -> int:
-    at, data_bytes = start, 0
-    zeros = bytes(_BATCH)
-    for offset, count in chain(
-        copying.batches(device, start, length, _BATCH), [(start + length, 0)]
-    ):
-        while at < offset:
-            at += out.write(zeros[: min(offset - at, _BATCH)])
-        if count:
-            out.write(device.read(offset, count))
-            at += count
-            data_bytes += count
-        progress(at - start, length)
-    out.flush()
-    return data_bytes
 
 
 @contextmanager
@@ -147,7 +129,7 @@ def _umask() -> int:
     return mask
 
 
-def _to_block_device(device: Device, target: Path, force: bool, progress: Progress) -> int:
+def _to_block_device(device: StateDevice, target: Path, force: bool, progress: Progress) -> int:
     if not force:
         raise Conflict(f"{target} is a block device; --force overwrites it", kind="file-exists")
     with open(target, "r+b") as out:
@@ -156,9 +138,20 @@ def _to_block_device(device: Device, target: Path, force: bool, progress: Progre
             raise NoSpace(f"{target} holds {room:,} bytes, the volume has {device.size:,}")
         out.seek(0)
         with copying.writing(f"{target} holds a part of the volume now"):
-            data = _stream(device, out, 0, device.size, progress)
+            data = copying.copy_out(device, out.fileno(), progress)
+            _zero_out(device, out.fileno())
             os.fsync(out.fileno())
     return data
+
+
+def _zero_out(device: Device, fd: int) -> None:
+    """Write zeros wherever the device has them: a block device held something else before."""
+    zeros = bytes(_ZEROS)
+    for extent in device.extents(0, device.size):
+        for at in range(extent.offset, extent.offset + extent.length, _ZEROS):
+            if extent.zero:
+                count = min(_ZEROS, extent.offset + extent.length - at)
+                copying.write_at(fd, at, zeros[:count])
 
 
 def _convert(raw: Path, image_format: str) -> None:

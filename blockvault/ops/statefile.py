@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from blockvault.model import diff
 from blockvault.model.diff import Side
-from blockvault.ops import copying, manifest
+from blockvault.ops import copying, manifest, silent
 
 if TYPE_CHECKING:
     from blockvault.ops.reading import StateDevice
@@ -44,8 +44,11 @@ class StateFile:
             flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
             with open(os.open(self.path, flags, 0o600), "wb", buffering=0) as file:
                 os.ftruncate(file.fileno(), device.size)
-                for offset, length in self._extents(before, device):
-                    self._write(file.fileno(), device, offset, length, before is not None)
+                if before is None:
+                    self.written += copying.copy_out(device, file.fileno(), silent)
+                else:
+                    for offset, length in self._changed(before, device):
+                        self._write(file.fileno(), device, offset, length)
                 # The kernel's clock stands still for milliseconds; a time of our own tells even a
                 # write that follows at once.
                 now = time.time_ns()
@@ -56,11 +59,8 @@ class StateFile:
         """What the file holds, if nobody else wrote to it."""
         return self._shown if manifest.fingerprint(self.path) == self._fingerprint else None
 
-    def _extents(
-        self, before: StateDevice | None, device: StateDevice
-    ) -> Iterable[tuple[int, int]]:
-        if before is None:
-            return [(0, device.size)]
+    def _changed(self, before: StateDevice, device: StateDevice) -> Iterator[tuple[int, int]]:
+        """The ranges of ``device`` that differ from the state before."""
         sides = [Side(each.size, each.tree.root, each.overlay) for each in (before, device)]
         changed = diff.changed_bytes(self._vault.objects, sides[0], sides[1], device.block_size)
         return (
@@ -69,11 +69,9 @@ class StateFile:
             if offset < device.size
         )
 
-    def _write(self, fd: int, device: StateDevice, offset: int, length: int, zeros: bool) -> None:
-        """Copy a range; ``zeros`` are written too where the file may hold something else."""
+    def _write(self, fd: int, device: StateDevice, offset: int, length: int) -> None:
+        """Copy a range, zeros too: the file holds something else there."""
         for extent in device.extents(offset, length):
-            if extent.zero and not zeros:
-                continue
             end = extent.offset + extent.length
             for at in range(extent.offset, end, _BATCH):
                 count = min(_BATCH, end - at)

@@ -11,56 +11,11 @@ import pytest
 
 from blockvault import Vault
 from blockvault.errors import Damaged, NoSpace
-from blockvault.model import tree
 from blockvault.ops import copying
-from blockvault.store import frames, tables
+from blockvault.store import tables
 from blockvault.store.objects import ObjectReader
-from tests.oracle import BLOCK, Disk, noise
-
-LEAF = tree.FANOUT * BLOCK
-LEAVES = 12
-SIZE = LEAVES * LEAF + 3 * BLOCK + 77
-STEP = 8
-
-
-def shrinking(seed: object) -> bytes:
-    """A block that is worth compressing, so that reading it means decoding its frame."""
-    return noise(seed, 64) * (BLOCK // 64)
-
-
-@pytest.fixture
-def content(vault: Vault) -> bytes:
-    """Leaf 4 written whole, 7 zeros; of the others each commit wrote every eighth block."""
-    with vault.session() as session:
-        disk = Disk(SIZE, session.create_volume("v", SIZE))
-        for start in range(STEP):
-            for block in range(start, SIZE // BLOCK, STEP):
-                disk.write(block * BLOCK, shrinking(block))
-            session.flush()
-        disk.write(4 * LEAF, b"".join(map(shrinking, range(1000, 1032))))
-        session.flush()
-        disk.zero(7 * LEAF, LEAF)
-        disk.write(SIZE - 9, b"last ones")
-        session.checkpoint()
-        disk.write(9 * LEAF + 5, b"not in the tree yet")
-    return bytes(disk.data)
-
-
-@pytest.fixture
-def decoded(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> Counter[bytes]:
-    """How often each frame of blocks is decoded, by a reader that keeps nearly nothing."""
-    counted: Counter[bytes] = Counter()
-    decode = frames.decode
-
-    def counting(data: bytes | memoryview) -> frames.Objects:
-        found = decode(data)
-        if found.uniform == BLOCK:
-            counted[bytes(data)] += 1
-        return found
-
-    monkeypatch.setattr(frames, "decode", counting)
-    monkeypatch.setattr(vault, "objects", ObjectReader(vault.store, cache_bytes=1))
-    return counted
+from tests.ops.scattered import LEAF, LEAVES, SIZE, STEP
+from tests.oracle import BLOCK
 
 
 def copied(vault: Vault, path: Path) -> tuple[bytes, int, list[int]]:
@@ -77,15 +32,15 @@ def copied(vault: Vault, path: Path) -> tuple[bytes, int, list[int]]:
 
 def test_each_frame_is_decoded_once(
     vault: Vault,
-    content: bytes,
+    scattered: bytes,
     decoded: Counter[bytes],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(copying, "_WINDOW", LEAF)
+    monkeypatch.setattr(copying, "WINDOW", LEAF)
     monkeypatch.setattr(copying, "_WRITE", LEAF)
     found, count, progress = copied(vault, tmp_path / "copy")
-    assert found == content
+    assert found == scattered
     assert count == SIZE - LEAF, "all but the zeros"
     assert progress == sorted(progress)
     assert progress[-1] == SIZE
@@ -95,7 +50,7 @@ def test_each_frame_is_decoded_once(
 
     decoded.clear()
     device = vault.device("main", "v")
-    assert b"".join(device.read(at, LEAF) for at in range(0, SIZE - LEAF, LEAF)) in content
+    assert b"".join(device.read(at, LEAF) for at in range(0, SIZE - LEAF, LEAF)) in scattered
     assert max(decoded.values()) > LEAVES // 2, "in its own order a disk has them decoded again"
 
 
@@ -103,31 +58,31 @@ def test_each_frame_is_decoded_once(
 @pytest.mark.parametrize("at_once", [1, 7, 10_000])
 def test_in_parts(
     vault: Vault,
-    content: bytes,
+    scattered: bytes,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     put_off: int,
     at_once: int,
 ) -> None:
-    monkeypatch.setattr(copying, "_WINDOW", 2 * LEAF)
+    monkeypatch.setattr(copying, "WINDOW", 2 * LEAF)
     monkeypatch.setattr(copying, "_WRITE", LEAF)
     monkeypatch.setattr(copying, "_PUT_OFF", put_off)
     monkeypatch.setattr(copying, "_BYTES_AT_ONCE", at_once * BLOCK)
     monkeypatch.setattr(copying, "_PIECES", 5)
     found, count, progress = copied(vault, tmp_path / "copy")
-    assert (found, count) == (content, SIZE - LEAF)
+    assert (found, count) == (scattered, SIZE - LEAF)
     assert progress == sorted(progress)
 
 
 def test_objects_that_moved_meanwhile_are_looked_up(
-    vault: Vault, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    vault: Vault, scattered: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gone = tables.location(1 << 20, 0)
     monkeypatch.setattr(ObjectReader, "places", lambda _, ids: array("Q", [gone] * len(ids)))
-    assert copied(vault, tmp_path / "copy")[0] == content
+    assert copied(vault, tmp_path / "copy")[0] == scattered
 
 
-@pytest.mark.usefixtures("content")
+@pytest.mark.usefixtures("scattered")
 def test_an_object_that_is_missing(vault: Vault, tmp_path: Path) -> None:
     oid = vault.device("main", "v").ids(0, 1)[0]
     with vault.store.write() as writer:
@@ -136,7 +91,7 @@ def test_an_object_that_is_missing(vault: Vault, tmp_path: Path) -> None:
         copied(vault, tmp_path / "copy")
 
 
-@pytest.mark.usefixtures("content")
+@pytest.mark.usefixtures("scattered")
 @pytest.mark.parametrize("room", [LEAF, 4 * LEAF], ids=["in order", "put off"])
 def test_a_disk_that_is_full(
     vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
