@@ -75,5 +75,5 @@ def load(directory: Path, token: bytes, size: int) -> Kept | None:
         return None
 
 
-def _digest(head: bytes, packed: bytes) -> bytes:
+def _digest(head: bytes, packed: bytes | memoryview) -> bytes:
     return blake3(head).update(packed).digest(_DIGEST_SIZE)

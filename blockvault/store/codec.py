@@ -48,7 +48,7 @@ class Codec:
         self.level = int(match[1]) if match[1] else None
         self._sparing = sparing
 
-    def compress(self, raw: bytes) -> tuple[int, bytes]:
+    def compress(self, raw: bytes | memoryview) -> tuple[int, bytes | memoryview]:
         """Return (codec number, payload); the payload is ``raw`` itself if nothing is gained."""
         if self.level is None or not raw:
             return RAW, raw
@@ -60,7 +60,7 @@ class Codec:
         return ZSTD, packed
 
 
-def _hardly_shrinks(raw: bytes) -> bool:
+def _hardly_shrinks(raw: bytes | memoryview) -> bool:
     """Whether that can be told with little effort: False as well if ``raw`` is small."""
     if len(raw) < SAMPLED_FROM:
         return False

@@ -82,15 +82,18 @@ class Objects:
 
 def encode(objects: Sequence[bytes | memoryview], codec: Codec) -> bytes:
     """Encode 1 to 65,535 objects of at most 16 MiB together."""
-    raw = b"".join(objects)
-    if not 1 <= len(objects) <= MAX_OBJECTS or len(raw) > MAX_RAW:
-        raise BadRequest(f"{len(objects)} objects of {len(raw):,} bytes do not fit in one frame")
     lengths = list(map(len, objects))
+    count, size = len(lengths), sum(lengths)
+    if not 1 <= count <= MAX_OBJECTS or size > MAX_RAW:
+        raise BadRequest(f"{count} objects of {size:,} bytes do not fit in one frame")
     uniform = lengths[0] if min(lengths) == max(lengths) else 0
-    number, payload = codec.compress(raw)
-    header = _HEADER.pack(VERSION, number, len(objects), len(raw), uniform)
-    table = b"" if uniform else struct.pack(f"<{len(lengths)}I", *lengths)
-    return b"".join((header, table, payload))
+    table = b"" if uniform else struct.pack(f"<{count}I", *lengths)
+    # Of what stays raw this is the frame already: to join it again would be one more copy.
+    plain = b"".join((_HEADER.pack(VERSION, RAW, count, size, uniform), table, *objects))
+    number, payload = codec.compress(memoryview(plain)[HEADER_SIZE + len(table) :])
+    if number == RAW:
+        return plain
+    return b"".join((_HEADER.pack(VERSION, number, count, size, uniform), table, payload))
 
 
 def decode(data: bytes | memoryview) -> Objects:
