@@ -33,7 +33,7 @@ TINY = dataclasses.replace(
     latency_data=MIB,
     nbd_size=8 * MIB,
     nbd_seconds=0.1,
-    nbd_jobs=("randwrite-16", "seqwrite"),
+    nbd_jobs=("randwrite-16", "seqwrite", "exported"),
     nbd_snapshots=3,
     nbd_branches=2,
     warm_up=MIB,
@@ -210,6 +210,10 @@ def test_servers_answer_fio_or_are_named(bench: Bench, nightly: bool) -> None:
             assert all(sample.value > 0 for sample in cell.samples)
         else:
             assert cell.reason
+    exported = bench.results.cells["nbd/exported"]
+    assert len(exported["blockvault"].samples) == TINY.runs
+    assert {exported[name].state for name in ("qcow2-chain10", "nbdkit-memory")} == {"not offered"}
+    assert "qcow2-compressing" not in exported
 
 
 def test_the_long_jobs_are_jobs_and_have_few_takers() -> None:

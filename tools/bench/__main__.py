@@ -163,7 +163,7 @@ def _plan(options: argparse.Namespace) -> Plan:
     if options.part:
         plan = dataclasses.replace(plan, part=options.part)
     if options.jobs:
-        if unknown := set(options.jobs) - {job.key for job in nbd.JOBS}:
+        if unknown := set(options.jobs) - nbd.KEYS:
             raise ValueError(f"no job {', '.join(sorted(unknown))}")
         plan = dataclasses.replace(plan, nbd_jobs=tuple(options.jobs))
     if options.contenders:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tools.bench.commands import Command, command
 from tools.bench.peers import vault
-from tools.bench.peers.base import Contender, first_version
+from tools.bench.peers.base import Contender, NotOffered, first_version
 
 SEQUENTIAL = "seqwrite"
 """The job that writes the disk from end to end."""
@@ -55,6 +55,10 @@ class NbdServer(Contender):
         """The same for the disk as ``prepare`` made it, where no state but the newest is served."""
         return self.uri(listening)
 
+    def take_out(self, target: Path) -> list[Command]:
+        """The disk as it is now, as a raw image; nobody serves it meanwhile."""
+        raise NotOffered("what it serves is a raw image, or nothing that stays")
+
     def start(self) -> list[Command]:
         return [command(self.programs[0], "--version")]
 
@@ -75,6 +79,9 @@ class QemuNbd(NbdServer):
     def serve(self, listening: Path) -> list[Command]:
         options = ("--persistent", "--shared=8", "--cache=writeback", "-f", "qcow2")
         return [command("qemu-nbd", *options, f"--socket={listening}", self._disk)]
+
+    def take_out(self, target: Path) -> list[Command]:
+        return [command("qemu-img", "convert", "-f", "qcow2", "-O", "raw", self._disk, target)]
 
     @property
     def _disk(self) -> Path:
@@ -158,12 +165,17 @@ class QemuNbdChain(QemuNbd):
         options = ("--persistent", "--shared=8", "--cache=writeback", "-f", "qcow2")
         return [command("qemu-nbd", *options, f"--socket={listening}", self._overlays()[-1])]
 
+    def take_out(self, target: Path) -> list[Command]:
+        raise NotOffered("its overlays are made anew before each job")
+
     def _overlays(self) -> list[Path]:
         return [self.folder / f"overlay-{number}.qcow2" for number in range(self.depth)]
 
 
 class QemuNbdRaw(QemuNbd):
     """A raw file: no history at all."""
+
+    take_out = NbdServer.take_out
 
     keeps_history = False
     name = "qemu-raw"
@@ -242,6 +254,9 @@ class VaultServer(NbdServer):
     def serve(self, listening: Path) -> list[Command]:
         program = (*vault.program(), "-V", str(self.folder))
         return [command(*program, "serve", "--export", self.branch, "--socket", listening)]
+
+    def take_out(self, target: Path) -> list[Command]:
+        return self.machine.export(self.branch, target)
 
     def uri(self, listening: Path) -> str:
         return f"nbd+unix:///{self.branch}/{vault.VOLUME}?socket={listening}"

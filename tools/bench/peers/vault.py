@@ -72,7 +72,10 @@ class Blockvault(Archive, Machine):
         return [self._run(*words)]
 
     def restore(self, state: str, target: Path) -> list[Command]:
-        return [self._run("export", f"{self._revision(state)}:{VOLUME}", target)]
+        return self.export(self._revision(state), target)
+
+    def export(self, revision: str, target: Path) -> list[Command]:
+        return [self._run("export", f"{revision}:{VOLUME}", target)]
 
     def verify(self) -> list[Command]:
         return [self._run("verify")]

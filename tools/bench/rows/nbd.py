@@ -4,7 +4,7 @@ fio and the server share the machine, as a guest and its server do.  Each job ge
 own, started for it and ended after it, so that its CPU and memory are the job's.  The value is
 fio's; the sample's CPU and peak are the server's.  So reads over the whole disk begin cold, with
 the data in the page cache but nothing decoded; before warm ones each block was read once, in random
-order.
+order.  At the end of each run the disk is exported, which by then was written to at random.
 """
 
 from __future__ import annotations
@@ -81,12 +81,24 @@ JOBS = (
         made=True,
     ),
     Job(
+        "randread-made",
+        "4 KiB random read, depth 16, of the disk before all those writes",
+        ("--rw=randread", "--bs=4k", "--iodepth=16"),
+        made=True,
+    ),
+    Job(
         SUSTAINED,
         "4 KiB random write, depth 16, on and on, flushed at the end",
         ("--rw=randwrite", "--bs=4k", "--iodepth=16", "--end_fsync=1"),
         long=True,
     ),
 )
+
+
+EXPORTED = "exported"
+EXPORT = Row(f"nbd/{EXPORTED}", GROUP, "Export of the disk after all those writes")
+KEYS = frozenset({job.key for job in JOBS} | {EXPORTED})
+"""What can be asked for."""
 
 
 def missing() -> str | None:
@@ -116,6 +128,10 @@ def run(bench: Bench, kinds: Sequence[type[NbdServer]]) -> None:
                 for lane in turns(lanes, number):
                     if lane.contender.does(job.key):
                         _measure(bench, lane, job)
+            if _wanted(bench, EXPORTED):
+                for lane in turns(lanes, number):
+                    if lane.contender.does(EXPORTED):
+                        lane.attempt(EXPORT, lane.contender.take_out, bench.fresh_output())
             bench.save()
 
 
@@ -124,8 +140,11 @@ def _row(job: Job) -> Row:
 
 
 def _chosen(bench: Bench) -> list[Job]:
-    wanted = bench.plan.nbd_jobs
-    return [job for job in JOBS if not wanted or job.key in wanted]
+    return [job for job in JOBS if _wanted(bench, job.key)]
+
+
+def _wanted(bench: Bench, key: str) -> bool:
+    return not bench.plan.nbd_jobs or key in bench.plan.nbd_jobs
 
 
 def _measure(bench: Bench, lane: Lane[NbdServer], job: Job) -> None:
