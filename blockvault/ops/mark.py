@@ -20,6 +20,7 @@ one another, branch by branch, and snapshots, of which most are states of a bran
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -32,7 +33,9 @@ from blockvault.model.projections import WaypointRow
 from blockvault.model.rows import from_row
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import Progress, base, silent
+from blockvault.ops.gathered import Gathered
 from blockvault.ops.marks import Marks
+from blockvault.store import tables
 from blockvault.store.caches import ObjectCache
 
 if TYPE_CHECKING:
@@ -40,8 +43,11 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 _ROWS_A_READ = 500
-LOOKED_UP_AT_ONCE = 1 << 18
-"""Objects, about 100 bytes of memory each."""
+LOOKED_UP_AT_ONCE = 1 << 20
+"""Blocks, about 40 bytes of memory each."""
+_WEIGHT = 4
+"""A node that waits takes as much memory as so many blocks."""
+_PARTS_A_READ = 16
 NODES_KEPT = 1 << 14
 """Tree nodes that are kept for the trees that follow, about 1.2 KiB each."""
 
@@ -68,7 +74,7 @@ class Marker:
         self._since = since
         self._note = note
         self._newer: set[bytes] = set()
-        self._gathered: set[bytes] = set()
+        self._gathered = Gathered()
         """Blocks that are needed and not looked up yet."""
         self._walked: dict[tuple[str, int], bytes] = {}
         """The tree that was walked last, by volume and height."""
@@ -170,7 +176,7 @@ class Marker:
 
     def blocks(self, ids: Iterable[bytes]) -> None:
         """Objects that name no others."""
-        self._gathered.update(ids)
+        self._gathered.add(ids)
 
     def _wait(self, some: Iterable[tuple[bytes, int]]) -> None:
         """Objects that name others: all that they name is marked or gathered by now."""
@@ -180,15 +186,13 @@ class Marker:
 
     @property
     def _enough(self) -> bool:
-        return len(self._gathered) + len(self._waiting) >= LOOKED_UP_AT_ONCE
+        return len(self._gathered) + _WEIGHT * len(self._waiting) >= LOOKED_UP_AT_ONCE
 
     def _settle(self) -> None:
         """Mark the blocks that were gathered, and then the nodes that waited for that."""
-        self._gathered.discard(ZERO_ID)
-        if not self._gathered and not self._waiting:
+        if not len(self._gathered) and not self._waiting:
             return
-        with self.vault.read() as reader:
-            self.marks.mark(reader.places(self._gathered))
+        self.marks.mark(self._places())
         self._gathered.clear()
         for oid, place in self._waiting.items():
             if self.marks.has(place) is None:
@@ -197,6 +201,18 @@ class Marker:
         self._waiting.clear()
         self.progress(self.marks.marked, self.marks.objects)
         self._note(self._since)
+
+    def _places(self) -> array[int]:
+        """Where the blocks lie that were gathered."""
+        places = array("Q")
+        for start in range(0, tables.INDEX_PARTS, _PARTS_A_READ):
+            parts = range(start, start + _PARTS_A_READ)
+            wanted = [(first, ids) for first in parts if (ids := self._gathered.part(first))]
+            if wanted:
+                with self.vault.read() as reader:
+                    for first, ids in wanted:
+                        places.extend(reader.places(first, ids))
+        return places
 
     def _nodes(self, ids: Mapping[bytes, bytes], height: int) -> None:
         """Nodes of one height, each with the one in its place in the tree that was walked last."""

@@ -19,7 +19,8 @@ from blockvault.store import frames, tables
 if TYPE_CHECKING:
     from blockvault.vault import Vault
 
-_HEADS_A_READ = 512
+_HEADS_A_READ = 64
+"""Of a large file the kernel maps up to 256 KiB where one head is read."""
 
 
 class Counted(NamedTuple):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Collection, Iterator, Mapping, Sequence, Set
+from contextlib import suppress
 from itertools import groupby
 from operator import itemgetter
 from types import TracebackType
@@ -128,18 +129,13 @@ class LmdbReader(Reader):
         found = self._placed(set(ids))
         return [found.get(oid) for oid in ids]
 
-    def places(self, ids: Set[bytes]) -> list[int]:
-        if len(ids) < _MANY or not worth_a_walk(len(ids), self.index_size()):
-            return super().places(ids)
-        found: list[int] = []
-        for first in range(tables.INDEX_PARTS):
-            try:
+    def places(self, first: int, ids: Set[bytes]) -> list[int]:
+        if worth_a_walk(len(ids), self.index_size() // tables.INDEX_PARTS):
+            # A damaged page hides its own rows only from who asks for each.
+            with suppress(lmdb.Error, Damaged):
                 rows = entries_of(self.index_entries(first))
-                found += [int.from_bytes(place) for oid, place in rows if oid in ids]
-            except (lmdb.Error, Damaged):
-                # A damaged page hides its own rows only from who asks for each.
-                found += super().places({oid for oid in ids if oid[0] == first})
-        return found
+                return [int.from_bytes(place) for oid, place in rows if oid in ids]
+        return super().places(first, ids)
 
     def index_entries(self, first: int) -> bytes:
         found = []

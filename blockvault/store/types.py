@@ -119,8 +119,10 @@ class Reader(LogReader):
     def locate(self, ids: Sequence[bytes]) -> list[int | None]:
         """For each id its location (``tables.split_location``), or None if it is not stored."""
 
-    def places(self, ids: Set[bytes]) -> list[int]:
-        """The locations of those of ``ids`` that are stored, in any order."""
+    def places(self, first: int, ids: Set[bytes]) -> list[int]:
+        """The locations of those of ``ids`` that are stored, in any order; all begin with the byte
+        ``first``.  For a large part of all objects: what the index says is read once for many.
+        """
         return [place for place in self.locate(list(ids)) if place is not None]
 
     @abstractmethod

@@ -12,7 +12,7 @@ from blockvault.store import frames
 from blockvault.store.codec import Codec
 from blockvault.store.format import FEATURES
 from blockvault.store.frames import Frame
-from blockvault.store.types import Options, Writer
+from blockvault.store.types import Options, Reader, Writer
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTIONS = Options(bytes(range(16)), 4096, "zstd:3", FEATURES)
@@ -70,3 +70,9 @@ def command(code: str, *arguments: object) -> list[str]:
         "from tests.store.material import *\n"
     )
     return [sys.executable, "-W", "error", "-c", prelude + code, *map(str, arguments)]
+
+
+def placed(reader: Reader, ids: Sequence[bytes]) -> list[int]:
+    """The places of objects, asked for by the first byte of their ids."""
+    parts = ({oid for oid in ids if oid[0] == first} for first in range(256))
+    return [place for first, part in enumerate(parts) for place in reader.places(first, part)]

@@ -20,7 +20,7 @@ from blockvault.store import env, filesystem, rows, shared
 from blockvault.store.env import LmdbStore
 from blockvault.store.index import Index
 from blockvault.store.types import Writer
-from tests.store.material import OPTIONS, block, commit_something, framed, run_python
+from tests.store.material import OPTIONS, block, commit_something, framed, placed, run_python
 
 
 def raw_put(home: Path, name: bytes, value: bytes | None) -> None:
@@ -450,7 +450,7 @@ def test_a_damaged_part_of_the_index_hides_only_its_own_rows(
     with store.read() as reader:
         assert None not in reader.locate(ids)
         assert len(read) > 200
-        expected = sorted(reader.places(set(ids)))
+        expected = sorted(placed(reader, ids))
 
     def damaged_too(self: Index, first: int) -> Iterator[bytes]:
         slices.append(first)
@@ -459,6 +459,6 @@ def test_a_damaged_part_of_the_index_hides_only_its_own_rows(
     slices: list[int] = []
     monkeypatch.setattr(Index, "slices", damaged_too)
     with store.read() as reader:
-        assert sorted(reader.places(set(ids))) == expected
+        assert sorted(placed(reader, ids)) == expected
     assert len(expected) == len(ids)
     assert len(slices) > 200
