@@ -204,9 +204,10 @@ class Collection:
 
     def _changed(self, before: bool) -> Iterator[tuple[int, int]]:
         """Frames whose dead places are not what the table says, or were never swept."""
+        with self.vault.read() as reader:
+            table = reader.all_dead_slots()
         for frame in self.marks.frames():
-            with self.vault.read() as reader:
-                known = reader.dead_slots(frame.number)
+            known = table.get(frame.number, 0)
             if known != frame.dead or (before and known):
                 yield frame.number, frame.dead
 

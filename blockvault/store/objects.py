@@ -33,8 +33,8 @@ NODE_BYTES = 32 << 20
 """What a reader keeps of tree nodes that were just made: two folds, or more of small disks."""
 
 FRAMES_A_SNAPSHOT = 16
-"""Frames that one read transaction fetches at most, so that none lives long or has much mapped: of a
-large file up to 2 MiB for each, of which it reads 256 KiB."""
+"""Frames that one read transaction fetches at most, so that none lives long or has much mapped: of
+a large file up to 2 MiB for each, of which it reads 256 KiB."""
 
 PARALLEL_FROM = 4
 """Frames from which on ``get_many`` decodes in threads."""

@@ -175,6 +175,11 @@ class Reader(LogReader):
         """The places in a frame whose objects a collection found dead, as bits."""
         return int.from_bytes(self.get(tables.DEAD, tables.u64_key(number)) or b"", "little")
 
+    def all_dead_slots(self) -> dict[int, int]:
+        """``dead_slots`` of each frame that has any, by its number."""
+        rows = self.scan(tables.DEAD)
+        return {int.from_bytes(key): int.from_bytes(slots, "little") for key, slots in rows}
+
     def newest_frame(self) -> int:
         """The greatest frame number there is; 0 if there is none."""
         return self._last_frame() or 0

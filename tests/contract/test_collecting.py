@@ -31,6 +31,7 @@ def test_condemned_objects_are_stored_but_not_known(store: Store) -> None:
     with store.read() as reader:
         assert reader.dead_slots(1) == 0b10
         assert reader.dead_slots(2) == 0
+        assert reader.all_dead_slots() == {1: 0b10}
         assert reader.known(IDS) == set(IDS[:3]), "nothing is condemned until it is said"
     with store.write() as writer:
         writer.condemn(True)
