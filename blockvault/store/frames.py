@@ -82,18 +82,29 @@ class Objects:
 
 def encode(objects: Sequence[bytes | memoryview], codec: Codec) -> bytes:
     """Encode 1 to 65,535 objects of at most 16 MiB together."""
+    return shrunk(plain(objects), codec)
+
+
+def plain(objects: Sequence[bytes | memoryview]) -> bytes:
+    """A frame of these objects that is not compressed."""
     lengths = list(map(len, objects))
     count, size = len(lengths), sum(lengths)
     if not 1 <= count <= MAX_OBJECTS or size > MAX_RAW:
         raise BadRequest(f"{count} objects of {size:,} bytes do not fit in one frame")
     uniform = lengths[0] if min(lengths) == max(lengths) else 0
     table = b"" if uniform else struct.pack(f"<{count}I", *lengths)
-    # Of what stays raw this is the frame already: to join it again would be one more copy.
-    plain = b"".join((_HEADER.pack(VERSION, RAW, count, size, uniform), table, *objects))
-    number, payload = codec.compress(memoryview(plain)[HEADER_SIZE + len(table) :])
+    return b"".join((_HEADER.pack(VERSION, RAW, count, size, uniform), table, *objects))
+
+
+def shrunk(frame: bytes, codec: Codec) -> bytes:
+    """A frame that is not compressed, compressed if that is worth it; else itself, not a copy."""
+    _, _, count, size, uniform = _HEADER.unpack_from(frame)
+    start = len(frame) - size
+    number, payload = codec.compress(memoryview(frame)[start:])
     if number == RAW:
-        return plain
-    return b"".join((_HEADER.pack(VERSION, number, count, size, uniform), table, payload))
+        return frame
+    header = _HEADER.pack(VERSION, number, count, size, uniform)
+    return b"".join((header, frame[HEADER_SIZE:start], payload))
 
 
 def decode(data: bytes | memoryview) -> Objects:

@@ -152,8 +152,8 @@ class ObjectWriter:
         if size < INLINE_BELOW and not self._sealed:
             self._ready.append(Frame(frames.encode(datas, self._codec), ids))
             return
-        # The join copies, so that the caller's buffers are free when add_blocks returns.
-        future = workers.pool().submit(frames.encode, list(map(bytes, datas)), self._codec)
+        # This copies, so that the caller's buffers are free when add_blocks returns.
+        future = workers.pool().submit(frames.shrunk, frames.plain(datas), self._codec)
         self._sealed.append((ids, future))
         if len(self._sealed) > IN_FLIGHT:
             self._collect()
