@@ -138,20 +138,23 @@ def _to_block_device(device: StateDevice, target: Path, force: bool, progress: P
             raise NoSpace(f"{target} holds {room:,} bytes, the volume has {device.size:,}")
         out.seek(0)
         with copying.writing(f"{target} holds a part of the volume now"):
-            data = copying.copy_out(device, out.fileno(), progress)
-            _zero_out(device, out.fileno())
+            data = copying.copy_out(
+                device, out.fileno(), lambda at, total: progress(at // 2, total)
+            )
+            _zero_out(device, out.fileno(), lambda at, total: progress((total + at) // 2, total))
             os.fsync(out.fileno())
     return data
 
 
-def _zero_out(device: Device, fd: int) -> None:
+def _zero_out(device: Device, fd: int, progress: Progress) -> None:
     """Write zeros wherever the device has them: a block device held something else before."""
     zeros = bytes(_ZEROS)
     for extent in device.extents(0, device.size):
-        for at in range(extent.offset, extent.offset + extent.length, _ZEROS):
-            if extent.zero:
-                count = min(_ZEROS, extent.offset + extent.length - at)
-                copying.write_at(fd, at, zeros[:count])
+        end = extent.offset + extent.length
+        for at in range(extent.offset, end if extent.zero else extent.offset, _ZEROS):
+            copying.write_at(fd, at, zeros[: min(_ZEROS, end - at)])
+            progress(at, device.size)
+    progress(device.size, device.size)
 
 
 def _convert(raw: Path, image_format: str) -> None:

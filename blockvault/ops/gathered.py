@@ -20,14 +20,16 @@ class Gathered:
 
     def __init__(self) -> None:
         self._parts = [bytearray() for _ in range(tables.INDEX_PARTS)]
+        self._count = 0
 
     def add(self, ids: Iterable[bytes]) -> None:
-        parts = self._parts
-        for oid in ids:
+        parts, count = self._parts, 0
+        for count, oid in enumerate(ids, 1):
             parts[oid[0]] += oid
+        self._count += count
 
     def __len__(self) -> int:
-        return sum(map(len, self._parts)) // ID_SIZE
+        return self._count
 
     def part(self, first: int) -> set[bytes]:
         """The ids that begin with this byte, but for that of zeros, which is of no object."""
@@ -38,3 +40,4 @@ class Gathered:
     def clear(self) -> None:
         for part in self._parts:
             part.clear()
+        self._count = 0

@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import threading
 from io import FileIO
 from pathlib import Path
 
@@ -43,6 +44,7 @@ class Residency:
         self._path = path
         self._read = 0
         self._sizes: FileIO | None = None
+        self._guard = threading.Lock()
 
     def note(self, count: int) -> None:
         """So many bytes were read.  Inexact between threads, which does no harm."""
@@ -67,7 +69,6 @@ class Residency:
             if start is not None:
                 _drop(start, os.stat(self._path).st_size)
 
-
     def _mapped_bytes(self) -> int:
         """Bytes of files in the memory of this process; 0 where the system does not tell.
 
@@ -75,9 +76,10 @@ class Residency:
         five times as long as to read it again.
         """
         try:
-            if self._sizes is None:
-                self._sizes = FileIO("/proc/self/statm")
-            sizes = os.pread(self._sizes.fileno(), 128, 0)  # threads have no place of their own
+            with self._guard:
+                if self._sizes is None:
+                    self._sizes = FileIO("/proc/self/statm")
+            sizes = os.pread(self._sizes.fileno(), 128, 0)
             return int(sizes.split()[_SHARED]) * mmap.PAGESIZE
         except OSError:
             return 0
