@@ -6,7 +6,7 @@ the index with that byte, and the index is read once for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection
 from struct import Struct
 
 from blockvault.ids import ID_SIZE, ZERO_ID
@@ -22,11 +22,11 @@ class Gathered:
         self._parts = [bytearray() for _ in range(tables.INDEX_PARTS)]
         self._count = 0
 
-    def add(self, ids: Iterable[bytes]) -> None:
-        parts, count = self._parts, 0
-        for count, oid in enumerate(ids, 1):
+    def add(self, ids: Collection[bytes]) -> None:
+        parts = self._parts
+        for oid in ids:
             parts[oid[0]] += oid
-        self._count += count
+        self._count += len(ids)
 
     def __len__(self) -> int:
         return self._count

@@ -21,7 +21,7 @@ one another, branch by branch, and snapshots, of which most are states of a bran
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -174,7 +174,7 @@ class Marker:
         self._nodes({root: self._walked.get((volume, height), ZERO_ID)}, height)
         self._walked[volume, height] = root
 
-    def blocks(self, ids: Iterable[bytes]) -> None:
+    def blocks(self, ids: Collection[bytes]) -> None:
         """Objects that name no others."""
         self._gathered.add(ids)
 
