@@ -46,6 +46,7 @@ class BatchWrites(Protocol):
 
 
 ReadMany = Callable[[Sequence[tuple[int, int]]], Sequence[Content]]
+WriteMany = Callable[[Sequence[tuple[int, memoryview]]], None]
 
 
 def read_many_of(device: Device) -> ReadMany:
@@ -53,6 +54,18 @@ def read_many_of(device: Device) -> ReadMany:
     if isinstance(device, BatchReads):
         return device.read_many
     return lambda ranges: [device.read(offset, length) for offset, length in ranges]
+
+
+def write_many_of(device: Device) -> WriteMany:
+    """``write_many`` of a device, or what does the same by single writes."""
+    if isinstance(device, BatchWrites):
+        return device.write_many
+
+    def write_many(writes: Sequence[tuple[int, memoryview]]) -> None:
+        for offset, data in writes:
+            device.write(offset, data)
+
+    return write_many
 
 
 class Volume(Protocol):

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from blockvault.errors import VaultError
@@ -28,7 +28,7 @@ from blockvault.nbd.connection import (
     Request,
     Writes,
 )
-from blockvault.nbd.exports import BatchWrites, Export, read_many_of
+from blockvault.nbd.exports import read_many_of, write_many_of
 from blockvault.nbd.negotiation import Choice
 from blockvault.nbd.replies import Piece
 from blockvault.nbd.stats import Counters
@@ -72,7 +72,7 @@ class Service:
         self._counters = counters
         self._counting = threading.Lock()  # run() and commit() may be on two threads
         self._read_many = read_many_of(self._device)
-        self._write_many = _batched_write(choice.export)
+        self._write_many = write_many_of(self._device)
         self._done: list[tuple[int, int]] = []
         self._logged = 0
         self._flush_ahead: Callable[[], None] = getattr(
@@ -272,15 +272,3 @@ HANDLERS: dict[int, Callable[[Service, Request], list[Piece]]] = {
 def large_data(items: list[Item]) -> int:
     """Bytes that the replies to single READs among ``items`` will take."""
     return sum([item.length for item in items if type(item) is Request and item.command == _READ])
-
-
-def _batched_write(export: Export) -> Callable[[Sequence[tuple[int, memoryview]]], None]:
-    device = export.device
-    if isinstance(device, BatchWrites):
-        return device.write_many
-
-    def write_many(writes: Sequence[tuple[int, memoryview]]) -> None:
-        for offset, data in writes:
-            device.write(offset, data)
-
-    return write_many

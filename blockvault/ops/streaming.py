@@ -42,7 +42,7 @@ class _Span(NamedTuple):
 def stream(
     device: StateDevice, out: BinaryIO, start: int, length: int, progress: Progress = silent
 ) -> int:
-    """Write a range of a device, return how many bytes are not zeros."""
+    """Write a range of a device; return how many bytes are not zeros."""
     device.check(start, length)
     data = 0
     with ExitStack() as stack:
