@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from blockvault.ops.resolve import Position
     from blockvault.vault import Vault
 
-_BATCH = 4 << 20
-
 
 class Item(NamedTuple):
     """What becomes of one file; ``mode`` is new, update, unchanged or remove."""
@@ -222,23 +220,12 @@ def _write(vault: Vault, what: Plan, item: Item, report: Callable[[int], None]) 
             share = item.bytes_to_write / max(1, item.size)
             copying.copy_out(device, file.fileno(), lambda at, _: report(int(at * share)))
         else:
-            _update(device, file.fileno(), item, report)
+            copying.write_ranges(device, file.fileno(), item.extents, report)
         # The kernel's clock stands still for milliseconds: a time of our own tells even a write
         # that comes at once from ours.
         now = time.time_ns()
         os.utime(file.fileno(), ns=(now, now))
         os.fsync(file.fileno())
-
-
-def _update(device: StateDevice, fd: int, item: Item, report: Callable[[int], None]) -> None:
-    """Write the ranges in which the file differs, zeros too."""
-    done = 0
-    for offset, length in item.extents:
-        for at in range(offset, offset + length, _BATCH):
-            count = min(_BATCH, offset + length - at)
-            copying.write_at(fd, at, device.read(at, count))
-            done += count
-            report(done)
 
 
 def _device(vault: Vault, position: Position, item: Item) -> StateDevice:

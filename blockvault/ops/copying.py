@@ -88,6 +88,26 @@ def copy_out(
     return done
 
 
+def write_ranges(
+    device: Device,
+    fd: int,
+    ranges: Iterable[tuple[int, int]],
+    report: Callable[[int], None] = lambda done: None,
+) -> int:
+    """Write ranges of a device to their places as they lie, zeros too; return how many bytes.
+
+    For few of them, or short ones.  ``report`` is told how many bytes are done.
+    """
+    done = 0
+    for offset, length in ranges:
+        for at in range(offset, offset + length, WINDOW):
+            count = min(WINDOW, offset + length - at)
+            write_at(fd, at, device.read(at, count))
+            done += count
+            report(done)
+    return done
+
+
 def in_order(
     readers: ThreadPoolExecutor,
     read: Callable[[_Part], _Content],

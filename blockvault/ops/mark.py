@@ -190,7 +190,7 @@ class Marker:
 
     def _settle(self) -> None:
         """Mark the blocks that were gathered, and then the nodes that waited for that."""
-        if not len(self._gathered) and not self._waiting:
+        if not self._gathered and not self._waiting:
             return
         self.marks.mark(self._places())
         self._gathered.clear()

@@ -19,9 +19,6 @@ from blockvault.store import frames, tables
 if TYPE_CHECKING:
     from blockvault.vault import Vault
 
-_HEADS_A_READ = 64
-"""Of a large file the kernel maps up to 256 KiB where one head is read."""
-
 
 class Counted(NamedTuple):
     """A frame as the census has it: encoded ``length``, its objects, ``marked`` of them as bits."""
@@ -66,7 +63,7 @@ class Marks:
     def _read(self, vault: Vault) -> list[tuple[int, bytes, int]]:
         start = self._numbers[-1] + 1 if self._numbers else 0
         with vault.read() as reader:
-            return reader.frame_heads(start, _HEADS_A_READ)
+            return reader.frame_heads(start)
 
     def parts(self) -> tuple[array[int], array[int], bytes]:
         """The census and the marks: numbers of frames, where the bits of each begin, the bits."""

@@ -45,7 +45,6 @@ _LARGER_THAN_WRITTEN = 512 << 10
 _PACKED = b"packed"
 _AGES = b"ages"
 _AGES_KEPT = 1000
-_HEADS_A_READ = 64
 _ROWS_A_COMMIT = 4096
 _REST = 0.005
 _WORKERS = os.cpu_count() or 1
@@ -181,7 +180,7 @@ class _Packing:
         start = at.number + 1
         while True:
             with self.vault.read() as reader:
-                heads = reader.frame_heads(start, _HEADS_A_READ)
+                heads = reader.frame_heads(start)
             for number, head, length in heads:
                 if number > upto:
                     return

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from blockvault.ops.reading import StateDevice
     from blockvault.vault import Vault
 
-_BATCH = 4 << 20
-
 
 class StateFile:
     """A sparse raw file at ``path``; ``written`` counts the bytes that the states took so far."""
@@ -47,8 +45,8 @@ class StateFile:
                 if before is None:
                     self.written += copying.copy_out(device, file.fileno(), silent)
                 else:
-                    for offset, length in self._changed(before, device):
-                        self._write(file.fileno(), device, offset, length)
+                    changed = self._changed(before, device)
+                    self.written += copying.write_ranges(device, file.fileno(), changed)
                 # The kernel's clock stands still for milliseconds; a time of our own tells even a
                 # write that follows at once.
                 now = time.time_ns()
@@ -68,12 +66,3 @@ class StateFile:
             for offset, length in changed
             if offset < device.size
         )
-
-    def _write(self, fd: int, device: StateDevice, offset: int, length: int) -> None:
-        """Copy a range, zeros too: the file holds something else there."""
-        for extent in device.extents(offset, length):
-            end = extent.offset + extent.length
-            for at in range(extent.offset, end, _BATCH):
-                count = min(_BATCH, end - at)
-                copying.write_at(fd, at, bytes(count) if extent.zero else device.read(at, count))
-                self.written += count

@@ -80,8 +80,4 @@ def _fill(device: StateDevice, span: _Span) -> int:
     os.ftruncate(fd, 0)
     if not start % copying.WINDOW and not stop % copying.WINDOW:
         return copying.copy_out(device, fd, silent, start, stop - start)
-    data = 0
-    for at, count in copying.batches(device, start, stop - start, _WRITE):
-        copying.write_at(fd, at, device.read(at, count))
-        data += count
-    return data
+    return copying.write_ranges(device, fd, copying.batches(device, start, stop - start, _WRITE))

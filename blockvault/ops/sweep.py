@@ -77,13 +77,15 @@ class Sweeper:
             yield self._step([opened for frame in some if (opened := self._open(frame))], [])
         # In their old order, so that neighbours stay neighbours.
         waiting: list[_Opened] = []
+        size = 0
         for frame in sorted(rewrite):
             opened = self._open(frame)
             if opened is not None and self._whole(opened):
                 waiting.append(opened)
-            if sum(each.size for each in waiting) >= self._at_once(_MOVES_A_STEP):
+                size += opened.size
+            if size >= self._at_once(_MOVES_A_STEP):
                 yield self._step(waiting, self._packed(waiting))
-                waiting = []
+                waiting, size = [], 0
         if waiting:
             yield self._step(waiting, self._packed(waiting))
         for some in self._batches(leave, _LOOKS_A_STEP):

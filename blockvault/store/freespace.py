@@ -62,7 +62,7 @@ def slice_of(
     after: Reached,
     until: int,
     oldest_reader: int | None,
-    awaited: Callable[[], bool] = lambda: True,
+    awaited: Callable[[], bool],
     least: int = 1,
 ) -> Reached | None:
     """Punch holes until somebody waits; return how far that came, None if all is done.
@@ -115,11 +115,11 @@ def _runs(numbers: list[int], least: int) -> Iterator[tuple[int, int]]:
     start = stop = -1
     for number in numbers:
         if number != stop or stop - start >= _PUNCH_BYTES >> 12:
-            if start < stop and stop - start >= least:
+            if stop - start >= least:
                 yield start, stop
             start = number
         stop = number + 1
-    if start < stop and stop - start >= least:
+    if stop - start >= least:
         yield start, stop
 
 

@@ -15,7 +15,7 @@ from blockvault.errors import BadRequest, IOFailed
 from blockvault.store import format as fmt
 from blockvault.store import tables
 from blockvault.store.frames import HEADER_SIZE, Frame
-from blockvault.store.types import Options, Reader, Writer, not_the_end
+from blockvault.store.types import HEADS_AT_ONCE, Options, Reader, Writer, not_the_end
 
 State = dict[str, dict[Any, bytes]]
 
@@ -135,7 +135,7 @@ class MemoryReader(Reader):
     def _last_frame(self) -> int | None:
         return max(self._tables[tables.FRAMES], default=None)
 
-    def frame_heads(self, start: int, count: int) -> list[tuple[int, bytes, int]]:
+    def frame_heads(self, start: int, count: int = HEADS_AT_ONCE) -> list[tuple[int, bytes, int]]:
         heads = [(number, data[:HEADER_SIZE], len(data)) for number, data in self.frames(start)]
         return heads[:count]
 

@@ -26,7 +26,7 @@ from blockvault.store.frames import HEADER_SIZE
 from blockvault.store.index import Index, entries_of, worth_a_walk
 from blockvault.store.residency import A_LOOKUP
 from blockvault.store.shared import Database, Environment
-from blockvault.store.types import Reader
+from blockvault.store.types import HEADS_AT_ONCE, Reader
 
 _MANY = 16 * tables.INDEX_PARTS
 """Objects from which on it is worth asking whether reading the index is faster than looking up."""
@@ -235,7 +235,7 @@ class LmdbReader(Reader):
         cursor = self._txn.cursor(self._dbs[tables.FRAMES])
         return tables.number_of_key(cursor.key()) if cursor.last() else None
 
-    def frame_heads(self, start: int, count: int) -> list[tuple[int, bytes, int]]:
+    def frame_heads(self, start: int, count: int = HEADS_AT_ONCE) -> list[tuple[int, bytes, int]]:
         cursor = self._txn.cursor(self._dbs[tables.FRAMES])
         heads: list[tuple[int, bytes, int]] = []
         more = cursor.set_range(tables.integer_key(start))

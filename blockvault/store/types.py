@@ -21,6 +21,9 @@ from blockvault.store.chained import LogReader, LogWriter
 from blockvault.store.eventlog import Last, Record
 from blockvault.store.frames import Frame
 
+HEADS_AT_ONCE = 64
+"""Heads of frames that are read at once: of a large file the kernel maps up to 256 KiB for each."""
+
 CONDEMNED = b"condemned"
 """The row of ``meta`` that is there while a collection has condemned objects."""
 
@@ -194,7 +197,7 @@ class Reader(LogReader):
     def _last_frame(self) -> int | None: ...
 
     @abstractmethod
-    def frame_heads(self, start: int, count: int) -> list[tuple[int, bytes, int]]:
+    def frame_heads(self, start: int, count: int = HEADS_AT_ONCE) -> list[tuple[int, bytes, int]]:
         """(number, first bytes, length) of up to ``count`` encoded frames from number ``start``."""
 
     @abstractmethod
