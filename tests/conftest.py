@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from typing import NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -45,17 +46,20 @@ def nightly(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--nightly"))
 
 
-def find_tool(name: str) -> str:
-    """The path of a program, searched for in the system's directories too.
-
-    Skips the test where the program is missing, but fails it under ``CI=true``: there the test
-    command has to install everything, and a test that skips itself tells nothing.
+def skip(reason: str) -> NoReturn:
+    """Skip the test on a machine that lacks what it needs, but fail it under ``CI=true``: there the
+    test command has to provide everything, and a test that skips itself tells nothing.
     """
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{reason}, and CI may not skip what needs it")
+    pytest.skip(reason)
+
+
+def find_tool(name: str) -> str:
+    """The path of a program, searched for in the system's directories too; see ``skip``."""
     path = shutil.which(name, path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")
     if path is None:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{name} is not installed, and CI may not skip what needs it")
-        pytest.skip(f"{name} is not installed")
+        skip(f"{name} is not installed")
     return path
 
 

@@ -12,6 +12,7 @@ from blockvault import Vault
 from blockvault.errors import BadRequest, Conflict, NoSpace, ToolFailed
 from blockvault.ops import check, compare, export, images
 from blockvault.ops.ingest import Image, import_images
+from tests.conftest import skip
 from tests.oracle import BLOCK, noise
 
 FORMATS = [name for name in images.FORMATS if name != "raw"]
@@ -131,7 +132,7 @@ def loop(tmp_path: Path, need_tool: Callable[[str], str]) -> Iterator[Path]:
         [tool, "--find", "--show", str(backing)], capture_output=True, text=True, check=False
     )
     if made.returncode:
-        pytest.skip(f"no loop device: {made.stderr.strip()}")
+        skip(f"no loop device: {made.stderr.strip()}")
     yield Path(made.stdout.strip())
     subprocess.run([tool, "--detach", made.stdout.strip()], check=True)
 

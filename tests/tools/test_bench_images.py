@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import skip
 from tools.bench import inputs
 from tools.images import build
 from tools.images.states import STATES, State
@@ -67,7 +68,7 @@ def test_an_archive_becomes_a_clean_file_system_and_no_mount_stays(
 ) -> None:
     mkfs, check, debugfs = (need_tool(name) for name in ("mkfs.ext4", "e2fsck", "debugfs"))
     if os.geteuid() != 0:
-        pytest.skip("loop mounts need root")
+        skip("loop mounts need root")
     image, archive, mounted = tmp_path / "a.img", tmp_path / "a.tar", tmp_path / "mounted"
     mounted.mkdir()
     with image.open("wb") as file:

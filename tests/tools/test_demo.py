@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from tests.conftest import skip
 
 DEMO = Path(__file__).resolve().parents[2] / "tools" / "demo"
 
@@ -16,9 +16,7 @@ def test_demo(need_tool, tmp_path) -> None:
     for tool in ("mkfs.ext4", "debugfs", "e2fsck", "qemu-system-x86_64", "apt-get", "dpkg-deb"):
         need_tool(tool)
     if not (Path(sys.prefix) / ".blockvault-dev").exists():
-        if os.environ.get("CI") == "true":
-            pytest.fail("the tests do not run in the environment that tools/test makes")
-        pytest.skip("needs the environment that tools/test makes")
+        skip("needs the environment that tools/test makes")
     done = subprocess.run(
         [str(DEMO), str(tmp_path)],
         env=os.environ | {"BLOCKVAULT_VENV": sys.prefix},
