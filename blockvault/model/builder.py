@@ -1,18 +1,16 @@
 """A tree built from its leaves in order: how an import turns a stream of blocks into a root.
 
 The builder keeps at most 31 ids per level, so memory does not grow with the volume, and holes of
-any size cost a few steps.  Given the tree of an earlier state it tells for each leaf whether that
-state has the same leaf in the same place; then all 32 blocks are known to be stored and the caller
-need not ask for any of them.  Only nodes of height 2 of the earlier tree are read for that: a leaf
-is compared by its id.
+any size cost a few steps.  A leaf that an earlier state has too is put by its id: that its 32
+blocks are stored is known then, and nobody need ask for any of them (``EarlierLeaves``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from blockvault.errors import BadRequest
-from blockvault.ids import ID_SIZE, ZERO_ID, object_id
+from blockvault.ids import ID_SIZE, ZERO_ID
 from blockvault.model.tree import (
     BITS,
     BLANK,
@@ -28,53 +26,28 @@ from blockvault.model.tree import (
 
 
 class Builder:
-    """Feed ``add`` and ``skip`` with the leaves from the first on, then ``finish``."""
+    """Feed ``add``, ``put`` and ``skip`` with the leaves from the first on, then ``finish``."""
 
-    def __init__(
-        self,
-        sink: NodeSink,
-        nblocks: int,
-        *,
-        nodes: NodeSource | None = None,
-        parent: bytes = ZERO_ID,
-        parent_blocks: int = 0,
-    ) -> None:
-        """``parent`` is the root of an earlier state of ``parent_blocks`` blocks, in ``nodes``."""
+    def __init__(self, sink: NodeSink, nblocks: int) -> None:
         self.height = depth(nblocks)
         self.total = blocks_in(nblocks, FANOUT)
         self.done = 0
         self._sink = sink
         self._partial: list[list[bytes]] = [[] for _ in range(self.height + 1)]
-        self._earlier = _Earlier(nodes, parent, depth(parent_blocks))
 
-    def add(self, leaf: bytes) -> bool:
-        """Append the ids of the next 32 blocks (only the last leaf may have fewer).
-
-        True if the earlier state has the same leaf here; then nothing was stored.
-        """
+    def add(self, leaf: bytes) -> None:
+        """Append the ids of the next 32 blocks (only the last leaf may have fewer)."""
         if len(leaf) != NODE_SIZE:
             leaf = self._padded(leaf)
         self._expect(1)
-        before = self._earlier.leaf_id(self.done)
         self.done += 1
-        if leaf == BLANK:
-            self._push(1, ZERO_ID)
-            return before == ZERO_ID
-        same = before != ZERO_ID and object_id(leaf) == before
-        self._push(1, before if same else self._sink.add(leaf))
-        return same
+        self._push(1, store(self._sink, leaf))
 
-    @property
-    def earlier(self) -> bytes:
-        """The id of the leaf that the earlier state has next; ``ZERO_ID`` if it is zeros there."""
-        return self._earlier.leaf_id(self.done)
-
-    def keep(self) -> None:
-        """Append the leaf that the earlier state has next."""
+    def put(self, oid: bytes) -> None:
+        """Append a leaf that is stored, or ``ZERO_ID``."""
         self._expect(1)
-        before = self.earlier
         self.done += 1
-        self._push(1, before)
+        self._push(1, oid)
 
     def skip(self, leaves: int) -> None:
         """Append ``leaves`` leaves of zeros."""
@@ -123,22 +96,27 @@ class Builder:
             self._push(level, ZERO_ID)
 
 
-class _Earlier:
-    """The leaf ids of an earlier tree, asked for in ascending order."""
+class EarlierLeaves:
+    """The leaf ids of an earlier tree, asked for in ascending order.
 
-    def __init__(self, nodes: NodeSource | None, root: bytes, height: int) -> None:
+    Only nodes of height 2 are read for that.
+    """
+
+    def __init__(self, nodes: NodeSource, root: bytes, nblocks: int) -> None:
         self._at, self._node = -1, BLANK
         self._rest: Iterator[tuple[int, bytes]] = iter(())
-        if nodes is None or root == ZERO_ID:
-            self._at = -2
-        elif height == 1:
+        if root == ZERO_ID:
+            return
+        if depth(nblocks) == 1:
             self._at, self._node = 0, root + BLANK[ID_SIZE:]
         else:
-            self._rest = walk(nodes, root, height, level=2)
+            self._rest = walk(nodes, root, depth(nblocks), level=2)
 
-    def leaf_id(self, leaf: int) -> bytes:
-        if self._at == -2:
-            return ZERO_ID
+    def ids(self, leaves: Sequence[int]) -> list[bytes]:
+        """The ids of leaves of these numbers; ``ZERO_ID`` for those that are zeros."""
+        return [self._id(leaf) for leaf in leaves]
+
+    def _id(self, leaf: int) -> bytes:
         while self._at < leaf >> BITS:
             self._at, self._node = next(self._rest, (1 << 62, BLANK))
         if self._at != leaf >> BITS:

@@ -73,9 +73,8 @@ class _Bytes(RawImage):
         if self.size:
             yield 0, self.size
 
-    def read(self, offset: int, length: int) -> bytes:
-        data = self._data[offset : offset + length]
-        return data + bytes(length - len(data))
+    def read_into(self, offset: int, into: memoryview) -> None:
+        into[:] = self._data[offset : offset + len(into)].ljust(len(into), b"\0")
 
 
 def find(attachments: Iterable[Volume], name: str) -> Volume | None:

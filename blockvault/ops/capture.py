@@ -162,16 +162,14 @@ class Capture:
             runs.append(Run(start, at))
         return runs
 
-    def take(self, offset: int, length: int) -> bytes:
-        """Copy a range into the shadow; return what the shadow now holds there."""
-        stop = min(offset + length, self.size)
-        view = memoryview(self._shadow)[offset:stop]
-        count = os.preadv(self._fd, [view], offset)
-        data = bytes(view)
-        view.release()
-        if count != len(data):
-            raise IOFailed(f"'{self._name}' ended while it was read")
-        return data + bytes(length - len(data))
+    def take(self, offset: int, into: memoryview) -> None:
+        """Copy a range into the shadow, and what the shadow now holds there into the buffer."""
+        stop = min(offset + len(into), self.size)
+        with memoryview(self._shadow)[offset:stop] as view:
+            if os.preadv(self._fd, [view], offset) != len(view):
+                raise IOFailed(f"'{self._name}' ended while it was read")
+            into[: len(view)] = view
+        into[stop - offset :] = bytes(len(into) - (stop - offset))
 
 
 class _Streamed(RawImage):
@@ -186,8 +184,8 @@ class _Streamed(RawImage):
     def data_runs(self) -> Iterator[tuple[int, int]]:
         return ((run.start, run.stop) for run in self._data)
 
-    def read(self, offset: int, length: int) -> bytes:
-        return self._capture.take(offset, length)
+    def read_into(self, offset: int, into: memoryview) -> None:
+        self._capture.take(offset, into)
 
 
 def _address(buffer: mmap.mmap) -> int:

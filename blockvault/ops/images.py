@@ -87,21 +87,26 @@ class RawImage:
 
     def read(self, offset: int, length: int) -> bytes:
         """Exactly ``length`` bytes, zeros past the end."""
-        parts = []
-        want = max(0, min(length, self.size - offset))
-        while want:
+        data = bytearray(length)
+        self.read_into(offset, memoryview(data))
+        return bytes(data)
+
+    def read_into(self, offset: int, into: memoryview) -> None:
+        """Fill the buffer with the bytes from ``offset`` on, zeros past the end."""
+        want = max(0, min(len(into), self.size - offset))
+        done = 0
+        while done < want:
             try:
-                part = os.pread(self.fd, want, offset)
+                count = os.preadv(self.fd, [into[done:want]], offset + done)
             except OSError as error:
                 raise IOFailed(f"{self.path} cannot be read: {error.strerror}") from None
-            if not part:
+            if not count:
                 self.check_unchanged()
-                raise IOFailed(f"{self.path} ends at {offset}, before its size of {self.size}")
-            parts.append(part)
-            offset += len(part)
-            want -= len(part)
-        data = parts[0] if len(parts) == 1 else b"".join(parts)
-        return data + bytes(length - len(data)) if len(data) < length else data
+                end = offset + done
+                raise IOFailed(f"{self.path} ends at {end}, before its size of {self.size}")
+            done += count
+        if want < len(into):
+            into[want:] = bytes(len(into) - want)
 
 
 def format_to_write(path: Path, stated: str | None) -> str:

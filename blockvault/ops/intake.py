@@ -1,8 +1,10 @@
 """The bytes of images into the vault: blocks, trees, and the commits that store them.
 
-    image ─ reader thread, 2 MiB ahead ─> leaves of 32 blocks ─> Builder (tree) ─┐
-                     └ leaf differs from parent's ─> blocks ─────────────────────┴─> ObjectWriter
-                                              every 64 MiB: commit thread ─> store <─┘
+    image ─ reader thread, some MiB ahead ─> Hasher: what each leaf of 32 blocks hashes to ─┐
+        ┌───────────────────────────────────────────────────────────────────────────────────┘
+        ├ zeros, or the leaf that the parent's tree has there ─> Builder (tree) ─┐
+        └ another leaf: its blocks that the store lacks ─────────────────────────┴> ObjectWriter
+                                               every 16 MiB: commit thread ─> store <─┘
 
 A leaf that the branch's present tree has in the same place is known to be stored.  Whether it is
 the same is mostly told by one hash over the whole run of its 32 blocks, kept in the table ``runs``:
@@ -15,16 +17,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
 
-from blake3 import blake3
-
-from blockvault.ids import ZERO_ID, object_id
+from blockvault.ids import ID_SIZE, ZERO_ID, object_id
 from blockvault.model import tree
-from blockvault.model.builder import Builder
+from blockvault.model.builder import Builder, EarlierLeaves
 from blockvault.model.snapshot import Volume
-from blockvault.model.tree import Scratch
-from blockvault.ops import Progress
+from blockvault.model.tree import FANOUT, Scratch
+from blockvault.ops import Progress, hashing
+from blockvault.ops.hasher import Hasher
 from blockvault.ops.images import RawImage
 from blockvault.store import tables
 
@@ -32,8 +34,9 @@ if TYPE_CHECKING:
     from blockvault.store.frames import Frame
     from blockvault.vault import Vault
 
-_CHUNK_LEAVES = 8
-_READ_AHEAD = 2
+_CHUNK_BYTES = 1 << 20
+_CHUNKS = 4
+"""How many are in memory: one whose blocks are stored, one that is hashed, those read ahead."""
 _COMMIT_BYTES = 16 << 20
 
 
@@ -53,25 +56,19 @@ class Intake:
         self._uncommitted = 0
         self._runs: dict[bytes, bytes] = {}
         self._begun: Future[None] | None = None
-        self._zero_id = object_id(bytes(vault.options.block_size))
 
     def volume(self, name: str, image: RawImage, before: Volume | None) -> Volume:
         """Read the whole image; its tree is stored, but for what ``finish`` still holds."""
         size = self._vault.options.block_size
-        builder = Builder(
-            self._scratch or self._objects,
-            tree.blocks_in(image.size, size),
-            nodes=self._scratch or self._vault.objects,
-            parent=before.root if before else ZERO_ID,
-            parent_blocks=tree.blocks_in(before.size, size) if before else 0,
-        )
+        nodes = self._scratch or self._vault.objects
+        builder = Builder(self._scratch or self._objects, tree.blocks_in(image.size, size))
+        earlier = EarlierLeaves(nodes, *_root(before, size))
         # Left, whatever happens, only when its commit has ended: the vault may be closed then.
         with ThreadPoolExecutor(1, "commit") as committer:
-            leaf = size * tree.FANOUT
-            for offset, data in _chunks(image, leaf):
-                self._advance(offset)
-                builder.skip(offset // leaf - builder.done)
-                self._leaves(builder, data, leaf)
+            for chunk in self._chunks(image, earlier):
+                self._advance(chunk.first * size * FANOUT)
+                builder.skip(chunk.first - builder.done)
+                self._leaves(builder, chunk)
                 if self._uncommitted >= _COMMIT_BYTES:
                     self._settle()
                     self._begun = committer.submit(self._commit, *self._take(self._objects.take()))
@@ -89,39 +86,62 @@ class Intake:
     def _advance(self, offset: int) -> None:
         self._progress(self._done + offset, self._total)
 
-    def _leaves(self, builder: Builder, data: bytes, leaf: int) -> None:
-        """Take the leaves of one chunk: zeros, the same as before, or new."""
-        view, zeros = memoryview(data), bytes(leaf)
-        for start in range(0, len(data), leaf):
-            if data.startswith(zeros, start):
-                builder.skip(1)
-                continue
-            run = view[start : start + leaf]
-            # Here and not in the thread that reads: hashing lets go of Python's lock, and the more
-            # threads wait for it, the longer it takes to get it back.
-            digest = blake3(run).digest()
-            before = builder.earlier
-            if before != ZERO_ID and self._digest(before) == digest:
-                builder.keep()
-            else:
-                self._leaf(builder, run, digest)
-
-    def _digest(self, leaf: bytes) -> bytes | None:
-        with self._vault.read() as reader:
-            return reader.get(tables.RUNS, leaf)
-
-    def _leaf(self, builder: Builder, run: memoryview, digest: bytes) -> None:
-        """Hash a leaf block by block and hand on the blocks, unless the parent has them all."""
+    def _chunks(self, image: RawImage, earlier: EarlierLeaves) -> Iterator[_Chunk]:
+        """The image's leaves that hold data, read ahead by a thread."""
         size = self._vault.options.block_size
-        blocks = [run[at : at + size] for at in range(0, len(run), size)]
-        ids = [blake3(block).digest() for block in blocks]
-        if self._zero_id in ids:
-            ids = [ZERO_ID if oid == self._zero_id else oid for oid in ids]
-        joined = b"".join(ids)
-        self._runs[object_id(joined)] = digest
-        if not builder.add(joined) and self._scratch is None:
-            self._objects.add_blocks(ids, blocks)
-            self._uncommitted += len(run)
+        leaf = size * FANOUT
+        length = max(leaf, _CHUNK_BYTES)
+        ahead: deque[tuple[int, list[bytes], Future[None]]] = deque()
+        with Hasher(_CHUNKS, length, leaf, size) as hasher, ThreadPoolExecutor(1, "read") as reader:
+
+            def next_one() -> _Chunk:
+                first, ids, filled = ahead.popleft()
+                filled.result()
+                data, said = hasher.answer()
+                return _Chunk(first, data, tuple(hashing.leaves(said, FANOUT)), ids)
+
+            for start, stop in _spans(image, leaf, length):
+                ids = earlier.ids(range(start // leaf, stop // leaf))
+                read = partial(image.read_into, start)
+                filled = reader.submit(hasher.fill, stop - start, self._digests(ids), read)
+                ahead.append((start // leaf, ids, filled))
+                if len(ahead) == _CHUNKS:
+                    yield next_one()
+            while ahead:
+                yield next_one()
+
+    def _digests(self, leaves: Sequence[bytes]) -> bytes:
+        """The hashes over the whole of these leaves; zeros for what is not known."""
+        if not any(map(ZERO_ID.__ne__, leaves)):
+            return b""
+        with self._vault.read() as reader:
+            return b"".join(reader.get(tables.RUNS, leaf) or ZERO_ID for leaf in leaves)
+
+    def _leaves(self, builder: Builder, chunk: _Chunk) -> None:
+        """Take the leaves of one chunk; store those that are not as before, and their blocks."""
+        size = self._vault.options.block_size
+        new: list[bytes] = []
+        blocks: list[memoryview] = []
+        for number, (what, before) in enumerate(zip(chunk.leaves, chunk.before, strict=True)):
+            if not isinstance(what, hashing.Other):
+                builder.put(before if what == hashing.SAME else ZERO_ID)
+                continue
+            oid = object_id(what.ids)
+            self._runs[oid] = what.digest
+            builder.put(oid)
+            if oid != before:
+                new.append(what.ids)
+                start = number * size * FANOUT
+                stop = start + size * FANOUT
+                blocks += [chunk.data[at : at + size] for at in range(start, stop, size)]
+        if not new:
+            return
+        (self._scratch or self._objects).add_many(new)
+        if self._scratch is None:
+            ids = b"".join(new)
+            each = [ids[at : at + ID_SIZE] for at in range(0, len(ids), ID_SIZE)]
+            self._objects.add_blocks(each, blocks)
+            self._uncommitted += len(blocks) * size
 
     def _take(self, frames: Sequence[Frame]) -> tuple[Sequence[Frame], Mapping[bytes, bytes]]:
         """What a commit stores: the frames, and the runs of the leaves read since the last one."""
@@ -141,24 +161,25 @@ class Intake:
             begun.result()
 
 
-def _chunks(image: RawImage, leaf: int) -> Iterator[tuple[int, bytes]]:
-    """``(offset, data)`` of whole leaves that hold data, read ahead by a thread."""
-    with ThreadPoolExecutor(1, "read") as reader:
-        ahead: deque[tuple[int, Future[bytes]]] = deque()
-        for offset, length in _spans(image, leaf):
-            ahead.append((offset, reader.submit(image.read, offset, length)))
-            if len(ahead) > _READ_AHEAD:
-                at, data = ahead.popleft()
-                yield at, data.result()
-        for at, data in ahead:
-            yield at, data.result()
+class _Chunk(NamedTuple):
+    """Some leaves: their bytes, what those hash to, and the earlier state's leaves there."""
+
+    first: int
+    data: memoryview
+    leaves: Sequence[bytes | hashing.Other]
+    before: Sequence[bytes]
 
 
-def _spans(image: RawImage, leaf: int) -> Iterator[tuple[int, int]]:
+def _root(volume: Volume | None, size: int) -> tuple[bytes, int]:
+    """A volume's root and number of blocks."""
+    return (volume.root, tree.blocks_in(volume.size, size)) if volume else (ZERO_ID, 0)
+
+
+def _spans(image: RawImage, leaf: int, longest: int) -> Iterator[tuple[int, int]]:
     """The image's data runs, widened to whole leaves and cut into chunks."""
     done = 0
     for start, end in image.data_runs():
         start, end = max(done, start // leaf * leaf), -(-end // leaf) * leaf
-        for at in range(start, end, leaf * _CHUNK_LEAVES):
-            yield at, min(end - at, leaf * _CHUNK_LEAVES)
+        for at in range(start, end, longest):
+            yield at, min(end, at + longest)
         done = max(done, end)

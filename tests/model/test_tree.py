@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from blockvault.errors import BadRequest, Damaged
 from blockvault.ids import ZERO_ID, object_id
 from blockvault.model import tree
-from blockvault.model.builder import Builder
+from blockvault.model.builder import Builder, EarlierLeaves
 from blockvault.model.diff import Side, changed_blocks
 from blockvault.model.update import resize, update
 
@@ -125,22 +125,34 @@ def test_resize_equals_a_tree_built_at_the_new_size(
     assert resize(nodes, nodes, root, old, new) == plain_root(kept, tree.depth(new))
 
 
-@given(st.data(), SIZES, SIZES)
-def test_builder_gives_the_same_root_and_knows_what_it_saw(
-    data: st.DataObject, nblocks: int, parent_blocks: int
-) -> None:
-    content, before = data.draw(contents(nblocks)), data.draw(contents(parent_blocks))
-    if data.draw(st.booleans()):
-        before |= {b: oid for b, oid in content.items() if b < parent_blocks}
-    nodes, parent = make(before, parent_blocks)
-    builder = Builder(nodes, nblocks, nodes=nodes, parent=parent, parent_blocks=parent_blocks)
+@given(st.data(), SIZES)
+def test_builder_gives_the_same_root(data: st.DataObject, nblocks: int) -> None:
+    content = data.draw(contents(nblocks))
+    nodes = tree.Scratch()
+    builder = Builder(nodes, nblocks)
     for first in sorted({b // 32 * 32 for b in content}):
         builder.skip(first // 32 - builder.done)
-        leaf = [content.get(b, ZERO_ID) for b in range(first, min(first + 32, nblocks))]
-        leaf_before = [before.get(b, ZERO_ID) for b in range(first, first + 32)]
-        same = leaf + [ZERO_ID] * (32 - len(leaf)) == leaf_before
-        assert builder.add(b"".join(leaf)) == same
+        leaf = b"".join(content.get(b, ZERO_ID) for b in range(first, min(first + 32, nblocks)))
+        if len(leaf) == tree.NODE_SIZE and data.draw(st.booleans()):
+            builder.put(tree.store(nodes, leaf))
+        else:
+            builder.add(leaf)
     assert builder.finish() == plain_root(content, tree.depth(nblocks))
+
+
+@given(st.data(), SIZES)
+def test_earlier_leaves_are_found_in_ascending_order(data: st.DataObject, nblocks: int) -> None:
+    content = data.draw(contents(nblocks))
+    nodes, root = make(content, nblocks)
+    earlier = EarlierLeaves(nodes, root, nblocks)
+    stop = nblocks // 32 + 3  # and beyond the end, where a later state is longer
+    at = 0
+    while at < stop:
+        first = data.draw(st.integers(at, stop))
+        at = data.draw(st.integers(first, stop)) + 1
+        for leaf, oid in zip(range(first, at), earlier.ids(range(first, at)), strict=True):
+            blocks = b"".join(content.get(leaf * 32 + n, ZERO_ID) for n in range(32))
+            assert oid == (object_id(blocks) if any(blocks) else ZERO_ID)
 
 
 def test_a_rewrite_with_equal_ids_stores_nothing() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import select
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ import pytest
 
 from blockvault import Vault
 from blockvault.errors import BadRequest, Busy, Conflict, IOFailed, NotFound
-from blockvault.ops import check, intake
+from blockvault.ops import check, hasher, intake
+from blockvault.ops.hashing import Request
 from blockvault.ops.images import RawImage
 from blockvault.ops.ingest import Image, import_images
 from tests.oracle import BLOCK, noise
@@ -157,15 +159,15 @@ def test_an_image_that_moves_is_not_recorded(
     how: str,
 ) -> None:
     image.write_bytes(noise(1, 20 * LEAF))
-    seq, pread = vault.branch().seq, RawImage.read
+    seq, read_into = vault.branch().seq, RawImage.read_into
 
-    def moving(self: RawImage, offset: int, length: int) -> bytes:
+    def moving(self: RawImage, offset: int, into: memoryview) -> None:
         if offset == 8 * LEAF:
             change(image)
-        return pread(self, offset, length)
+        read_into(self, offset, into)
 
     with monkeypatch.context() as patch:
-        patch.setattr(RawImage, "read", moving)
+        patch.setattr(RawImage, "read_into", moving)
         with pytest.raises(IOFailed, match=how) as refused:
             import_images(vault, [Image(image, "v")])
     assert refused.value.reason == "image-changed"
@@ -173,6 +175,35 @@ def test_an_image_that_moves_is_not_recorded(
     data = image.read_bytes()
     import_images(vault, [Image(image, "v")])
     assert read(vault) == data
+
+
+def test_what_another_process_hashed_is_the_same(
+    vault: Vault, image: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    helped, ask, answer = [], hasher._Helper.ask, hasher._Helper.answer
+
+    def waiting(self: hasher._Helper, request: Request) -> bool:
+        select.select([self._socket], [], [], 0 if self._ready else 60)
+        return ask(self, request)
+
+    def counting(self: hasher._Helper) -> bytes:
+        helped.append(answer(self))
+        return helped[-1]
+
+    monkeypatch.setattr(hasher, "_MUCH", 4 << 20)
+    monkeypatch.setattr(hasher._Helper, "ask", waiting)
+    monkeypatch.setattr(hasher._Helper, "answer", counting)
+    data = bytearray(noise(1, 160 * LEAF + 77))
+    data[9 * LEAF : 90 * LEAF] = bytes(81 * LEAF)
+    for _ in range(2):
+        image.write_bytes(data)
+        made = import_images(vault, [Image(image, "v")])
+        assert read(vault, made.id.hex()) == data
+        data[5 * LEAF : 7 * LEAF + 9] = noise(2, 2 * LEAF + 9)
+        data[120 * LEAF : 122 * LEAF] = bytes(2 * LEAF)
+    assert len(helped) == 2 * (161 // 8 + 1 - 4)
+    assert all(helped)
+    assert check.verify(vault).ok
 
 
 def test_an_interrupted_import_leaves_only_objects(

@@ -1,0 +1,122 @@
+"""Chunks of an image, hashed beside the process that imports it.
+
+Each hash of a block takes 3 µs, but lets go of Python's lock, and takes 10 µs where other threads
+compress and commit.  So where there is much to hash a process of its own does it (``hashing``).
+That is a help and no more: until it is there, and when it is not, what it would say is found here.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import select
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Self
+
+from blockvault.errors import IOFailed
+from blockvault.ops import hashing
+from blockvault.ops.hashing import Request
+
+_MUCH = 16 << 20
+"""Bytes after which a process is started: to hash fewer takes less time than to start it."""
+
+
+class Hasher:
+    """Some slots of memory that are filled in turn, and what their leaves hash to.
+
+    ``fill`` and ``answer`` may be called by two threads: who takes an answer knows that the slot
+    was filled.
+    """
+
+    def __init__(self, slots: int, slot_bytes: int, leaf: int, block: int) -> None:
+        self._leaf, self._block = leaf, block
+        self._slots, self._slot_bytes = slots, slot_bytes
+        self._filled, self._bytes = 0, 0
+        self._asked: deque[tuple[Request, bool]] = deque()
+        self._helper: _Helper | None = None
+        self._fd = os.memfd_create("blockvault-chunks", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(self._fd, slots * slot_bytes)
+            self._memory = mmap.mmap(self._fd, slots * slot_bytes)
+        except OSError as error:
+            os.close(self._fd)
+            raise IOFailed(f"no memory to read into: {error.strerror}") from None
+        self._view = memoryview(self._memory)
+
+    def fill(self, length: int, before: bytes, read: Callable[[memoryview], None]) -> None:
+        """Have the next slot's first ``length`` bytes read, and hashed."""
+        start = self._filled % self._slots * self._slot_bytes
+        read(self._view[start : start + length])
+        self._filled += 1
+        self._bytes += length
+        if self._helper is None and self._bytes > _MUCH:
+            self._helper = _Helper(self._fd)
+        request = Request(start, start + length, self._leaf, self._block, before)
+        elsewhere = self._helper is not None and self._helper.ask(request)
+        self._asked.append((request, elsewhere))
+
+    def answer(self) -> tuple[memoryview, bytes]:
+        """The chunk that was filled the longest time ago, and what ``hashing.hashed`` says of it.
+
+        The chunk stays as it is until its slot's next turn.
+        """
+        request, elsewhere = self._asked.popleft()
+        said = self._helper.answer() if elsewhere and self._helper else b""
+        return self._view[request.start : request.stop], said or request.answered(self._view)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._helper:
+            self._helper.close()
+        os.close(self._fd)
+        # The memory goes with the last who looks at it: a chunk that failed may be in a traceback.
+
+
+class _Helper:
+    """The other process.  What cannot be asked or is not answered its caller does without."""
+
+    def __init__(self, memory: int) -> None:
+        self._ready = False
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs, suppress(OSError):
+            # Its own group: Ctrl-C is ours to handle.  -P: no module of the working directory.
+            self._process = subprocess.Popen(
+                [sys.executable or "", "-P", hashing.__file__],
+                stdin=theirs.fileno(),
+                stdout=memory,
+                stderr=subprocess.DEVNULL,
+                process_group=0,
+            )
+
+    def ask(self, request: Request) -> bool:
+        """Ask for a chunk; False if nobody is there to answer."""
+        try:
+            if not self._ready:
+                if not select.select([self._socket], [], [], 0)[0]:
+                    return False
+                self._ready = self._socket.recv(hashing.LONGEST) == hashing.READY
+            return self._ready and bool(self._socket.send(request.packed()))
+        except OSError:
+            return False
+
+    def answer(self) -> bytes:
+        """The answer to what was asked first; empty if the process ended."""
+        try:
+            return self._socket.recv(hashing.LONGEST)
+        except OSError:
+            return b""
+
+    def close(self) -> None:
+        """End the process: it has nothing to lose."""
+        self._socket.close()
+        if self._process:
+            self._process.kill()
+            self._process.wait()
