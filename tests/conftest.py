@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import signal
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -23,6 +24,26 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--nightly", action="store_true", help="run the long versions of tests too")
+    parser.addoption("--fault-seed", type=int, help="repeat the fault tests of another run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw the seed of this run's fault tests, or take that of the run that we are a part of."""
+    told = getattr(config, "workerinput", {}).get("fault_seed")
+    if told is not None:
+        config.option.fault_seed = told
+    elif config.option.fault_seed is None:
+        config.option.fault_seed = random.SystemRandom().randrange(1 << 32)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell the seed to a process that is to run some of the tests."""
+    node.workerinput["fault_seed"] = node.config.option.fault_seed
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"fault tests: --fault-seed={config.option.fault_seed}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import sys
 import tempfile
@@ -19,26 +18,10 @@ from tools.faults import mount
 from tools.faults.shim import Shim
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--fault-seed", type=int, help="repeat the fault tests of another run")
-
-
-def pytest_report_header(config: pytest.Config) -> str:
-    return f"fault tests: --fault-seed={_seed(config)}"
-
-
-def _seed(config: pytest.Config) -> int:
-    given = config.getoption("--fault-seed", None)
-    if given is None:
-        given = random.SystemRandom().randrange(1 << 32)
-        config.option.fault_seed = given
-    return int(given)
-
-
 @pytest.fixture
 def seed(request: pytest.FixtureRequest) -> int:
     """One seed a run; printed in the header and shown again when a test fails."""
-    chosen = _seed(request.config)
+    chosen = int(request.config.getoption("--fault-seed"))
     print(f"seed {chosen}: repeat with --fault-seed={chosen}")
     return chosen
 
