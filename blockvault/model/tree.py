@@ -179,14 +179,21 @@ def leaves(
         yield position << BITS, leaf
 
 
-def leaf_ids(nodes: NodeSource, root: bytes, height: int) -> Iterator[tuple[int, bytes]]:
-    """Yield (first block, id) in order for the leaves that are not zero; none of them is read."""
+def leaf_ids(
+    nodes: NodeSource, root: bytes, height: int, start: int = 0, stop: int | None = None
+) -> Iterator[tuple[int, bytes]]:
+    """Yield (first block, id) in order for the leaves that touch [start, stop) and are not zero.
+
+    None of them is read.
+    """
+    end = capacity(height) if stop is None else stop
     if height == 1:
-        yield from [(0, root)] if root != ZERO_ID else []
+        yield from [(0, root)] if root != ZERO_ID and start < min(end, FANOUT) else []
         return
-    for position, node in walk(nodes, root, height, 2):
+    low, high = start >> BITS, -(-end // FANOUT)
+    for position, node in walk(nodes, root, height, 2, start, stop):
         for number, oid in enumerate(children(node), position << BITS):
-            if oid != ZERO_ID:
+            if oid != ZERO_ID and low <= number < high:
                 yield number << BITS, oid
 
 

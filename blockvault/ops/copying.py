@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from blockvault.device import Device
@@ -45,16 +46,8 @@ _Part = TypeVar("_Part")
 _Content = TypeVar("_Content")
 
 
-class Window(NamedTuple):
-    """An aligned part of a device, and the runs of data in it."""
-
-    offset: int
-    length: int
-    data: list[tuple[int, int]]
-
-
 class Found(NamedTuple):
-    """What was read of a window: stretches of whole leaves, and the leaves that are put off."""
+    """What was read of a window: stretches of data to be written, and leaves that are put off."""
 
     stretches: list[tuple[int, Pieces]]
     others: list[tuple[int, Leaf]]
@@ -75,9 +68,9 @@ def copy_out(
         put_off = _PutOff(device, fd, readers)
         windows = _windows(device, start, stop)
         for window, found in in_order(readers, partial(_read, device), windows):
-            passed = window.offset + window.length
+            passed = min(window + WINDOW, device.size)
             for at, pieces in found.stretches:
-                done += _write_data(fd, at, pieces, window.data)
+                done += _write_within(device, fd, at, pieces)
             for first, leaf in found.others:
                 put_off.add(first, leaf)
             if put_off.blocks >= _PUT_OFF:
@@ -134,18 +127,12 @@ def _report(progress: Progress, device: Device, passed: int, put_off: int) -> No
 # -- in the order of the device ----------------------------------------------------------------
 
 
-def _windows(device: Device, begin: int, end: int) -> Iterator[Window]:
-    """The parts of a range that hold data; aligned, so that whole leaves can be read at once."""
-    window: Window | None = None
-    for offset, length in batches(device, begin, end - begin, _WRITE):
-        start = offset // WINDOW * WINDOW
-        if window is None or window.offset != start:
-            if window is not None:
-                yield window
-            window = Window(start, min(WINDOW, device.size - start), [])
-        window.data.append((offset, length))
-    if window is not None:
-        yield window
+def _windows(device: StateDevice, start: int, stop: int) -> Iterator[int]:
+    """Where the windows of a range begin in which there may be data."""
+    size = device.block_size
+    leaves = device.leaves_with_data(start // size, -(-stop // size))
+    for window, _ in groupby(leaf * tree.FANOUT * size // WINDOW for leaf in leaves):
+        yield window * WINDOW
 
 
 def batches(device: Device, start: int, length: int, size: int) -> Iterator[tuple[int, int]]:
@@ -158,34 +145,44 @@ def batches(device: Device, start: int, length: int, size: int) -> Iterator[tupl
             at = stop
 
 
-def _read(device: StateDevice, window: Window) -> Found:
+def _read(device: StateDevice, window: int) -> Found:
+    """Read the window that begins there: what is data of it, in stretches of at most ``_WRITE``."""
     size = device.block_size
-    first = window.offset // size
-    count = -(-window.length // (size * tree.FANOUT))
+    first = window // size
+    count = -(-min(WINDOW, device.size - window) // (size * tree.FANOUT))
     ids = device.ids(first, first + count * tree.FANOUT)
     found = Found([], [])
-    follows = False
+    following = -1
     for at, (leaf, run) in enumerate(device.leaf_runs(ids)):
         block = first + at * tree.FANOUT
         if run is None:
             found.others.append((block, leaf))
-        elif follows:
-            found.stretches[-1][1].extend(run)
-        else:
-            found.stretches.append((block * size, run))
-        follows = run is not None
+            continue
+        for number, piece in _data(block, leaf, run, size):
+            if number == following and number * size % _WRITE:
+                found.stretches[-1][1].append(piece)
+            else:
+                found.stretches.append((number * size, [piece]))
+            following = number + len(piece) // size
     return found
 
 
-def _write_data(fd: int, at: int, pieces: Pieces, data: Sequence[tuple[int, int]]) -> int:
-    """Write those of the ranges ``data`` that lie in a stretch; return how many bytes."""
-    end, written = at + sum(map(len, pieces)), 0
-    for offset, length in data:
-        start, stop = max(offset, at), min(offset + length, end)
-        if start < stop:
-            write_pieces(fd, start, part(pieces, start - at, stop - start))
-            written += stop - start
-    return written
+def _data(
+    block: int, leaf: Leaf, run: Pieces, size: int
+) -> Iterator[tuple[int, bytes | memoryview]]:
+    """The pieces of a leaf's run that are not zeros, each with the number of its first block."""
+    at = 0
+    for piece in run:
+        if leaf[at] != ZERO_ID:
+            yield block + at, piece
+        at += len(piece) // size
+
+
+def _write_within(device: Device, fd: int, at: int, pieces: Pieces) -> int:
+    """Write pieces but for what lies behind the device's end; return how many bytes."""
+    length = min(sum(map(len, pieces)), device.size - at)
+    write_pieces(fd, at, part(pieces, 0, length))
+    return length
 
 
 # -- in the order of the frames ----------------------------------------------------------------
@@ -234,7 +231,7 @@ class _PutOff:
 
     def _write(self, placed: Iterable[tuple[int, bytes]]) -> int:
         """Write blocks in the order of their numbers, neighbours together."""
-        size, end, done = self._device.block_size, self._device.size, 0
+        size, done = self._device.block_size, 0
         runs: list[tuple[int, Pieces]] = []
         following = -1
         for number, block in placed:
@@ -244,9 +241,7 @@ class _PutOff:
                 runs.append((number, [block]))
             following = number + 1
         for number, pieces in runs:
-            length = min(len(pieces) * size, end - number * size)
-            write_pieces(self._fd, number * size, part(pieces, 0, length))
-            done += length
+            done += _write_within(self._device, self._fd, number * size, pieces)
         return done
 
 

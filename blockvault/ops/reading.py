@@ -8,9 +8,10 @@ All are safe to use from several threads: they hold no transaction, only an immu
 
 from __future__ import annotations
 
+import heapq
 import io
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from blockvault.device import Device, Extent
@@ -153,6 +154,18 @@ class StateDevice:
         for run in extents.of_state(self.objects, base.root, base.height, upper, first, stop):
             start, end = max(offset, run.start * size), min(offset + length, run.stop * size)
             yield Extent(start, end - start, run.zero)
+
+    def leaves_with_data(self, first: int, stop: int) -> Iterator[int]:
+        """Numbers of the leaves of ``[first, stop)`` in which there may be data, in order."""
+        base = self.tree
+        below = tree.leaf_ids(base.objects, base.root, base.height, first, stop)
+        above = (
+            range(run.start // tree.FANOUT, -(-run.stop // tree.FANOUT))
+            for run in self.upper_runs(first, stop)
+            if not run.zero
+        )
+        both = heapq.merge((block // tree.FANOUT for block, _ in below), chain.from_iterable(above))
+        return (leaf for leaf, _ in groupby(both))
 
     def upper_runs(self, first: int, stop: int) -> Iterable[Run]:
         """What lies over the tree in ``[first, stop)``: sorted, disjoint runs."""

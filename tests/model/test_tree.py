@@ -113,6 +113,12 @@ def test_ids_of_leaves_are_those_of_the_leaves(data: st.DataObject) -> None:
     known = {oid for _, oid in leaves} if height > 1 else set()
     nodes.added = {oid: node for oid, node in nodes.added.items() if oid not in known}
     assert list(tree.leaf_ids(nodes, root, height)) == leaves, "and no leaf is asked for"
+    start = data.draw(st.integers(0, nblocks))
+    stop = data.draw(st.integers(start, nblocks + 40))
+    within = [(first, oid) for first, oid in leaves if first + 32 > start and first < stop]
+    if start == stop:
+        within = []
+    assert list(tree.leaf_ids(nodes, root, height, start, stop)) == within
 
 
 @given(st.data(), SIZES, SIZES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from array import array
 from collections import Counter
 from pathlib import Path
@@ -12,10 +13,11 @@ import pytest
 from blockvault import Vault
 from blockvault.errors import Damaged, NoSpace
 from blockvault.ops import copying
+from blockvault.ops.ingest import Image, import_images
 from blockvault.store import tables
 from blockvault.store.objects import ObjectReader
 from tests.ops.scattered import LEAF, LEAVES, SIZE, STEP
-from tests.oracle import BLOCK
+from tests.oracle import BLOCK, noise
 
 
 def copied(vault: Vault, path: Path) -> tuple[bytes, int, list[int]]:
@@ -72,6 +74,40 @@ def test_in_parts(
     found, count, progress = copied(vault, tmp_path / "copy")
     assert (found, count) == (scattered, SIZE - LEAF)
     assert progress == sorted(progress)
+
+
+@pytest.mark.parametrize("leaves", [1, 2, 64])
+def test_zeros_anywhere_stay_holes(
+    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, leaves: int
+) -> None:
+    rng, size = random.Random(leaves), 20 * LEAF + 700
+    image = bytearray(noise(1, size))
+    for _ in range(60):
+        at, length = rng.randrange(20 * 32) * BLOCK, rng.choice([1, 2, 5, 40]) * BLOCK
+        image[at : at + length] = bytes(len(image[at : at + length]))
+    path = tmp_path / "image"
+    path.write_bytes(image)
+    import_images(vault, [Image(path, "v")])
+    with vault.session() as session:
+        device = session.device("v")
+        device.write(5 * LEAF, noise(3, 3 * BLOCK))
+        device.zero(7 * LEAF + BLOCK, 9 * BLOCK)
+        device.trim(11 * LEAF, 2 * LEAF)
+        device.flush()
+    now = vault.device("main", "v").read(0, size)
+    monkeypatch.setattr(copying, "WINDOW", leaves * LEAF)
+    monkeypatch.setattr(copying, "_WRITE", 2 * LEAF)
+    fd = os.open(tmp_path / "copy", os.O_RDWR | os.O_CREAT)
+    try:
+        count = copying.copy_out(vault.device("main", "v"), fd, lambda at, total: None)
+        os.ftruncate(fd, size)
+    finally:
+        os.close(fd)
+    assert (tmp_path / "copy").read_bytes() == now
+    blocks = [now[at : at + BLOCK] for at in range(0, size, BLOCK)]
+    assert count == sum(len(block) for block in blocks if any(block))
+    assert (tmp_path / "copy").stat().st_blocks * 512 <= count + 16 * BLOCK
+    assert count < size - 50 * BLOCK
 
 
 def test_objects_that_moved_meanwhile_are_looked_up(
