@@ -1,8 +1,9 @@
 """Chunks of an image, hashed beside the process that imports it.
 
 Each hash of a block takes 3 µs, but lets go of Python's lock, and takes 10 µs where other threads
-compress and commit.  So where there is much to hash a process of its own does it (``hashing``).
-That is a help and no more: until it is there, and when it is not, what it would say is found here.
+compress and commit.  So where an image is new a process of its own hashes it (``hashing``).  That
+is a help and no more: until it is there, and when it is not, what it would say is found here; and
+what is as before is too, for then there is nothing to compress, and one hash for each leaf.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from contextlib import suppress
 from typing import Self
 
 from blockvault.errors import IOFailed
+from blockvault.ids import ID_SIZE
 from blockvault.ops import hashing
 from blockvault.ops.hashing import Request
 
-_MUCH = 16 << 20
-"""Bytes after which a process is started: to hash fewer takes less time than to start it."""
+_MUCH = 4096 * ID_SIZE
+"""Bytes of answers after which a process is started: most of them are ids of blocks, and to hash
+fewer takes less time than to start it."""
 
 
 class Hasher:
@@ -36,7 +39,7 @@ class Hasher:
     def __init__(self, slots: int, slot_bytes: int, leaf: int, block: int) -> None:
         self._leaf, self._block = leaf, block
         self._slots, self._slot_bytes = slots, slot_bytes
-        self._filled, self._bytes = 0, 0
+        self._filled, self._said, self._news = 0, 0, False
         self._asked: deque[tuple[Request, bool]] = deque()
         self._helper: _Helper | None = None
         self._fd = os.memfd_create("blockvault-chunks", os.MFD_CLOEXEC)
@@ -53,11 +56,10 @@ class Hasher:
         start = self._filled % self._slots * self._slot_bytes
         read(self._view[start : start + length])
         self._filled += 1
-        self._bytes += length
-        if self._helper is None and self._bytes > _MUCH:
+        if self._helper is None and self._said > _MUCH:
             self._helper = _Helper(self._fd)
         request = Request(start, start + length, self._leaf, self._block, before)
-        elsewhere = self._helper is not None and self._helper.ask(request)
+        elsewhere = self._helper is not None and self._news and self._helper.ask(request)
         self._asked.append((request, elsewhere))
 
     def answer(self) -> tuple[memoryview, bytes]:
@@ -67,7 +69,10 @@ class Hasher:
         """
         request, elsewhere = self._asked.popleft()
         said = self._helper.answer() if elsewhere and self._helper else b""
-        return self._view[request.start : request.stop], said or request.answered(self._view)
+        said = said or request.answered(self._view)
+        self._said += len(said)
+        self._news = len(said) > (request.stop - request.start) // self._leaf
+        return self._view[request.start : request.stop], said
 
     def __enter__(self) -> Self:
         return self
