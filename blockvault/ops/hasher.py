@@ -8,6 +8,7 @@ what is as before is too, for then there is nothing to compress, and one hash fo
 
 from __future__ import annotations
 
+import io
 import mmap
 import os
 import select
@@ -41,23 +42,24 @@ class Hasher:
         self._slots, self._slot_bytes = slots, slot_bytes
         self._filled, self._said, self._news = 0, 0, False
         self._asked: deque[tuple[Request, bool]] = deque()
+        self._tried = getattr(sys, "frozen", False)  # then the executable is no interpreter
         self._helper: _Helper | None = None
-        self._fd = os.memfd_create("blockvault-chunks", os.MFD_CLOEXEC)
         try:
-            os.ftruncate(self._fd, slots * slot_bytes)
-            self._memory = mmap.mmap(self._fd, slots * slot_bytes)
+            self._file = io.FileIO(os.memfd_create("blockvault-chunks"), "r+")
+            self._file.truncate(slots * slot_bytes)
+            self._view = memoryview(mmap.mmap(self._file.fileno(), slots * slot_bytes))
         except OSError as error:
-            os.close(self._fd)
             raise IOFailed(f"no memory to read into: {error.strerror}") from None
-        self._view = memoryview(self._memory)
 
     def fill(self, length: int, before: bytes, read: Callable[[memoryview], None]) -> None:
         """Have the next slot's first ``length`` bytes read, and hashed."""
         start = self._filled % self._slots * self._slot_bytes
         read(self._view[start : start + length])
         self._filled += 1
-        if self._helper is None and self._said > _MUCH:
-            self._helper = _Helper(self._fd)
+        if not self._tried and self._said > _MUCH:
+            self._tried = True
+            with suppress(OSError):
+                self._helper = _Helper(self._file.fileno())
         request = Request(start, start + length, self._leaf, self._block, before)
         elsewhere = self._helper is not None and self._news and self._helper.ask(request)
         self._asked.append((request, elsewhere))
@@ -80,7 +82,7 @@ class Hasher:
     def __exit__(self, *_: object) -> None:
         if self._helper:
             self._helper.close()
-        os.close(self._fd)
+        self._file.close()
         # The memory goes with the last who looks at it: a chunk that failed may be in a traceback.
 
 
@@ -88,10 +90,10 @@ class _Helper:
     """The other process.  What cannot be asked or is not answered its caller does without."""
 
     def __init__(self, memory: int) -> None:
+        """``OSError`` if it cannot be started."""
         self._ready = False
-        self._process: subprocess.Popen[bytes] | None = None
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs, suppress(OSError):
+        try:
             # Its own group: Ctrl-C is ours to handle.  -P: no module of the working directory.
             self._process = subprocess.Popen(
                 [sys.executable or "", "-P", hashing.__file__],
@@ -100,6 +102,11 @@ class _Helper:
                 stderr=subprocess.DEVNULL,
                 process_group=0,
             )
+        except OSError:
+            self._socket.close()
+            raise
+        finally:
+            theirs.close()
 
     def ask(self, request: Request) -> bool:
         """Ask for a chunk; False if nobody is there to answer."""
@@ -122,6 +129,5 @@ class _Helper:
     def close(self) -> None:
         """End the process: it has nothing to lose."""
         self._socket.close()
-        if self._process:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()
+        self._process.wait()

@@ -220,12 +220,9 @@ class Marker:
         for at in range(0, len(fresh), tree.BATCH):
             some = fresh[at : at + tree.BATCH]
             got = self.vault.objects.get_placed([(place, oid) for oid, place in some])
-            below = {
-                child: before
-                for oid, node in got.items()
-                for child, before in self._beside(node, ids[oid])
-                if child != before
-            }
+            below: dict[bytes, bytes] = {}
+            for oid, node in got.items():
+                below.update(self._beside(node, ids[oid]))
             for oid, node in got.items():
                 self._nodes_read.put(oid, node)
             if height > 1:
@@ -234,10 +231,14 @@ class Marker:
                 self.blocks(below)
             self._wait(some)
 
-    def _beside(self, node: bytes, walked: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """The children of a node, each with the one in its place in a node that was walked."""
-        before = self._nodes_read.get(walked) or tree.BLANK
-        return zip(tree.children(node), tree.children(before), strict=True)
+    def _beside(self, node: bytes, walked: bytes) -> dict[bytes, bytes]:
+        """The children of a node that a node walked before has not in their places, each with what
+        that has there."""
+        before = self._nodes_read.get(walked)
+        if before is None:
+            return dict.fromkeys(tree.children(node), ZERO_ID)
+        pairs = zip(tree.children(node), tree.children(before), strict=True)
+        return {child: there for child, there in pairs if child != there}
 
     def _fresh(self, ids: Sequence[bytes]) -> list[tuple[bytes, int]]:
         """Objects that name others and are not done or waiting yet, with their places."""

@@ -1,20 +1,22 @@
 """The last phase of a collection: dead objects leave the index, then the frames.
 
-Frames are immutable, so they are read, decoded and packed anew outside of any transaction; a
-transaction only moves and deletes.  An object leaves the index only if the index has it in the very
-place that is dead, for it may have been stored anew.  A frame that cannot be decoded does not tell
-which objects it held: it stays as it is.
+Frames are immutable, so they are read, decoded and packed anew outside of any transaction, by
+threads and ahead; a transaction only moves and deletes.  An object leaves the index only if the
+index has it in the very place that is dead, for it may have been stored anew.  A frame that cannot
+be decoded does not tell which objects it held: it stays as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Protocol
 
 from blockvault.errors import Damaged
 from blockvault.ids import object_id
+from blockvault.ops import copying
 from blockvault.ops.marks import Counted, Marks
 from blockvault.store import frames, tables
 from blockvault.store.codec import Codec
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 FRAME_BYTES = 256 << 10
+_THREADS = 2
 _DROPS_A_STEP = 6
 _MOVES_A_STEP = 512 << 10
 _LOOKS_A_STEP = 16
@@ -73,27 +76,32 @@ class Sweeper:
         self, drop: Sequence[Counted], rewrite: Sequence[Counted], leave: Sequence[Counted]
     ) -> Iterator[int]:
         """Do one step after the other; each yields the bytes of the frames it looked at."""
-        for some in self._batches(drop, _DROPS_A_STEP):
-            yield self._step([opened for frame in some if (opened := self._open(frame))], [])
-        # In their old order, so that neighbours stay neighbours.
-        waiting: list[_Opened] = []
-        size = 0
-        for frame in sorted(rewrite):
-            opened = self._open(frame)
-            if opened is not None and self._whole(opened):
-                waiting.append(opened)
-                size += opened.size
-            if size >= self._at_once(_MOVES_A_STEP):
-                yield self._step(waiting, self._packed(waiting))
-                waiting, size = [], 0
-        if waiting:
-            yield self._step(waiting, self._packed(waiting))
-        for some in self._batches(leave, _LOOKS_A_STEP):
-            yield self._unindex([opened for frame in some if (opened := self._open(frame))])
+        with ThreadPoolExecutor(_THREADS, "sweep") as threads:
+            for some in self._batches(self._opened(threads, drop), _DROPS_A_STEP):
+                yield self._step(some, [])
+            # In their old order, so that neighbours stay neighbours.
+            waiting: list[_Opened] = []
+            size = 0
+            for opened in self._opened(threads, rewrite):
+                if self._whole(opened):
+                    waiting.append(opened)
+                    size += opened.size
+                if size >= self._at_once(_MOVES_A_STEP):
+                    yield self._step(waiting, self._packed(threads, waiting))
+                    waiting, size = [], 0
+            if waiting:
+                yield self._step(waiting, self._packed(threads, waiting))
+            for some in self._batches(self._opened(threads, leave), _LOOKS_A_STEP):
+                yield self._unindex(some)
 
-    def _batches(self, frames_: Iterable[Counted], size: int) -> Iterator[list[Counted]]:
-        left = iter(sorted(frames_))
-        while some := list(islice(left, self._at_once(size))):
+    def _opened(self, threads: ThreadPoolExecutor, frames_: Iterable[Counted]) -> Iterator[_Opened]:
+        """Frames by their numbers, but for those that are gone or tell nothing."""
+        for _, opened in copying.in_order(threads, self._open, sorted(frames_)):
+            if opened is not None:
+                yield opened
+
+    def _batches(self, opened: Iterator[_Opened], size: int) -> Iterator[list[_Opened]]:
+        while some := list(islice(opened, self._at_once(size))):
             yield some
 
     def _at_once(self, size: int) -> int:
@@ -129,15 +137,14 @@ class Sweeper:
         self.tally.unreadable.append(opened.number)
         return False
 
-    def _packed(self, opened: Iterable[_Opened]) -> list[Frame]:
+    def _packed(self, threads: ThreadPoolExecutor, opened: Iterable[_Opened]) -> list[Frame]:
         """The living objects in new frames, blocks and nodes apart."""
         block = self.vault.options.block_size
         every = [pair for each in opened for pair in each.alive]
-        found = []
-        for blocks in (True, False):
-            chosen = [pair for pair in every if (len(pair[1]) == block) == blocks]
-            found += [self._frame(some) for some in _by_size(chosen, FRAME_BYTES)]
-        return found
+        blocks = [pair for pair in every if len(pair[1]) == block]
+        nodes = [pair for pair in every if len(pair[1]) != block]
+        parts = chain(_by_size(blocks, FRAME_BYTES), _by_size(nodes, FRAME_BYTES))
+        return list(threads.map(self._frame, parts))
 
     def _frame(self, pairs: Sequence[tuple[bytes, bytes]]) -> Frame:
         ids = tuple(oid for oid, _ in pairs)
