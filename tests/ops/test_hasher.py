@@ -5,9 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -145,6 +147,41 @@ def test_it_ends_with_whom_it_helps() -> None:
         pid = until_it_helps(made)
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
+
+
+OWNER = """
+import sys, time
+from tests.ops import test_hasher
+from blockvault.ops import hasher
+
+hasher._MUCH = 0
+with hasher.Hasher(test_hasher.SLOTS, test_hasher.CHUNK, test_hasher.LEAF, test_hasher.BLOCK) as h:
+    print(test_hasher.until_it_helps(h), flush=True)
+    time.sleep(600)
+"""
+
+
+def test_it_ends_when_whom_it_helps_is_killed() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", OWNER], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2]
+    ) as owner:
+        assert owner.stdout is not None
+        pid = int(owner.stdout.readline())
+        assert runs(pid)
+        owner.kill()
+    end = time.monotonic() + 60
+    while runs(pid) and time.monotonic() < end:
+        time.sleep(0.01)
+    assert not runs(pid)
+
+
+def runs(pid: int) -> bool:
+    """Whether there is such a process, and it is not only waiting to be asked how it ended."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state != "Z"
 
 
 def test_a_read_that_fails_is_told(under_test: Hasher) -> None:
