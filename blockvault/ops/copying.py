@@ -12,19 +12,19 @@ from __future__ import annotations
 import errno
 import os
 from array import array
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
 from itertools import groupby
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.device import Device
 from blockvault.errors import IOFailed, NoSpace
 from blockvault.ids import ZERO_ID
 from blockvault.model import tree
 from blockvault.ops import Progress
+from blockvault.ops.ahead import in_order
 from blockvault.ops.reading import part
 
 if TYPE_CHECKING:
@@ -37,13 +37,10 @@ _WRITE = 512 << 10
 """Bytes of one write.  For those of 2 MiB the kernel takes its largest free pages, which on a
 virtual machine the host may have to find first: the same bytes cost three times as much."""
 _READERS = 2
-_READ_AHEAD = 4
 _PUT_OFF = 1 << 19
 """Blocks that are put off at most before they are written: some 100 bytes of memory each."""
 _BYTES_AT_ONCE = 8 << 20
 _PIECES = 1024
-_Part = TypeVar("_Part")
-_Content = TypeVar("_Content")
 
 
 class Found(NamedTuple):
@@ -101,23 +98,6 @@ def write_ranges(
     return done
 
 
-def in_order(
-    readers: ThreadPoolExecutor,
-    read: Callable[[_Part], _Content],
-    parts: Iterable[_Part],
-    read_ahead: int = _READ_AHEAD,
-) -> Iterator[tuple[_Part, _Content]]:
-    """Each part and what was read of it; up to ``read_ahead`` of them are under way."""
-    ahead: deque[tuple[_Part, Future[_Content]]] = deque()
-    for each in parts:
-        ahead.append((each, readers.submit(read, each)))
-        if len(ahead) >= read_ahead:
-            first, content = ahead.popleft()
-            yield first, content.result()
-    for first, content in ahead:
-        yield first, content.result()
-
-
 def _report(progress: Progress, device: Device, passed: int, put_off: int) -> None:
     """Tell how far the copy is: ``passed`` bytes, but for so many blocks that are put off."""
     blocks = -(-passed // device.block_size) - put_off
@@ -133,16 +113,6 @@ def _windows(device: StateDevice, start: int, stop: int) -> Iterator[int]:
     leaves = device.leaves_with_data(start // size, -(-stop // size))
     for window, _ in groupby(leaf * tree.FANOUT * size // WINDOW for leaf in leaves):
         yield window * WINDOW
-
-
-def batches(device: Device, start: int, length: int, size: int) -> Iterator[tuple[int, int]]:
-    """The device's data extents, cut at multiples of ``size``."""
-    for extent in device.extents(start, length):
-        at, end = extent.offset, extent.offset + extent.length
-        while at < end and not extent.zero:
-            stop = min(end, at // size * size + size)
-            yield at, stop - at
-            at = stop
 
 
 def _read(device: StateDevice, window: int) -> Found:

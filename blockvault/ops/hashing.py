@@ -13,6 +13,7 @@ import mmap
 import os
 import struct
 from collections.abc import Iterator
+from functools import cache
 from typing import NamedTuple
 
 from blake3 import blake3
@@ -40,7 +41,7 @@ def hashed(chunk: memoryview, leaf: int, block: int, before: bytes) -> bytes:
 
     ``before`` are the hashes over all of each leaf as they were before, or nothing at all.
     """
-    zeros, zero_id = bytes(leaf), blake3(bytes(block)).digest()
+    zeros, zero_id = _zeros(leaf, block)
     answer = []
     for number, at in enumerate(range(0, len(chunk), leaf)):
         run = chunk[at : at + leaf]
@@ -56,6 +57,12 @@ def hashed(chunk: memoryview, leaf: int, block: int, before: bytes) -> bytes:
             ids = [bytes(_ID) if oid == zero_id else oid for oid in ids]
         answer += (OTHER, digest, *ids)
     return b"".join(answer)
+
+
+@cache
+def _zeros(leaf: int, block: int) -> tuple[bytes, bytes]:
+    """A leaf without data, and what a block of it hashes to."""
+    return bytes(leaf), blake3(bytes(block)).digest()
 
 
 def leaves(answer: bytes, blocks: int) -> Iterator[bytes | Other]:

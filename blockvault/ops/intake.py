@@ -14,18 +14,18 @@ read, this one hashed, new blocks are compressed, and what was compressed before
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from blockvault.ids import ID_SIZE, ZERO_ID, object_id
+from blockvault.ids import ZERO_ID, object_id
 from blockvault.model import tree
 from blockvault.model.builder import Builder, EarlierLeaves
 from blockvault.model.snapshot import Volume
 from blockvault.model.tree import FANOUT, Scratch
 from blockvault.ops import Progress, hashing
+from blockvault.ops.ahead import in_order
 from blockvault.ops.hasher import Hasher
 from blockvault.ops.images import RawImage
 from blockvault.store import tables
@@ -91,24 +91,25 @@ class Intake:
         size = self._vault.options.block_size
         leaf = size * FANOUT
         length = max(leaf, _CHUNK_BYTES)
-        ahead: deque[tuple[int, list[bytes], Future[None]]] = deque()
         with Hasher(_CHUNKS, length, leaf, size) as hasher, ThreadPoolExecutor(1, "read") as reader:
 
-            def next_one() -> _Chunk:
-                first, ids, filled = ahead.popleft()
-                filled.result()
-                data, said = hasher.answer()
-                return _Chunk(first, data, tuple(hashing.leaves(said, FANOUT)), ids)
+            def fill(part: _Part) -> None:
+                read = partial(image.read_into, part.start)
+                hasher.fill(part.stop - part.start, part.digests, read)
 
-            for start, stop in _spans(image, leaf, length):
-                ids = earlier.ids(range(start // leaf, stop // leaf))
-                read = partial(image.read_into, start)
-                filled = reader.submit(hasher.fill, stop - start, self._digests(ids), read)
-                ahead.append((start // leaf, ids, filled))
-                if len(ahead) == _CHUNKS:
-                    yield next_one()
-            while ahead:
-                yield next_one()
+            parts = self._parts(image, earlier, leaf, length)
+            for part, _ in in_order(reader, fill, parts, _CHUNKS):
+                data, said = hasher.answer()
+                leaves = tuple(hashing.leaves(said, FANOUT))
+                yield _Chunk(part.start // leaf, data, leaves, part.before)
+
+    def _parts(
+        self, image: RawImage, earlier: EarlierLeaves, leaf: int, longest: int
+    ) -> Iterator[_Part]:
+        """Ranges of whole leaves that hold data, and what is known of those."""
+        for start, stop in _spans(image, leaf, longest):
+            before = earlier.ids(range(start // leaf, stop // leaf))
+            yield _Part(start, stop, before, self._digests(before))
 
     def _digests(self, leaves: Sequence[bytes]) -> bytes:
         """The hashes over the whole of these leaves; zeros for what is not known."""
@@ -138,9 +139,7 @@ class Intake:
             return
         (self._scratch or self._objects).add_many(new)
         if self._scratch is None:
-            ids = b"".join(new)
-            each = [ids[at : at + ID_SIZE] for at in range(0, len(ids), ID_SIZE)]
-            self._objects.add_blocks(each, blocks)
+            self._objects.add_blocks(tree.split_ids(b"".join(new)), blocks)
             self._uncommitted += len(blocks) * size
 
     def _take(self, frames: Sequence[Frame]) -> tuple[Sequence[Frame], Mapping[bytes, bytes]]:
@@ -159,6 +158,15 @@ class Intake:
         begun, self._begun = self._begun, None
         if begun is not None:
             begun.result()
+
+
+class _Part(NamedTuple):
+    """A range of an image, the earlier state's leaves there, and the hashes over those."""
+
+    start: int
+    stop: int
+    before: Sequence[bytes]
+    digests: bytes
 
 
 class _Chunk(NamedTuple):

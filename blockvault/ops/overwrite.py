@@ -96,11 +96,12 @@ class _Overwriting:
         """Which blocks of a leaf differ.  Read, not looked at through the mapping: that would make
         data of holes."""
         size = self._size
-        there = self._file.read(first * size, tree.FANOUT * size)
+        there = memoryview(bytearray(tree.FANOUT * size))
+        self._file.read_into(first * size, there)
         if digest == object_id(there):
             return []
-        view, node = memoryview(there), tree.fetch(self._device.tree.objects, [leaf])[leaf]
-        found = (object_id(view[n * size : (n + 1) * size]) for n in range(tree.FANOUT))
+        node = tree.fetch(self._device.tree.objects, [leaf])[leaf]
+        found = (object_id(there[n * size : (n + 1) * size]) for n in range(tree.FANOUT))
         return [
             n
             for n, (has, wanted) in enumerate(zip(found, tree.children(node), strict=True))

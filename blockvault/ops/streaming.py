@@ -18,6 +18,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from blockvault.ops import Progress, copying, silent
+from blockvault.ops.ahead import in_order
 
 if TYPE_CHECKING:
     from blockvault.ops.reading import StateDevice
@@ -49,7 +50,7 @@ def stream(
         files = [stack.enter_context(_memory()).fileno() for _ in range(_UNDER_WAY)]
         filler = stack.enter_context(ThreadPoolExecutor(1, "fill"))
         spans = _spans(start, start + length, cycle(files))
-        for span, filled in copying.in_order(filler, partial(_fill, device), spans, _UNDER_WAY):
+        for span, filled in in_order(filler, partial(_fill, device), spans, _UNDER_WAY):
             for at in range(span.start, span.stop, _WRITE):
                 count = min(_WRITE, span.stop - at)
                 found = os.pread(span.fd, count, at) if filled else b""
@@ -80,4 +81,14 @@ def _fill(device: StateDevice, span: _Span) -> int:
     os.ftruncate(fd, 0)
     if not start % copying.WINDOW and not stop % copying.WINDOW:
         return copying.copy_out(device, fd, silent, start, stop - start)
-    return copying.write_ranges(device, fd, copying.batches(device, start, stop - start, _WRITE))
+    return copying.write_ranges(device, fd, _batches(device, start, stop - start))
+
+
+def _batches(device: StateDevice, start: int, length: int) -> Iterator[tuple[int, int]]:
+    """The device's data extents, cut at multiples of ``_WRITE``: most are of whole leaves then."""
+    for extent in device.extents(start, length):
+        at, end = extent.offset, extent.offset + extent.length
+        while at < end and not extent.zero:
+            stop = min(end, at // _WRITE * _WRITE + _WRITE)
+            yield at, stop - at
+            at = stop

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from blockvault.errors import Damaged
 from blockvault.ids import object_id
-from blockvault.ops import copying
+from blockvault.ops.ahead import in_order
 from blockvault.ops.marks import Counted, Marks
 from blockvault.store import frames, tables
 from blockvault.store.codec import Codec
@@ -96,7 +96,7 @@ class Sweeper:
 
     def _opened(self, threads: ThreadPoolExecutor, frames_: Iterable[Counted]) -> Iterator[_Opened]:
         """Frames by their numbers, but for those that are gone or tell nothing."""
-        for _, opened in copying.in_order(threads, self._open, sorted(frames_)):
+        for _, opened in in_order(threads, self._open, sorted(frames_)):
             if opened is not None:
                 yield opened
 
