@@ -56,11 +56,9 @@ class HeadDevice(StateDevice):
     def block(self, number: int) -> bytes:
         return self.dirty.get(number) or super().block(number)
 
-    def overlaid(self, first: int, stop: int) -> bool:
-        # The upper layer first: what leaves it meanwhile is in the lower one by then.
+    def held(self, first: int, stop: int) -> bool:
         dirty = self.dirty
-        held = bool(dirty) and any(block in dirty for block in range(first, stop))
-        return held or super().overlaid(first, stop)
+        return bool(dirty) and any(block in dirty for block in range(first, stop))
 
     def blocks(self, first: int, stop: int) -> list[bytes]:
         return self.scattered(range(first, stop)) if self.dirty else super().blocks(first, stop)

@@ -18,6 +18,10 @@ from pathlib import Path
 from blockvault.errors import BadRequest, Busy, Conflict, IOFailed, NotFound
 
 BACKLOG = 128
+SEND_BUFFER = 2 << 20
+"""Of a unix socket, whose usual 208 KiB are less than one long reply takes: the server would wait
+in the middle of it until the client has read the beginning.  The system may give less.
+"""
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 
 
@@ -105,9 +109,11 @@ def listen_tcp(host: str, port: int) -> socket.socket:
 
 
 def prepare(connected: socket.socket) -> None:
-    """Options of a connection: small replies leave at once, dead peers are noticed."""
+    """Options of a connection: replies leave at once, long ones whole; dead peers are noticed."""
     connected.setblocking(True)
-    if connected.family != socket.AF_UNIX:
+    if connected.family == socket.AF_UNIX:
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+    else:
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
 

@@ -23,7 +23,7 @@ from blockvault.model.overlay import Overlay
 from blockvault.ops import resolve, states
 from blockvault.ops.treereader import TreeReader
 from blockvault.pins import Pin
-from blockvault.store.runs import Leaf, Pieces
+from blockvault.store.runs import Leaf, Pieces, Trail
 
 if TYPE_CHECKING:
     from blockvault.model.snapshot import Volume
@@ -32,7 +32,9 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 _LONG = 128 << 10
-"""Bytes of a read that has whole leaves, which are proved by one hash each."""
+"""Bytes from which on a read is of whole leaves, which are proved by one hash each."""
+_TRAILS = 16
+"""Stretches of reads that are followed at the same time."""
 
 
 class StateDevice:
@@ -57,6 +59,8 @@ class StateDevice:
         self.overlay = overlay
         self._zero = bytes(block_size)
         self.pin: Pin | None = None
+        self._trails: dict[int, Trail] = {}
+        """Of those who read on, by the leaf in which they will go on."""
         objects.expect(overlay.blocks.values())
 
     def read(self, offset: int, length: int) -> bytes:
@@ -72,11 +76,32 @@ class StateDevice:
     def pieces(self, offset: int, length: int) -> Pieces:
         """``read`` without a copy: buffers that make up the range one after another."""
         self.check(offset, length)
-        first, skip = divmod(offset, self.block_size)
-        stop = -(-(offset + length) // self.block_size)
-        whole = not (first % tree.FANOUT or stop % tree.FANOUT or self.overlaid(first, stop))
-        found = self.leaves(first, stop) if whole else self.blocks(first, stop)
-        return part(found, skip, length)
+        size = self.block_size
+        first, stop = offset // size, -(-(offset + length) // size)
+        if length >= _LONG:
+            low, high, trail = self._whole_leaves(first, stop)
+            start, end = low * tree.FANOUT, high * tree.FANOUT
+            if start < end and not self.held(start, end):
+                before = self.blocks(first, start) if first < start else []
+                behind = self.blocks(end, stop) if end < stop else []
+                found = chain(before, self.leaves(low, high, trail), behind)
+                return part(found, offset - min(first, start) * size, length)
+        return part(self.blocks(first, stop), offset % size, length)
+
+    def _whole_leaves(self, first: int, stop: int) -> tuple[int, int, Trail]:
+        """The leaves that a long read takes whole, and who reads: ``low``, ``high``, trail.
+
+        Those that lie within; and of one who reads on where another read ended, those around the
+        ends too, for the next read will want the rest of them.
+        """
+        low, high = first // tree.FANOUT, -(-stop // tree.FANOUT)
+        trail = self._trails.pop(low, None)
+        if trail is None:
+            trail, low, high = Trail(), -(-first // tree.FANOUT), stop // tree.FANOUT
+        self._trails[stop // tree.FANOUT] = trail
+        if len(self._trails) > _TRAILS:
+            self._trails.pop(next(iter(self._trails)), None)
+        return low, high, trail
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes | Pieces]:
         """``read`` for several ranges: blocks are fetched together, long ranges come in pieces."""
@@ -100,11 +125,13 @@ class StateDevice:
 
     def scattered(self, numbers: Sequence[int]) -> list[bytes]:
         """Whole blocks in any order, fetched together."""
+        self.tree.tell()
         ids = [self.overlay.get(block) or self.tree.block_id(block) for block in numbers]
         return self.fetch(ids)
 
     def block(self, number: int) -> bytes:
         """One whole block; the last one of a device is padded with zeros."""
+        self.tree.tell()
         oid = self.overlay.get(number) or self.tree.block_id(number)
         return self._zero if oid == ZERO_ID else self.objects.get(oid)
 
@@ -112,21 +139,31 @@ class StateDevice:
         """Whole blocks, fetched together."""
         return self.fetch(self.ids(first, stop))
 
-    def overlaid(self, first: int, stop: int) -> bool:
-        """Whether anything may lie over the tree there."""
-        return self.overlay.touches(first, stop)
+    def held(self, first: int, stop: int) -> bool:
+        """Whether any of these blocks is not stored yet, and so has no id."""
+        return False
 
-    def leaves(self, first: int, stop: int) -> Iterator[bytes | memoryview]:
-        """The blocks of whole leaves, as pieces in order."""
-        found = self.leaf_runs(self.tree.block_ids(first, stop))
-        blocks = iter(self.fetch([oid for leaf, run in found if run is None for oid in leaf]))
-        for _, run in found:
-            yield from islice(blocks, tree.FANOUT) if run is None else run
+    def leaves(self, low: int, high: int, trail: Trail) -> Iterator[bytes | memoryview]:
+        """The blocks of the leaves ``low`` to ``high``, as pieces in order."""
+        found = self.leaf_runs(self.ids(low * tree.FANOUT, high * tree.FANOUT), trail)
+        blocks = {ZERO_ID: self._zero}
+        if any(run is None for _, run in found):
+            again = 1 if trail.leaf == low + 1 and found[0][1] is not None else 0
+            rest = [None if run else oid for leaf, run in found[again:] for oid in leaf]
+            blocks.update(self.objects.get_scattered(rest, self.block_size, trail))
+        trail.leaf = high
+        for leaf, run in found:
+            if run is None:
+                run = [b"".join([blocks[oid] for oid in leaf])]
+                self.objects.keep_leaf(leaf, run[0])
+            yield from run
 
-    def leaf_runs(self, ids: Sequence[bytes]) -> list[tuple[Leaf, Pieces | None]]:
+    def leaf_runs(
+        self, ids: Sequence[bytes], trail: Trail | None = None
+    ) -> list[tuple[Leaf, Pieces | None]]:
         """Whole leaves, each with its blocks if its run is known; ``ids`` are all of theirs."""
         leaves = [ids[at : at + tree.FANOUT] for at in range(0, len(ids), tree.FANOUT)]
-        return [*zip(leaves, self.objects.get_runs(leaves, self.block_size), strict=True)]
+        return [*zip(leaves, self.objects.get_runs(leaves, self.block_size, trail), strict=True)]
 
     def fetch(self, ids: Sequence[bytes]) -> list[bytes]:
         """The blocks of these ids, zeros for ``ZERO_ID``."""
@@ -135,6 +172,8 @@ class StateDevice:
 
     def ids(self, first: int, stop: int) -> list[bytes]:
         """Block ids of a range, ZERO_ID for zeros."""
+        if not self.overlay.touches(first, stop):
+            return self.tree.block_ids(first, stop)
         upper = self.overlay.lookup(first, stop)
         if None not in upper:
             return upper  # type: ignore[return-value]

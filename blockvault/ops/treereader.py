@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 _LEAF_CACHE = 32768
 """Leaves kept per volume, about 1.1 KiB each: 36 MiB, which maps 4 GiB of 4 KiB blocks."""
-_TOLD_AT_ONCE = 1
-"""Parents of leaves that one read tells of, beside what it is for: half a millisecond each."""
+_TOLD_AT_ONCE = 2
+"""Parents of leaves that are told of before a small read: half a millisecond each."""
 
 
 class TreeReader:
     """Block ids of one immutable tree.
 
     If the cache has room for all of its leaves, those of the same parent are loaded together, and
-    small reads go on until the objects' reader has been told of every block of the tree.
+    after some hundred small reads the objects' reader has been told of every block of the tree.
     """
 
     def __init__(self, objects: ObjectReader, blocks: int, root: bytes) -> None:
@@ -65,7 +65,6 @@ class TreeReader:
             # More for who goes on behind: those of the same parent were written together.
             ahead = -(-high // tree.FANOUT) * tree.FANOUT if high - low > 1 else high
             leaves = self._load_many(low, min(ahead, self._count))[: high - low]
-            self._tell(low, high)
         ids = b"".join(leaves)
         skip = (first - low * tree.FANOUT) * ID_SIZE
         return [
@@ -75,17 +74,14 @@ class TreeReader:
     def _load(self, number: int) -> bytes:
         """A leaf that a small read wants, and those that are loaded with it."""
         low = number // self._together * self._together
-        leaves = self._load_many(low, min(low + self._together, self._count))
-        self._tell(number, number + 1)
-        return leaves[number - low]
+        return self._load_many(low, min(low + self._together, self._count))[number - low]
 
-    def _tell(self, low: int, high: int) -> None:
-        """Tell of the leaves around those that had to be loaded, and of some others."""
+    def tell(self) -> None:
+        """Tell of a part of the tree more, before a small read; long ones need none of it."""
         telling = self._telling
         if telling.done or not self.objects.listen(telling) or telling.total is None:
             return
-        near = range(low // tree.FANOUT, (high - 1) // tree.FANOUT + 1)
-        for parent in (*near, *telling.untold(_TOLD_AT_ONCE)):
+        for parent in telling.untold(_TOLD_AT_ONCE):
             first = parent * tree.FANOUT
             stop = min(first + tree.FANOUT, self._count)
             leaves = [self._leaves.get(leaf, b"") for leaf in range(first, stop)]

@@ -21,6 +21,7 @@ from blockvault.ids import object_id
 from blockvault.store import tables
 from blockvault.store.caches import DecodedFrame, Expected, FrameCache, PlaceCache
 from blockvault.store.decoded import DecodedFile
+from blockvault.store.runs import Pieces
 
 KNOWN_PLACES = 1 << 20
 """Objects whose place a reader knows at most: 8 MiB, and all of a disk of 4 GiB."""
@@ -115,6 +116,16 @@ class AtHand:
             return cached.proved(slot, oid)
         data = None if self._file is None else self._file.get(number, slot)
         return data if data is not None and object_id(data) == oid else None
+
+    def take_leaf(self, leaf: bytes) -> Pieces | None:
+        """All blocks of a leaf, proved, if they are in the file; ``leaf`` is its id."""
+        kept = None if self._file is None else self._file.get_leaf(leaf)
+        return [kept[0]] if kept is not None and object_id(kept[0]) == kept[1] else None
+
+    def keep_leaf(self, leaf: bytes, pieces: Pieces, digest: bytes) -> None:
+        """Keep the blocks of a leaf, which a long read took, in the file."""
+        if self._file is not None and self._file.wants_leaf(sum(map(len, pieces))):
+            self._file.put_leaf(leaf, pieces, digest)
 
     def keep(self, number: int, frame: DecodedFrame, asked: Collection[int]) -> None:
         """Keep objects of a decoded frame in the file: those at ``asked``, and what may follow."""

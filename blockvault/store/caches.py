@@ -60,9 +60,12 @@ class DecodedFrame:
 
     def proved(self, slot: int, oid: bytes) -> bytes | None:
         """The object, if it is in that slot; a damaged index cannot pass another one for it."""
-        if slot >= len(self.ids) or self.id_of(slot) != oid:
+        if slot >= len(self.ids):
             return None
-        return self.objects[slot]
+        data, known = self.objects[slot], self.ids[slot]
+        if known is None:
+            known = self.ids[slot] = object_id(data)
+        return data if known == oid else None
 
     def get(self, slot: int, oid: bytes) -> bytes:
         """The same where it has to be there; ``Damaged`` if it is not."""

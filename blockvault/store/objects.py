@@ -16,7 +16,7 @@ from functools import partial
 from itertools import chain
 
 from blockvault.ids import object_id
-from blockvault.store import frames, runs, tables, workers
+from blockvault.store import frames, runs, scattered, tables, workers
 from blockvault.store.athand import AtHand
 from blockvault.store.caches import DecodedFrame, FrameCache, ObjectCache, checked
 from blockvault.store.frames import Objects
@@ -133,7 +133,9 @@ class ObjectReader:
                 self._follow(reader, wanted, found)
             places = located(reader, wanted[len(found) :])
             if len(places) <= FEW:
-                found.update(self._take(reader, grouped(places)))
+                groups = grouped(places)
+                found.update(self._take(reader, groups))
+                self._remember(groups, found)
                 return found
         found.update(self.get_placed(places))
         return found
@@ -141,6 +143,28 @@ class ObjectReader:
     def places(self, ids: Sequence[bytes]) -> array[int]:
         """Where each object lies, for ``get_placed``."""
         return places_of(self._store, ids)
+
+    def get_scattered(
+        self, ids: Sequence[bytes | None], size: int, trail: runs.Trail
+    ) -> dict[bytes, bytes]:
+        """The blocks of leaves that lie scattered, and will not be asked for one by one.
+
+        ``ids`` are in the order of the disk, None where a block is there already.
+        """
+        with self._store.read() as reader:
+            frame_of = partial(self._blocks_of, reader, size)
+            found, others, trail.anchor = scattered.counted(ids, trail.anchor, frame_of)
+            placed = located(reader, [oid for oid in dict.fromkeys(others) if oid not in found])
+            trail.anchor = trail.anchor or scattered.place_behind(ids, placed)
+        found.update(self.get_placed(placed))
+        return found
+
+    def _blocks_of(self, reader: Reader, size: int, number: int) -> DecodedFrame | None:
+        """A frame that holds blocks of that size, None if it does not."""
+        objects = self._frame(reader, number)
+        if objects is None or objects.uniform != size:
+            return None
+        return self._cache.get(number) or DecodedFrame(objects)
 
     def get_placed(self, placed: Sequence[tuple[int, bytes]]) -> dict[bytes, bytes]:
         """Objects by place and id; if a place is not right any more, they are looked up.
@@ -150,8 +174,9 @@ class ObjectReader:
         found: dict[bytes, bytes] = {}
         groups = list(grouped(placed).items())
         for start in range(0, len(groups), FRAMES_A_SNAPSHOT):
+            some = dict(groups[start : start + FRAMES_A_SNAPSHOT])
             with self._store.read() as reader:
-                found.update(self._take(reader, dict(groups[start : start + FRAMES_A_SNAPSHOT])))
+                found.update(self._take(reader, some))
         return found
 
     def _follow(self, reader: Reader, wanted: Sequence[bytes], found: dict[bytes, bytes]) -> None:
@@ -187,7 +212,7 @@ class ObjectReader:
         for number, members in groups.items():
             cached = self._cache.get(number)
             if cached is not None:
-                self._give(number, members, cached, found)
+                found.update((oid, cached.get(slot, oid)) for slot, oid in members)
                 continue
             small = len(members) <= SMALL
             if small and self._take_kept(number, members, found):
@@ -205,7 +230,7 @@ class ObjectReader:
             (number, data, [slot for slot, _ in groups[number]]) for number, data in encoded.items()
         ]
         for (number, _, _), cached in zip(wanted, self._decode_all(wanted), strict=True):
-            self._give(number, groups[number], cached, found)
+            found.update((oid, cached.get(slot, oid)) for slot, oid in groups[number])
         return found
 
     def _decode_all(self, wanted: Sequence[Wanted]) -> Iterable[DecodedFrame]:
@@ -219,18 +244,6 @@ class ObjectReader:
     def _decode_each(self, wanted: Sequence[Wanted]) -> list[DecodedFrame]:
         return [self._keep(number, frames.decode(data), asked) for number, data, asked in wanted]
 
-    def _give(
-        self,
-        number: int,
-        members: Sequence[Member],
-        cached: DecodedFrame,
-        found: dict[bytes, bytes],
-    ) -> None:
-        """Objects of a decoded frame; a few of them are kept by themselves."""
-        found.update((oid, cached.get(slot, oid)) for slot, oid in members)
-        if len(members) <= SMALL:
-            self._remember(number, members, found)
-
     def _take_kept(self, number: int, members: Sequence[Member], found: dict[bytes, bytes]) -> bool:
         """Take a few objects of a frame out of the file; False if they are not all there."""
         kept: dict[bytes, bytes] = {}
@@ -240,7 +253,6 @@ class ObjectReader:
                 return False
             kept[oid] = data
         found.update(kept)
-        self._remember(number, members, found)
         return True
 
     def _keep(self, number: int, objects: Objects, asked: Sequence[int]) -> DecodedFrame:
@@ -250,14 +262,36 @@ class ObjectReader:
             self._at_hand.keep(number, cached, asked)
         return cached
 
-    def get_runs(self, leaves: Sequence[runs.Leaf], size: int) -> list[runs.Pieces | None]:
+    def get_runs(
+        self, leaves: Sequence[runs.Leaf], size: int, trail: runs.Trail | None = None
+    ) -> list[runs.Pieces | None]:
         """All blocks of each leaf, proved by the hash of its run: pieces that are to be joined.
 
-        ``size`` is that of a block.  None where that hash is not known or does not fit: then the
-        blocks are read and proved one by one.
+        ``size`` is that of a block; ``trail`` is of whoever read the leaf before the first one.
+        None where that hash is not known or does not fit: then the blocks are read and proved one
+        by one.
         """
-        with self._store.read() as reader:
-            return runs.read(reader, leaves, partial(self._frame, reader), size)
+        keys = [runs.key_of(leaf) for leaf in leaves]
+        found = [
+            runs.zeros(leaf, size) or self._at_hand.take_leaf(key)
+            for leaf, key in zip(leaves, keys, strict=True)
+        ]
+        rest = [at for at, pieces in enumerate(found) if pieces is None]
+        if rest:
+            with self._store.read() as reader:
+                wanted = [leaves[at] for at in rest], [keys[at] for at in rest]
+                frame = partial(self._frame, reader)
+                read = runs.read(reader, *wanted, frame, size, trail or runs.Trail())
+            for at, run in zip(rest, read, strict=True):
+                if run is not None:
+                    found[at] = run.pieces
+                    self._at_hand.keep_leaf(keys[at], run.pieces, run.digest)
+        return found
+
+    def keep_leaf(self, leaf: runs.Leaf, data: bytes | memoryview) -> None:
+        """A leaf's blocks were read one by one: have them at hand in one piece, if any are kept."""
+        if self._at_hand.keeps:
+            self._at_hand.keep_leaf(runs.key_of(leaf), [data], object_id(data))
 
     def _frame(self, reader: Reader, number: int) -> Objects | None:
         """A decoded frame; a raw one lies in the map until the transaction ends."""
@@ -295,12 +329,14 @@ class ObjectReader:
         return cached
 
     def _remember(
-        self, number: int, members: Sequence[Member], found: Mapping[bytes, bytes]
+        self, groups: Mapping[int, list[Member]], found: Mapping[bytes, bytes]
     ) -> None:
-        """Some objects of a frame may be asked for again by themselves."""
-        for slot, oid in members:
-            self._hot.put(oid, found[oid])
-            self._at_hand.remember(oid, tables.location(number, slot))
+        """Where few objects of a frame were wanted, they may be asked for again by themselves."""
+        for number, members in groups.items():
+            if len(members) <= SMALL:
+                for slot, oid in members:
+                    self._hot.put(oid, found[oid])
+                    self._at_hand.remember(oid, tables.location(number, slot))
 
 
 def _slice(view: memoryview, members: Sequence[Member], found: dict[bytes, bytes]) -> bool:

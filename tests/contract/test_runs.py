@@ -6,13 +6,17 @@ import random
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from blockvault.ids import ZERO_ID, object_id
-from blockvault.store import tables
+from blockvault.store import runs, tables
+from blockvault.store.memory import MemoryStore
 from blockvault.store.objects import ObjectReader
-from blockvault.store.runs import Leaf
+from blockvault.store.runs import Leaf, Trail
+from blockvault.store.tables import location
 from blockvault.store.types import Store
-from tests.store.material import block, framed, noise
+from tests.store.material import OPTIONS, block, framed, noise
 
 SIZE = 4096
 ZEROS = bytes(SIZE)
@@ -46,7 +50,7 @@ def test_a_run_in_one_frame_or_in_several(store: Store, make_block: Callable[[in
 def test_zeros_anywhere_in_a_leaf(store: Store) -> None:
     datas = [ZEROS if n in {0, 1, 13, 31} else block(n) for n in range(32)]
     keep(store, [datas], [[data for data in datas if data != ZEROS]])
-    assert read(store, datas, [ZEROS] * 32) == [b"".join(datas), None]
+    assert read(store, datas, [ZEROS] * 32) == [b"".join(datas), bytes(32 * SIZE)]
 
 
 def test_blocks_that_lie_in_another_order(store: Store) -> None:
@@ -74,3 +78,37 @@ def test_a_run_that_is_not_what_was_stored_is_not_returned(store: Store) -> None
     with store.write() as writer:
         writer.put(tables.RUNS, object_id(b"".join(leaf_of(datas))), object_id(b"other"))
     assert read(store, datas) == [None]
+
+
+def in_order(store: Store) -> list[list[bytes]]:
+    """Five leaves, one behind the other in frames of 20 blocks, with a zero in each."""
+    leaves = [[ZEROS if n == 7 else block(at + n) for n in range(32)] for at in range(0, 160, 32)]
+    datas = [data for leaf in leaves for data in leaf if data != ZEROS]
+    keep(store, leaves, [datas[at : at + 20] for at in range(0, len(datas), 20)])
+    return leaves
+
+
+def test_who_reads_on_asks_the_index_no_more(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaves, reader, trail = in_order(store), ObjectReader(store), Trail()
+    asked: list[object] = []
+    located = runs._located
+    monkeypatch.setattr(runs, "_located", lambda *args: asked.append(args) or located(*args))
+    for at in (0, 1, 3):
+        found = reader.get_runs([leaf_of(leaf) for leaf in leaves[at : at + 2]], SIZE, trail)
+        assert [b"".join(pieces or ()) for pieces in found] == [
+            b"".join(leaf) for leaf in leaves[at : at + 2]
+        ]
+        assert len(asked) == {0: 1, 1: 2, 3: 2}[at], "leaf 1 came twice, leaf 3 behind leaf 2"
+
+
+@given(frame=st.integers(0, 12), slot=st.integers(0, 40), first=st.integers(0, 4))
+def test_a_trail_that_leads_astray_changes_nothing(frame: int, slot: int, first: int) -> None:
+    with MemoryStore(OPTIONS) as store:
+        leaves, trail = in_order(store), Trail()
+        trail.place = location(frame, slot)
+        found = ObjectReader(store).get_runs(
+            [leaf_of(leaf) for leaf in leaves[first:]], SIZE, trail
+        )
+        assert [b"".join(pieces or ()) for pieces in found] == [
+            b"".join(leaf) for leaf in leaves[first:]
+        ]

@@ -52,6 +52,9 @@ class ScriptSocket:
     def getsockopt(self, level: int, name: int, size: int) -> bytes:
         return struct.pack("3i", 4711, 1000, 1000)
 
+    def setsockopt(self, level: int, name: int, value: int) -> None:
+        assert value > 0
+
     def settimeout(self, seconds: float | None) -> None:
         assert seconds is None or seconds > 0
 

@@ -24,6 +24,7 @@ from tests.nbd.conftest import SIZE, Client, wait_until
 from tests.nbd.memory import MemoryVolume
 
 Connect = Callable[..., Client]
+LONG = 256 << 10
 
 
 def test_two_clients_see_one_volume(connect: Connect, volume: MemoryVolume) -> None:
@@ -41,6 +42,13 @@ def test_requests_that_arrive_with_the_choice_of_export(connect: Connect) -> Non
     client.receive(10)
     assert client.reply() == (0, b"")
     assert client.ask(m.request(m.READ, 0, 5), 5) == (0, b"eager")
+
+
+def test_a_long_reply_leaves_whole_before_it_is_read(connect: Connect, server: Server) -> None:
+    client = connect().enter()
+    client.socket.sendall(m.request(m.READ, 0, LONG))
+    wait_until(lambda: server.status()["exports"]["vda"]["requests"]["read"] == 1)
+    assert client.reply(LONG) == (0, bytes(LONG))
 
 
 def test_200_connections_at_once(connect: Connect, server: Server, volume: MemoryVolume) -> None:

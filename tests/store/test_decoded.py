@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from blockvault.errors import Damaged
 from blockvault.ids import object_id
-from blockvault.store import athand, decoded, frames
+from blockvault.store import athand, frames, ring
 from blockvault.store.athand import Telling
-from blockvault.store.decoded import ADMITTED, LARGEST, DecodedFile
+from blockvault.store.decoded import ADMITTED, LARGEST, LEAVES_ADMITTED, DecodedFile
 from blockvault.store.env import LmdbStore
 from blockvault.store.frames import Objects
 from blockvault.store.gathering import ObjectWriter
@@ -67,9 +67,9 @@ def test_objects_come_back(kept: DecodedFile, tmp_path: Path) -> None:
 def test_only_some_objects_of_a_frame(kept: DecodedFile) -> None:
     kept.put(7, frame(100), [63, 5, 9])
     assert slots_of(kept, 7, 100) == [5, 9, 63]
-    assert os.fstat(kept._file.fileno()).st_size == 3 * BLOCK
+    assert os.fstat(kept._ring.file.fileno()).st_size == 3 * BLOCK
     kept.put(7, frame(100), [5, 63])
-    assert os.fstat(kept._file.fileno()).st_size == 3 * BLOCK, "they are there already"
+    assert os.fstat(kept._ring.file.fileno()).st_size == 3 * BLOCK, "they are there already"
     kept.put(7, frame(100), [0, 5])
     assert slots_of(kept, 7, 100) == [0, 5, 9, 63]
 
@@ -88,6 +88,18 @@ def test_few_come_in_when_it_is_full(kept: DecodedFile) -> None:
     assert sum(kept.wants(frame(0)) for _ in range(5 * ADMITTED)) == 5
 
 
+def test_fewer_leaves_come_in_when_it_is_full(kept: DecodedFile) -> None:
+    leaf = bytes(LARGEST // 2)
+    for number in range(6):
+        assert kept.wants_leaf(len(leaf))
+        kept.put_leaf(bytes([number]) * 32, [leaf], b"%d" % number)
+    assert kept.get_leaf(bytes([5]) * 32) == (leaf, b"5")
+    assert sum(kept.wants_leaf(len(leaf)) for _ in range(3 * LEAVES_ADMITTED)) == 3
+    kept.put(1, frame(0), ALL)
+    there = [number for number in range(6) if kept.get_leaf(bytes([number]) * 32)]
+    assert there == [2, 3, 4, 5], "a frame took the room of two"
+
+
 @given(
     limit=st.integers(LARGEST, 3 * LARGEST),
     puts=st.lists(
@@ -102,7 +114,7 @@ def test_what_was_put_last_is_there_and_all_is_right(
         for at, (number, slots) in enumerate(puts):
             file.put(number, frame(number * 100), slots)
             assert slots <= set(slots_of(file, number, number * 100)), at
-        assert os.fstat(file._file.fileno()).st_size <= limit
+        assert os.fstat(file._ring.file.fileno()).st_size <= limit
         for number in range(1, 10):
             slots_of(file, number, number * 100)
         file.close()
@@ -156,7 +168,7 @@ def test_a_frame_that_comes_twice_at_once_takes_room_once(
     meanwhile(monkeypatch, lambda: kept.put(1, frame(0), ALL))
     kept.put(1, frame(0), ALL)
     assert slots_of(kept, 1, 0) == list(ALL)
-    assert os.fstat(kept._file.fileno()).st_size == LARGEST
+    assert os.fstat(kept._ring.file.fileno()).st_size == LARGEST
 
 
 def test_what_lost_its_room_before_it_was_written_is_not_there(
@@ -176,14 +188,14 @@ def test_it_is_closed_when_the_last_writer_is_done(
 ) -> None:
     meanwhile(monkeypatch, kept.close)
     kept.put(1, frame(0), ALL)
-    assert kept._file.closed
+    assert kept._ring.file.closed
     assert kept.get(1, 0) is None
     kept.put(2, frame(100), ALL)
     assert not kept.wants(frame(0))
 
 
 def test_a_small_disk_gets_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoded, "FREE_SHARE", 1 << 60)
+    monkeypatch.setattr(ring, "FREE_SHARE", 1 << 60)
     file = DecodedFile(tmp_path, 1 << 40)
     assert not file.wants(frame(0))
     file.put(1, frame(0), ALL)
@@ -234,8 +246,8 @@ def test_a_file_that_is_altered_changes_nothing(reader: ObjectReader) -> None:
     wanted = {object_id(block(number)): block(number) for number in range(0, 256, 41)}
     assert reader.get_many(wanted) == wanted
     file = file_of(reader)
-    assert file._where
-    descriptor = file._file.fileno()
+    assert file._ring._where
+    descriptor = file._ring.file.fileno()
     os.pwrite(descriptor, b"?" * os.fstat(descriptor).st_size, 0)
     assert reader.get_many(wanted) == wanted
     assert all(reader.get(oid) == data for oid, data in wanted.items())
@@ -268,7 +280,7 @@ def test_of_an_old_frame_only_what_is_expected_is_kept(
         reader.get(oid)
     file = file_of(reader)
     few = len(living) + 4  # something else may seem to be expected
-    assert len(living) * BLOCK <= os.fstat(file._file.fileno()).st_size <= few * BLOCK
+    assert len(living) * BLOCK <= os.fstat(file._ring.file.fileno()).st_size <= few * BLOCK
     assert len(decodes) == 4, "four frames"
     assert reader.get(object_id(block(77))) == block(77), "what nobody expects is there too"
 
@@ -292,7 +304,7 @@ def test_a_frame_of_which_most_is_expected_is_kept_whole(reader: ObjectReader) -
     reader.listen(tree)
     reader.get(object_id(block(3)))
     file = file_of(reader)
-    assert os.fstat(file._file.fileno()).st_size == LARGEST
+    assert os.fstat(file._ring.file.fileno()).st_size == LARGEST
 
 
 @pytest.mark.parametrize("also", ["nobody", "one who has not told all", "one who never will"])
@@ -306,11 +318,11 @@ def test_all_is_kept_as_long_as_more_may_be_expected(reader: ObjectReader, also:
     assert all(map(reader.listen, trees))
     reader.get(object_id(block(3)))
     file = file_of(reader)
-    assert os.fstat(file._file.fileno()).st_size == LARGEST
+    assert os.fstat(file._ring.file.fileno()).st_size == LARGEST
     del trees[1:]
     reader.get(object_id(block(100)))
     few = LARGEST + (LARGEST if also == "nobody" else 4 * BLOCK)
-    assert LARGEST < os.fstat(file._file.fileno()).st_size <= few, "who is gone wants nothing"
+    assert LARGEST < os.fstat(file._ring.file.fileno()).st_size <= few, "who is gone wants nothing"
 
 
 def test_what_is_too_much_has_to_be_told_again(

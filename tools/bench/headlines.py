@@ -88,8 +88,8 @@ SECTIONS = (
             for job in (
                 *("randwrite-1", "randwrite-16", "randread-1", "randread-16"),
                 *("warmread-1", "warmread-16", "hotread-16"),
-                *("fsync-1", "fsync-32", "seqwrite", "seqread", "sustained"),
-                *("randread-made", "exported"),
+                *("fsync-1", "fsync-32", "seqwrite", "seqread", "seqread-warm"),
+                *("sustained", "randread-made", "exported"),
             )
         ),
     ),

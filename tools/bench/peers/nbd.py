@@ -19,7 +19,7 @@ SEQUENTIAL = "seqwrite"
 """The job that writes the disk from end to end."""
 SUSTAINED = "sustained"
 """The job that goes on and on."""
-LONG = (SUSTAINED, "warmread-1", "warmread-16")
+LONG = (SUSTAINED, "warmread-1", "warmread-16", "seqread-warm")
 """The jobs that take longer than all others."""
 PLAIN = ("blockvault", "qcow2")
 """Who is asked for those."""

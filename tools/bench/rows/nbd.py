@@ -3,8 +3,8 @@
 fio and the server share the machine, as a guest and its server do.  Each job gets a server of its
 own, started for it and ended after it, so that its CPU and memory are the job's.  The value is
 fio's; the sample's CPU and peak are the server's.  So reads over the whole disk begin cold, with
-the data in the page cache but nothing decoded; before warm ones each block was read once, in random
-order.  At the end of each run the disk is exported, which by then was written to at random.
+the data in the page cache but nothing decoded; before warm ones each block was read once, as the job
+will read it.  At the end of each run the disk is exported, which by then was written to at random.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from tools.bench.servers import serving
 
 GROUP = "NBD"
 HOT = 16 << 20  # of a disk's blocks are read again and again
-ONCE = ("--name=once", "--rw=randread", "--bs=4k", "--iodepth=16")
+RANDOM = ("--rw=randread", "--bs=4k", "--iodepth=16")
+IN_ORDER = ("--rw=read", "--bs=256k", "--iodepth=4")
 PROTOCOL = "client and protocol alone: nbdkit answering from memory"
 
 
@@ -38,7 +39,8 @@ class Job:
     """One fio job on ``span`` bytes (0: the whole disk); a ``long`` one goes on for some time.
 
     With ``made`` it reads the disk as it was when it was made, if the server still knows that,
-    whatever the jobs before have written.  With ``warm`` each of the bytes was read once before.
+    whatever the jobs before have written.  A ``warm`` one comes behind another in which each of the
+    bytes is read once, in that way.
     """
 
     key: str
@@ -47,7 +49,7 @@ class Job:
     long: bool = False
     span: int = 0
     made: bool = False
-    warm: bool = False
+    warm: tuple[str, ...] = ()
 
     @property
     def side(self) -> str:
@@ -60,7 +62,7 @@ def _job(key: str, title: str, kind: str, size: str, depth: int, *more: str) -> 
 
 def _warm(key: str, what: str, depth: int, span: int) -> Job:
     job = _job(key, f"4 KiB random read of {what}, warm, depth {depth}", "randread", "4k", depth)
-    return replace(job, span=span, warm=True)
+    return replace(job, span=span, warm=RANDOM)
 
 
 JOBS = (
@@ -73,17 +75,18 @@ JOBS = (
     _job("fsync-1", "4 KiB random write, fsync after each", "randwrite", "4k", 1, "--fsync=1"),
     _job("fsync-32", "4 KiB random write, fsync after 32", "randwrite", "4k", 16, "--fsync=32"),
     _job("seqwrite", "256 KiB sequential write, depth 4", "write", "256k", 4),
-    _job("seqread", "256 KiB sequential read, depth 4", "read", "256k", 4),
+    Job("seqread", "256 KiB sequential read, depth 4", IN_ORDER),
+    Job("seqread-warm", "256 KiB sequential read, warm, depth 4", IN_ORDER, warm=IN_ORDER),
     Job(
         "seqread-made",
         "256 KiB sequential read, depth 4, of the disk before all those writes",
-        ("--rw=read", "--bs=256k", "--iodepth=4"),
+        IN_ORDER,
         made=True,
     ),
     Job(
         "randread-made",
         "4 KiB random read, depth 16, of the disk before all those writes",
-        ("--rw=randread", "--bs=4k", "--iodepth=16"),
+        RANDOM,
         made=True,
     ),
     Job(
@@ -216,7 +219,7 @@ def fio(bench: Bench, job: Job, uri: str, report: Path) -> Command:
         "--randrepeat=0",
         "--output-format=json",
         f"--output={report}",
-        *(ONCE if job.warm else ()),
+        *(("--name=once", *job.warm) if job.warm else ()),
         f"--name={job.key}",
         "--stonewall",
         *job.words,
