@@ -18,6 +18,7 @@ from blockvault.model import events
 from blockvault.model.snapshot import Snapshot
 from blockvault.ops import reading, refs, resolve, snapshots
 from blockvault.ops.resolve import Position
+from blockvault.ops.volumefile import VolumeFile
 from blockvault.pins import Guards, Pin
 from blockvault.store import journal
 from blockvault.store.env import LmdbStore
@@ -177,9 +178,9 @@ class Vault:
         with self.guard():
             return reading.pin_position(self, self.resolve(rev))
 
-    def open_volume(self, rev: str, volume: str | None = None) -> reading.VolumeFile:
+    def open_volume(self, rev: str, volume: str | None = None) -> VolumeFile:
         """The same as a seekable, readable ``io.RawIOBase``; wrap it in ``io.BufferedReader``."""
-        return reading.VolumeFile(self.device(rev, volume))
+        return VolumeFile(self.device(rev, volume))
 
     def diff(self, rev_a: str, rev_b: str) -> list[compare.VolumeDiff]:
         """What differs between two revisions, volume by volume; equal ones have no extents."""

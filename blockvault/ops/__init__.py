@@ -1,7 +1,7 @@
 """What a vault can do, one module per subject; ``Vault`` is the short way to most of them.
 
-    resolve   revision text -> Position            reading   Position -> device, file object
-    treereader  block number -> id in one tree
+    resolve   revision text -> Position            reading   Position -> device
+    treereader  block number -> id in one tree     volumefile  device -> file object
     refs      branches, tags, HEAD, rollback       snapshots building, loading, log, events
     images    image files as runs of bytes         ingest    images -> volumes of a snapshot
     intake    the bytes of images -> objects, trees, commits

@@ -1,20 +1,17 @@
-"""Reading the past: any position as a device, and as a file object.
+"""Reading the past: any position as a device.
 
-    StateDevice   tree + overlay of one volume, read-only; the head of a branch builds on it
-    VolumeFile    the same as ``io.RawIOBase``, for libraries that read files
-
-All are safe to use from several threads: they hold no transaction, only an immutable root.
+``StateDevice`` is the tree and the overlay of one volume, read-only; the head of a branch builds on
+it.  It is safe to use from several threads: it holds no transaction, only an immutable root.
 """
 
 from __future__ import annotations
 
 import heapq
-import io
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, groupby, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from blockvault.device import Device, Extent
+from blockvault.device import Extent
 from blockvault.errors import BadRequest
 from blockvault.ids import ZERO_ID
 from blockvault.model import extents, tree
@@ -84,7 +81,7 @@ class StateDevice:
             if start < end and not self.held(start, end):
                 before = self.blocks(first, start) if first < start else []
                 behind = self.blocks(end, stop) if end < stop else []
-                found = chain(before, self.leaves(low, high, trail), behind)
+                found = chain(before, self._leaves(low, high, trail), behind)
                 return part(found, offset - min(first, start) * size, length)
         return part(self.blocks(first, stop), offset % size, length)
 
@@ -143,27 +140,16 @@ class StateDevice:
         """Whether any of these blocks is not stored yet, and so has no id."""
         return False
 
-    def leaves(self, low: int, high: int, trail: Trail) -> Iterator[bytes | memoryview]:
+    def _leaves(self, low: int, high: int, trail: Trail) -> Iterable[bytes | memoryview]:
         """The blocks of the leaves ``low`` to ``high``, as pieces in order."""
-        found = self.leaf_runs(self.ids(low * tree.FANOUT, high * tree.FANOUT), trail)
-        blocks = {ZERO_ID: self._zero}
-        if any(run is None for _, run in found):
-            again = 1 if trail.leaf == low + 1 and found[0][1] is not None else 0
-            rest = [None if run else oid for leaf, run in found[again:] for oid in leaf]
-            blocks.update(self.objects.get_scattered(rest, self.block_size, trail))
-        trail.leaf = high
-        for leaf, run in found:
-            if run is None:
-                run = [b"".join([blocks[oid] for oid in leaf])]
-                self.objects.keep_leaf(leaf, run[0])
-            yield from run
+        leaves = _leaves_of(self.ids(low * tree.FANOUT, high * tree.FANOUT))
+        found = self.objects.leaves.read(low, leaves, self.block_size, trail)
+        return chain.from_iterable(found)
 
-    def leaf_runs(
-        self, ids: Sequence[bytes], trail: Trail | None = None
-    ) -> list[tuple[Leaf, Pieces | None]]:
+    def leaf_runs(self, ids: Sequence[bytes]) -> list[tuple[Leaf, Pieces | None]]:
         """Whole leaves, each with its blocks if its run is known; ``ids`` are all of theirs."""
-        leaves = [ids[at : at + tree.FANOUT] for at in range(0, len(ids), tree.FANOUT)]
-        return [*zip(leaves, self.objects.get_runs(leaves, self.block_size, trail), strict=True)]
+        leaves = _leaves_of(ids)
+        return [*zip(leaves, self.objects.leaves.runs(leaves, self.block_size), strict=True)]
 
     def fetch(self, ids: Sequence[bytes]) -> list[bytes]:
         """The blocks of these ids, zeros for ``ZERO_ID``."""
@@ -233,39 +219,6 @@ class StateDevice:
         return BadRequest(f"volume '{self.name}' is open read-only", kind="read-only")
 
 
-class VolumeFile(io.RawIOBase):
-    """A device as a seekable file that can be read."""
-
-    def __init__(self, device: Device) -> None:
-        super().__init__()
-        self._device = device
-        self._at = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._at
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._device.size}[whence]
-        if base + offset < 0:
-            raise ValueError(f"negative seek position {base + offset}")
-        self._at = base + offset
-        return self._at
-
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer).cast("B")
-        length = max(0, min(len(view), self._device.size - self._at))
-        if length:  # a file may be read from beyond its end, a device may not
-            view[:length] = self._device.read(self._at, length)
-            self._at += length
-        return length
-
-
 def part(pieces: Iterable[bytes | memoryview], start: int, length: int) -> Pieces:
     """The bytes ``[start, start + length)`` of what some pieces make up, as pieces."""
     found: Pieces = []
@@ -321,3 +274,7 @@ def _pin(vault: Vault, volumes: Iterable[Volume], ids: Iterable[bytes]) -> Pin:
     size = vault.options.block_size
     trees = [(root, tree.depth(tree.blocks_in(length, size))) for _, length, root in volumes]
     return Pin(vault.path, trees, [oid for oid in ids if oid != ZERO_ID])
+
+
+def _leaves_of(ids: Sequence[bytes]) -> list[Leaf]:
+    return [ids[at : at + tree.FANOUT] for at in range(0, len(ids), tree.FANOUT)]

@@ -29,9 +29,10 @@ and ``writetxn`` (its transactions), ``index`` (its largest table), ``bloom`` an
 before their commit), ``pages`` and ``subpages`` (the file as seen without the engine),
 ``freespace`` (unused pages given back), ``residency`` (what was read does not stay mapped),
 ``faults`` (errors); ``memory`` is the same store in dictionaries.
-``objects`` gets objects through either, ``caches`` and ``decoded`` keep what was read in memory and
-in a file, ``athand`` finds it there without the index, ``locating`` says where many are, ``runs``
-gets whole leaves, ``gathering`` collects new objects into frames.
+``objects`` gets objects through either, ``locating`` says where many are, ``decoding`` decodes
+frames once; ``leaves`` gets whole leaves, over ``runs`` (what lies together) and ``scattered``;
+``caches`` and ``decoded`` keep what was read in memory and in a file (``ring``), ``athand`` finds
+it there without the index; ``gathering`` collects new objects into frames.
 
 What is not here: events, trees, branches, and when an object is garbage.
 """

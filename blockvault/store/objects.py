@@ -3,23 +3,22 @@
 ``ObjectReader`` finds an object through the index and proves it with its hash before it leaves.  An
 object in a raw frame is sliced out of the map, unless small reads are kept (``athand``); a
 compressed frame is decoded once and kept in a bounded cache, since neighbours in a frame are mostly
-neighbours on the disk too.  A whole leaf of blocks is cut out as one run and proved by one hash
-(``runs``).
+neighbours on the disk too.  Whole leaves of blocks come together (``leaves``).
 """
 
 from __future__ import annotations
 
-import threading
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from itertools import chain
 
 from blockvault.ids import object_id
-from blockvault.store import frames, runs, scattered, tables, workers
+from blockvault.store import frames, tables, workers
 from blockvault.store.athand import AtHand
-from blockvault.store.caches import DecodedFrame, FrameCache, ObjectCache, checked
+from blockvault.store.caches import DecodedFrame, ObjectCache, checked
+from blockvault.store.decoding import FrameReader
 from blockvault.store.frames import Objects
+from blockvault.store.leaves import LeafReader
 from blockvault.store.locating import Member, grouped, located, missing, places_of
 from blockvault.store.types import Reader, Store
 
@@ -42,8 +41,6 @@ PARALLEL_FROM = 4
 FEW = 64
 """Objects that are looked up and read in one transaction."""
 
-_LOCKS = 16
-
 SMALL = 8
 """Objects of a frame up to which a read is small: what it decodes is kept in the file."""
 
@@ -59,13 +56,14 @@ class ObjectReader:
 
     def __init__(self, store: Store, cache_bytes: int = CACHE_BYTES) -> None:
         self._store = store
-        self._cache = FrameCache(cache_bytes)
+        self._frames = FrameReader(cache_bytes)
+        self._cache = self._frames.cache
         self._hot = ObjectCache(HOT_BYTES)
         self._made = ObjectCache(NODE_BYTES)
         self._at_hand = AtHand(self._cache)
         self.keep_decoded = self._at_hand.keep_decoded
         self.expect, self.listen = self._at_hand.expect, self._at_hand.listen
-        self._decoding = [threading.Lock() for _ in range(_LOCKS)]
+        self.leaves = LeafReader(store, self._frames, self._at_hand, self.get_placed)
 
     def get(self, oid: bytes) -> bytes:
         """The object's bytes; ``Damaged`` if it is missing or is not what was stored."""
@@ -144,28 +142,6 @@ class ObjectReader:
         """Where each object lies, for ``get_placed``."""
         return places_of(self._store, ids)
 
-    def get_scattered(
-        self, ids: Sequence[bytes | None], size: int, trail: runs.Trail
-    ) -> dict[bytes, bytes]:
-        """The blocks of leaves that lie scattered, and will not be asked for one by one.
-
-        ``ids`` are in the order of the disk, None where a block is there already.
-        """
-        with self._store.read() as reader:
-            frame_of = partial(self._blocks_of, reader, size)
-            found, others, trail.anchor = scattered.counted(ids, trail.anchor, frame_of)
-            placed = located(reader, [oid for oid in dict.fromkeys(others) if oid not in found])
-            trail.anchor = trail.anchor or scattered.place_behind(ids, placed)
-        found.update(self.get_placed(placed))
-        return found
-
-    def _blocks_of(self, reader: Reader, size: int, number: int) -> DecodedFrame | None:
-        """A frame that holds blocks of that size, None if it does not."""
-        objects = self._frame(reader, number)
-        if objects is None or objects.uniform != size:
-            return None
-        return self._cache.get(number) or DecodedFrame(objects)
-
     def get_placed(self, placed: Sequence[tuple[int, bytes]]) -> dict[bytes, bytes]:
         """Objects by place and id; if a place is not right any more, they are looked up.
 
@@ -193,7 +169,7 @@ class ObjectReader:
             if neighbour and neighbour[0][0] != place + 1:
                 return
             number, slot = tables.split_location(place)
-            objects = self._frame(reader, number)
+            objects = self._frames.get(reader, number)
             if objects is None:
                 return
             found[oid] = checked(objects[slot], oid)
@@ -261,56 +237,6 @@ class ObjectReader:
         if len(asked) <= SMALL:
             self._at_hand.keep(number, cached, asked)
         return cached
-
-    def get_runs(
-        self, leaves: Sequence[runs.Leaf], size: int, trail: runs.Trail | None = None
-    ) -> list[runs.Pieces | None]:
-        """All blocks of each leaf, proved by the hash of its run: pieces that are to be joined.
-
-        ``size`` is that of a block; ``trail`` is of whoever read the leaf before the first one.
-        None where that hash is not known or does not fit: then the blocks are read and proved one
-        by one.
-        """
-        keys = [runs.key_of(leaf) for leaf in leaves]
-        found = [
-            runs.zeros(leaf, size) or self._at_hand.take_leaf(key)
-            for leaf, key in zip(leaves, keys, strict=True)
-        ]
-        rest = [at for at, pieces in enumerate(found) if pieces is None]
-        if rest:
-            with self._store.read() as reader:
-                wanted = [leaves[at] for at in rest], [keys[at] for at in rest]
-                frame = partial(self._frame, reader)
-                read = runs.read(reader, *wanted, frame, size, trail or runs.Trail())
-            for at, run in zip(rest, read, strict=True):
-                if run is not None:
-                    found[at] = run.pieces
-                    self._at_hand.keep_leaf(keys[at], run.pieces, run.digest)
-        return found
-
-    def keep_leaf(self, leaf: runs.Leaf, data: bytes | memoryview) -> None:
-        """A leaf's blocks were read one by one: have them at hand in one piece, if any are kept."""
-        if self._at_hand.keeps:
-            self._at_hand.keep_leaf(runs.key_of(leaf), [data], object_id(data))
-
-    def _frame(self, reader: Reader, number: int) -> Objects | None:
-        """A decoded frame; a raw one lies in the map until the transaction ends."""
-        cached = self._cache.get(number)
-        if cached is not None:
-            return cached.objects
-        # Threads that read one behind the other come to the same frame: only one decodes it.
-        with self._decoding[number % len(self._decoding)]:
-            cached = self._cache.get(number)
-            if cached is not None:
-                return cached.objects
-            view = reader.frame_view(number)
-            if view is None:
-                return None
-            objects = frames.decode(view)
-            reader.touched(view)
-            if isinstance(objects.payload, bytes):
-                self._cache.put(number, objects)
-            return objects
 
     def close(self) -> None:
         """Forget everything that is cached."""

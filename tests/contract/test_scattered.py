@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from blockvault.errors import Damaged
 from blockvault.ids import ZERO_ID, object_id
-from blockvault.store import objects, tables
+from blockvault.store import leaves, tables
 from blockvault.store.memory import MemoryStore
 from blockvault.store.objects import ObjectReader
 from blockvault.store.runs import Trail
@@ -44,14 +44,13 @@ def rewritten(store: Store, old: int, rewrites: dict[int, int | None], frame: in
 
 def read(reader: ObjectReader, disk: Disk, trail: Trail, wanted: Sequence[bool]) -> None:
     """Read the blocks that are wanted; all of them are right, and no others come."""
-    ids = [
-        (ZERO_ID if data is None else object_id(data)) if want else None
-        for data, want in zip(disk, wanted, strict=True)
-    ]
+    blocks = [[ZERO_ID if data is None else object_id(data)] for data in disk]
+    there = [None if want else [b"there already"] for want in wanted]
     right = {
         object_id(data): data for data, want in zip(disk, wanted, strict=True) if want and data
     }
-    assert reader.get_scattered(ids, SIZE, trail) == right
+    found = reader.leaves._scattered(blocks, there, SIZE, trail)  # type: ignore[arg-type]
+    assert found == {ZERO_ID: bytes(SIZE), **right}
 
 
 @given(
@@ -86,9 +85,9 @@ def test_only_what_was_rewritten_is_looked_up(
         disk.insert(at, None)
     new = {block(1000 + at) for at in range(0, 160, 5)}
     counts: list[int] = []
-    located = objects.located
+    located = leaves.located
     monkeypatch.setattr(
-        objects, "located", lambda reader, ids: counts.append(len(ids)) or located(reader, ids)
+        leaves, "located", lambda reader, ids: counts.append(len(ids)) or located(reader, ids)
     )
     reader, trail = ObjectReader(store), Trail()
     for at in range(0, 160, 32):

@@ -3,8 +3,9 @@
 fio and the server share the machine, as a guest and its server do.  Each job gets a server of its
 own, started for it and ended after it, so that its CPU and memory are the job's.  The value is
 fio's; the sample's CPU and peak are the server's.  So reads over the whole disk begin cold, with
-the data in the page cache but nothing decoded; before warm ones each block was read once, as the job
-will read it.  At the end of each run the disk is exported, which by then was written to at random.
+the data in the page cache but nothing decoded; before warm ones each block was read once, as the
+job will read it.  At the end of each run the disk is exported, which by then was written to at
+random.
 """
 
 from __future__ import annotations
