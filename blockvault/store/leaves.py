@@ -2,7 +2,7 @@
 
 A leaf is looked for in the file of what was decoded (``athand``), then as a run of bytes that one
 hash proves (``runs``), and at last block by block, most of which are found by counting
-(``scattered``).  However it was found, it goes to that file in one piece.
+(``scattered``).  What was decoded or put together goes to that file in one piece.
 """
 
 from __future__ import annotations
@@ -67,8 +67,10 @@ class LeafReader:
                 frame = partial(self._frames.get, reader)
                 read = runs.read(reader, *wanted, frame, size, trail or Trail())
             for at, run in zip(rest, read, strict=True):
-                if run is not None:
-                    found[at] = run.pieces
+                if run is None:
+                    continue
+                found[at] = run.pieces
+                if run.decoded:  # else the system has it in memory once already
                     self._at_hand.keep_leaf(keys[at], run.pieces, run.digest)
         return found
 

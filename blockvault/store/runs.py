@@ -33,6 +33,11 @@ class Run(NamedTuple):
     digest: bytes
     """Their hash as one."""
 
+    @property
+    def decoded(self) -> bool:
+        """Whether any of it had to be decoded; what lies in the map raw was copied."""
+        return any(isinstance(piece, memoryview) for piece in self.pieces)
+
 
 class Trail:
     """Where somebody who reads leaves in order is: who reads on behind need not ask the index.
