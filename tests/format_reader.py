@@ -496,7 +496,6 @@ def decoded(codec: int, payload: bytes, raw_size: int, limit: int) -> bytes:
     """Sections 6 and 10: a payload as it was before it was encoded."""
     need(raw_size <= limit, "raw_size")
     if codec == 1:
-        need(zstandard.get_frame_parameters(payload).has_checksum, "no checksum")
         need(zstandard.frame_content_size(payload) == raw_size, "stated size")
         try:
             payload = zstandard.ZstdDecompressor().decompress(payload, allow_extra_data=False)

@@ -143,13 +143,13 @@ class StateDevice:
     def _leaves(self, low: int, high: int, trail: Trail) -> Iterable[bytes | memoryview]:
         """The blocks of the leaves ``low`` to ``high``, as pieces in order."""
         leaves = _leaves_of(self.ids(low * tree.FANOUT, high * tree.FANOUT))
-        found = self.objects.leaves.read(low, leaves, self.block_size, trail)
+        found = self.objects.get_leaves(low, leaves, self.block_size, trail)
         return chain.from_iterable(found)
 
     def leaf_runs(self, ids: Sequence[bytes]) -> list[tuple[Leaf, Pieces | None]]:
         """Whole leaves, each with its blocks if its run is known; ``ids`` are all of theirs."""
         leaves = _leaves_of(ids)
-        return [*zip(leaves, self.objects.leaves.runs(leaves, self.block_size), strict=True)]
+        return [*zip(leaves, self.objects.get_runs(leaves, self.block_size), strict=True)]
 
     def fetch(self, ids: Sequence[bytes]) -> list[bytes]:
         """The blocks of these ids, zeros for ``ZERO_ID``."""

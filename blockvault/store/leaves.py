@@ -24,24 +24,24 @@ GetPlaced = Callable[[Sequence[tuple[int, bytes]]], dict[bytes, bytes]]
 class LeafReader:
     """Reads leaves, given as the ids of their blocks, from any thread; all of it is proved."""
 
-    def __init__(
-        self, store: Store, frames: FrameReader, at_hand: AtHand, get_placed: GetPlaced
-    ) -> None:
+    def __init__(self, store: Store, frames: FrameReader, at_hand: AtHand) -> None:
         self._store = store
         self._frames = frames
         self._at_hand = at_hand
-        self._get_placed = get_placed
 
-    def read(self, first: int, leaves: Sequence[Leaf], size: int, trail: Trail) -> list[Pieces]:
-        """All blocks of each leaf, as pieces that are to be joined; ``Damaged`` as for objects.
-
-        ``first`` is the number of the first leaf, ``size`` that of a block; ``trail`` is of whoever
-        read the leaves before, and perhaps the first one, and is behind all of them then.
-        """
+    def read(
+        self,
+        first: int,
+        leaves: Sequence[Leaf],
+        size: int,
+        trail: Trail,
+        get_placed: GetPlaced,
+    ) -> list[Pieces]:
+        """See ``ObjectReader.get_leaves``; ``get_placed`` is its."""
         found = self.runs(leaves, size, trail)
         if None in found:
             again = int(trail.leaf == first + 1 and found[0] is not None)
-            blocks = self._scattered(leaves[again:], found[again:], size, trail)
+            blocks = self._scattered(leaves[again:], found[again:], size, trail, get_placed)
             for at, leaf in enumerate(leaves):
                 if found[at] is None:
                     run = b"".join([blocks[oid] for oid in leaf])
@@ -54,7 +54,7 @@ class LeafReader:
     def runs(
         self, leaves: Sequence[Leaf], size: int, trail: Trail | None = None
     ) -> list[Pieces | None]:
-        """The same, where one hash proves a leaf; None where that is not known or does not fit."""
+        """See ``ObjectReader.get_runs``."""
         keys = [runs.key_of(leaf) for leaf in leaves]
         found = [
             runs.zeros(leaf, size) or self._at_hand.take_leaf(key)
@@ -80,6 +80,7 @@ class LeafReader:
         found: Sequence[Pieces | None],
         size: int,
         trail: Trail,
+        get_placed: GetPlaced,
     ) -> dict[bytes, bytes]:
         """The blocks of the leaves that were not found yet, zeros too."""
         pairs = zip(leaves, found, strict=True)
@@ -89,4 +90,4 @@ class LeafReader:
             blocks, others, trail.anchor = scattered.counted(ids, trail.anchor, frame_of)
             placed = located(reader, [oid for oid in dict.fromkeys(others) if oid not in blocks])
             trail.anchor = trail.anchor or scattered.place_behind(ids, placed)
-        return {ZERO_ID: bytes(size), **blocks, **self._get_placed(placed)}
+        return {ZERO_ID: bytes(size), **blocks, **get_placed(placed)}

@@ -20,6 +20,7 @@ from blockvault.store.decoding import FrameReader
 from blockvault.store.frames import Objects
 from blockvault.store.leaves import LeafReader
 from blockvault.store.locating import Member, grouped, located, missing, places_of
+from blockvault.store.runs import Leaf, Pieces, Trail
 from blockvault.store.types import Reader, Store
 
 CACHE_BYTES = 64 << 20
@@ -63,7 +64,7 @@ class ObjectReader:
         self._at_hand = AtHand(self._cache)
         self.keep_decoded = self._at_hand.keep_decoded
         self.expect, self.listen = self._at_hand.expect, self._at_hand.listen
-        self.leaves = LeafReader(store, self._frames, self._at_hand, self.get_placed)
+        self._leaves = LeafReader(store, self._frames, self._at_hand)
 
     def get(self, oid: bytes) -> bytes:
         """The object's bytes; ``Damaged`` if it is missing or is not what was stored."""
@@ -180,6 +181,22 @@ class ObjectReader:
                 found[oid] = data
             frames_met += 1
             short_runs += len(found) - before < SMALL
+
+    def get_leaves(
+        self, first: int, leaves: Sequence[Leaf], size: int, trail: Trail
+    ) -> list[Pieces]:
+        """All blocks of each leaf, as pieces that are to be joined; errors as for ``get``.
+
+        ``first`` is the number of the first leaf, ``size`` that of a block; ``trail`` is of whoever
+        read the leaves before, and perhaps the first one, and is behind all of them then.
+        """
+        return self._leaves.read(first, leaves, size, trail, self.get_placed)
+
+    def get_runs(
+        self, leaves: Sequence[Leaf], size: int, trail: Trail | None = None
+    ) -> list[Pieces | None]:
+        """The same, where one hash proves a leaf; None where that is not known or does not fit."""
+        return self._leaves.runs(leaves, size, trail)
 
     def _take(self, reader: Reader, groups: Mapping[int, list[Member]]) -> dict[bytes, bytes]:
         """The objects of some frames: sliced out of raw ones, decoded out of the others."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+import weakref
 
 import pytest
 
@@ -53,6 +54,14 @@ def test_every_compression(make: Make, compression: str) -> None:
     with store.read() as reader:
         sizes = sum(len(data) for _, data in reader.frames())
     assert (sizes < 0.6 * sum(map(len, MIXED))) == (compression != "none")
+
+
+def test_a_reader_goes_with_its_last_user(store: Store) -> None:
+    """Else its file for what it has decoded stays open until the garbage collector comes."""
+    reader = ObjectReader(store)
+    gone = weakref.ref(reader)
+    del reader
+    assert gone() is None
 
 
 def test_a_small_cache_changes_nothing(store: Store) -> None:

@@ -36,7 +36,7 @@ def keep(store: Store, leaves: list[list[bytes]], frames: list[list[bytes]]) -> 
 
 
 def read(store: Store, *leaves: list[bytes]) -> list[bytes | None]:
-    found = ObjectReader(store).leaves.runs([leaf_of(datas) for datas in leaves], SIZE)
+    found = ObjectReader(store).get_runs([leaf_of(datas) for datas in leaves], SIZE)
     return [None if pieces is None else b"".join(pieces) for pieces in found]
 
 
@@ -94,7 +94,7 @@ def test_who_reads_on_asks_the_index_no_more(store: Store, monkeypatch: pytest.M
     located = runs._located
     monkeypatch.setattr(runs, "_located", lambda *args: asked.append(args) or located(*args))
     for at in (0, 1, 3):
-        found = reader.leaves.runs([leaf_of(leaf) for leaf in leaves[at : at + 2]], SIZE, trail)
+        found = reader.get_runs([leaf_of(leaf) for leaf in leaves[at : at + 2]], SIZE, trail)
         assert [b"".join(pieces or ()) for pieces in found] == [
             b"".join(leaf) for leaf in leaves[at : at + 2]
         ]
@@ -106,7 +106,7 @@ def test_a_trail_that_leads_astray_changes_nothing(frame: int, slot: int, first:
     with MemoryStore(OPTIONS) as store:
         leaves, trail = in_order(store), Trail()
         trail.place = location(frame, slot)
-        found = ObjectReader(store).leaves.runs(
+        found = ObjectReader(store).get_runs(
             [leaf_of(leaf) for leaf in leaves[first:]], SIZE, trail
         )
         assert [b"".join(pieces or ()) for pieces in found] == [

@@ -49,7 +49,7 @@ def read(reader: ObjectReader, disk: Disk, trail: Trail, wanted: Sequence[bool])
     right = {
         object_id(data): data for data, want in zip(disk, wanted, strict=True) if want and data
     }
-    found = reader.leaves._scattered(blocks, there, SIZE, trail)  # type: ignore[arg-type]
+    found = reader._leaves._scattered(blocks, there, SIZE, trail, reader.get_placed)  # type: ignore[arg-type]
     assert found == {ZERO_ID: bytes(SIZE), **right}
 
 
