@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from blockvault.ops.recompress import Packed
     from blockvault.vault import Vault
 
+WAIT = 60.0
+FRAME = 2 << 20
 _PLAN = {
     "objects": "objects that are stored",
     "dead_objects": "of them, those that nothing needs",
@@ -55,7 +57,7 @@ _DONE = {
     "--wait",
     metavar="SECONDS",
     type=click.FloatRange(0),
-    default=60.0,
+    default=WAIT,
     show_default=True,
     help="How long to wait for operations that began earlier.",
 )
@@ -90,34 +92,56 @@ def run(
     What is reachable by any revision is never touched: prune decides what that is.  With
     --recompress the JSON has a field "packed": frames, became, bytes_before, bytes_after, skipped.
     """
+    if dry_run:
+        _would(vault, as_json)
+    else:
+        collect(vault, wait=wait, level=level, older=older, frame=frame, as_json=as_json)
+
+
+def _would(vault: Vault, as_json: bool) -> None:
     from blockvault.ops import gc
 
     with progress("Collecting", quiet=as_json) as report:
-        if dry_run:
-            plan, done = gc.plan(vault, progress=report), None
-        else:
-            done = gc.collect(vault, wait=wait, progress=report)
-            plan = done.plan
+        plan = gc.plan(vault, progress=report)
+    if as_json:
+        output.write_json({"plan": output.pick(plan, _PLAN)})
+    else:
+        _show(plan)
+
+
+def collect(
+    vault: Vault,
+    *,
+    as_json: bool,
+    wait: float = WAIT,
+    level: int | None = None,
+    older: int | None = None,
+    frame: int = FRAME,
+) -> None:
+    """Collect, pack what the policy or ``level`` says, and tell of it."""
+    from blockvault.ops import gc
+
+    with progress("Collecting", quiet=as_json) as report:
+        done = gc.collect(vault, wait=wait, progress=report)
     if level is None:
         level, older = _by_policy(vault, older)
     packed = None
-    if level and done is not None and done.complete:
+    if level and done.complete:
         packed = _pack(vault, level, older, frame, as_json)
     if as_json:
-        found = {"plan": output.pick(plan, _PLAN)}
-        if packed is not None:
-            found["packed"] = packed._asdict() | {"skipped": list(packed.skipped)}
-        if done is not None:
-            names = [name.removesuffix("[]") for name in _DONE]
-            found["done"] = output.pick(done, names)
-        output.write_json(found)
-    elif done is None:
-        _show(plan)
-    else:
-        _tell(done)
-    if packed is not None and not as_json:
+        output.write_json(_json(done, packed))
+        return
+    _tell(done)
+    if packed is not None:
         sizes = f"{output.size(packed.bytes_before)} became {output.size(packed.bytes_after)}"
         output.write(f"Packed {output.plural(packed.frames, 'frame')}: {sizes}")
+
+
+def _json(done: Collected, packed: Packed | None) -> dict[str, Any]:
+    found = {"plan": output.pick(done.plan, _PLAN)}
+    if packed is not None:
+        found["packed"] = packed._asdict() | {"skipped": list(packed.skipped)}
+    return {**found, "done": output.pick(done, [name.removesuffix("[]") for name in _DONE])}
 
 
 def _by_policy(vault: Vault, older: int | None) -> tuple[int, int | None]:

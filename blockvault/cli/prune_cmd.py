@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blockvault.cli import complete, keeping, output
+from blockvault.cli import complete, gc_cmd, keeping, output
 from blockvault.cli.common import command, with_vault
 from blockvault.cli.progress import progress
 from blockvault.errors import BadRequest
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     examples={
         "blockvault prune --dry-run": "What the stored policies would forget, and what that frees.",
         "blockvault prune": "Forget it; gc then gives the space back.",
+        "blockvault prune --gc": "Both, one after the other.",
         "blockvault prune -b test --keep-last 3 --keep-events 0": "By these rules, one branch.",
     },
     shape={
@@ -41,17 +42,25 @@ if TYPE_CHECKING:
 )
 @click.option("-b", "--branch", shell_complete=complete.branches, help="This branch only.")
 @keeping.keep_options
+@click.option("--gc", "collect", is_flag=True, help="Then give the space back, as gc does.")
 @click.option("--dry-run", is_flag=True, help="Show what would go and why the rest stays.")
 @with_vault
 def run(
-    vault: Vault, /, branch: str | None, dry_run: bool, as_json: bool, **keep: Any
+    vault: Vault,
+    /,
+    branch: str | None,
+    collect: bool,
+    dry_run: bool,
+    as_json: bool,
+    **keep: Any,
 ) -> None:
     """Forget snapshots and writes that the policies do not keep.
 
     By the stored policies, or by the rules given here.  A snapshot stays if any rule of any branch
     wants it, if it is held or tagged, or if it is the newest of a branch.  Writes older than
     --keep-events are reachable through snapshots only.  A branch that was deleted longer ago than
-    that can be restored no more.  The space is given back by gc.
+    that can be restored no more.  The space is given back by gc, with --gc at once: then the JSON
+    has a second line, which is that of gc.
     """
     from blockvault.ops import forget, gc, policy
     from blockvault.ops.prune import plan as make_plan
@@ -70,10 +79,12 @@ def run(
         forget.execute(vault, plan)
     if as_json:
         output.write_json(_json(plan, dry_run, freed))
-        return
-    if dry_run:
-        _table(plan)
-    _summary(plan, dry_run, freed)
+    else:
+        if dry_run:
+            _table(plan)
+        _summary(plan, freed, dry_run=dry_run, collect=collect)
+    if collect and not dry_run:
+        gc_cmd.collect(vault, as_json=as_json)
 
 
 def _table(plan: Plan) -> None:
@@ -100,7 +111,9 @@ def _why(verdict: Verdict) -> str:
     return output.clean(f"goes on in {', '.join(verdict.dependents)}" if verdict.dependents else "")
 
 
-def _summary(plan: Plan, dry_run: bool, freed: tuple[int, int] | None) -> None:
+def _summary(
+    plan: Plan, freed: tuple[int, int] | None, *, dry_run: bool, collect: bool
+) -> None:
     would = "Would forget" if dry_run else "Forgot"
     gone = len(plan.forgotten)
     kept = len(plan.verdicts) - gone
@@ -115,7 +128,7 @@ def _summary(plan: Plan, dry_run: bool, freed: tuple[int, int] | None) -> None:
     if freed is not None:
         output.write(f"gc would then give back {output.size(freed[0] + freed[1])}")
         output.write(f"of that it could already give back {output.size(freed[1])}")
-    elif not plan.empty:
+    elif not plan.empty and not collect:
         output.write("'blockvault gc' gives the space back")
 
 

@@ -45,6 +45,24 @@ def test_prune_forgets_and_gc_gives_back(world) -> None:
     world("export", "v1:vda", "old.img")
 
 
+def test_both_at_once(world) -> None:
+    snapshots(world, 3)
+    rules = ("--keep-last", "1", "--keep-events", "0", "--gc")
+    would = world("prune", *rules, "--dry-run")
+    assert "Would forget 3 snapshots" in would.out
+    assert world("gc", "--dry-run", "--json").json["plan"]["dead_objects"] == 0
+    done = world("prune", *rules).out
+    assert "Forgot 3 snapshots" in done
+    assert "Removed" in done
+    assert "blockvault gc" not in done
+    snapshots(world, 2)
+    forgot, freed = world("prune", *rules, "--json").lines
+    assert len(forgot["snapshots"]) == 2
+    assert freed["done"]["objects"] > 0
+    assert world("gc", "--dry-run", "--json").json["plan"]["dead_objects"] == 0
+    world("verify")
+
+
 def test_a_moment_that_was_pruned_names_its_neighbours(world) -> None:
     write(world, 1)
     seq = world("show", "main", "--json").json["seq"]

@@ -82,7 +82,7 @@ class Blockvault(Archive, Machine):
 
     def forget(self, gone: Sequence[str], kept: Sequence[str]) -> list[Command]:
         rules = ("--keep-last", "1", "--keep-events", "0")
-        return [self._run("prune", "-b", "main", *rules), self._run("gc")]
+        return [self._run("prune", "-b", "main", *rules, "--gc")]
 
     def litter(self, image: Path, name: str) -> list[Command]:
         """What ``collect`` will find: a disk that was stored, and forgotten with its branch."""
