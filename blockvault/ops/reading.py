@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _LONG = 128 << 10
 """Bytes from which on a read is of whole leaves, which are proved by one hash each."""
+_SOME = 32 << 10
+"""Bytes from which on it is so for reads that go on where another one ended."""
 _TRAILS = 16
 """Stretches of reads that are followed at the same time."""
 
@@ -75,7 +77,7 @@ class StateDevice:
         self.check(offset, length)
         size = self.block_size
         first, stop = offset // size, -(-(offset + length) // size)
-        if length >= _LONG:
+        if length >= _LONG or self._goes_on(offset, length):
             low, high, trail = self._whole_leaves(first, stop)
             start, end = low * tree.FANOUT, high * tree.FANOUT
             if start < end and not self.held(start, end):
@@ -83,7 +85,19 @@ class StateDevice:
                 behind = self.blocks(end, stop) if end < stop else []
                 found = chain(before, self._leaves(low, high, trail), behind)
                 return part(found, offset - min(first, start) * size, length)
+        elif length >= _SOME:
+            self._ended(stop, Trail())
         return part(self.blocks(first, stop), offset % size, length)
+
+    def _goes_on(self, offset: int, length: int) -> bool:
+        """Whether a read, not a small one, begins in the leaf in which another one ended."""
+        return length >= _SOME and offset // self.block_size // tree.FANOUT in self._trails
+
+    def _ended(self, stop: int, trail: Trail) -> None:
+        """Somebody has read up to that block, and may go on there."""
+        self._trails[stop // tree.FANOUT] = trail
+        if len(self._trails) > _TRAILS:
+            self._trails.pop(next(iter(self._trails)), None)
 
     def _whole_leaves(self, first: int, stop: int) -> tuple[int, int, Trail]:
         """The leaves that a long read takes whole, and who reads: ``low``, ``high``, trail.
@@ -95,9 +109,7 @@ class StateDevice:
         trail = self._trails.pop(low, None)
         if trail is None:
             trail, low, high = Trail(), -(-first // tree.FANOUT), stop // tree.FANOUT
-        self._trails[stop // tree.FANOUT] = trail
-        if len(self._trails) > _TRAILS:
-            self._trails.pop(next(iter(self._trails)), None)
+        self._ended(stop, trail)
         return low, high, trail
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes | Pieces]:
@@ -107,8 +119,11 @@ class StateDevice:
             self.check(offset, length)
         if all(length == size and not offset % size for offset, length in ranges):
             return self.scattered([offset // size for offset, _ in ranges])
-        if any(offset % size or length % size or length >= _LONG for offset, length in ranges):
+        if any(self._is_odd(offset, length) for offset, length in ranges):
             return [self._read_one(offset, length) for offset, length in ranges]
+        for offset, length in ranges:
+            if length >= _SOME:
+                self._ended((offset + length) // size, Trail())
         numbers = [
             number
             for offset, length in ranges
@@ -117,8 +132,13 @@ class StateDevice:
         blocks = iter(self.scattered(numbers))
         return [b"".join(islice(blocks, length // size)) for _, length in ranges]
 
+    def _is_odd(self, offset: int, length: int) -> bool:
+        """Whether a read is best done by itself."""
+        unaligned = offset % self.block_size or length % self.block_size
+        return bool(unaligned) or length >= _LONG or self._goes_on(offset, length)
+
     def _read_one(self, offset: int, length: int) -> bytes | Pieces:
-        return self.read(offset, length) if length < _LONG else self.pieces(offset, length)
+        return self.read(offset, length) if length < _SOME else self.pieces(offset, length)
 
     def scattered(self, numbers: Sequence[int]) -> list[bytes]:
         """Whole blocks in any order, fetched together."""

@@ -63,7 +63,8 @@ class TreeReader:
         leaves = [self._leaves.get(leaf, b"") for leaf in range(low, high)]
         if b"" in leaves:
             # More for who goes on behind: those of the same parent were written together.
-            ahead = -(-high // tree.FANOUT) * tree.FANOUT if high - low > 1 else high
+            more = high - low > 1 or self._together > 1
+            ahead = -(-high // tree.FANOUT) * tree.FANOUT if more else high
             leaves = self._load_many(low, min(ahead, self._count))[: high - low]
         ids = b"".join(leaves)
         skip = (first - low * tree.FANOUT) * ID_SIZE

@@ -81,7 +81,7 @@ def read(device: Device, data: bytes, offset: int, length: int) -> None:
     assert found == data[offset : offset + length], (offset, length)
 
 
-STEPS = [LEAF, LEAF + BLOCK, 2 * LEAF, 3 * LEAF - 5 * BLOCK, LEAF + 7]
+STEPS = [LEAF // 4, LEAF // 2, LEAF, LEAF + BLOCK, 2 * LEAF, 3 * LEAF - 5 * BLOCK, LEAF + 7]
 
 
 @pytest.mark.parametrize("kept", [True, False])
@@ -93,6 +93,19 @@ def test_from_end_to_end(disk: tuple[Vault, bytes], step: int, start: int, *, ke
         for _ in range(2):
             for offset in range(start, SIZE, step):
                 read(device, data, offset, step)
+
+
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("step", [LEAF // 4, LEAF // 2, LEAF])
+def test_many_at_a_time(disk: tuple[Vault, bytes], step: int, *, kept: bool) -> None:
+    vault, data = disk
+    with opened(vault, kept=kept) as device:
+        for start in range(0, 32 * LEAF, 5 * step):
+            ranges = [(start + at * step, step) for at in range(5)]
+            found = device.read_many(ranges)
+            assert [b"".join(part) if isinstance(part, list) else part for part in found] == [
+                data[offset : offset + length] for offset, length in ranges
+            ]
 
 
 @given(
@@ -134,18 +147,19 @@ def test_while_a_guest_writes(vault: Vault, tmp_path: Path) -> None:
             (session.flush, session.checkpoint)[seed % 2]()
 
 
+@pytest.mark.parametrize("step", [LEAF // 4, LEAF // 2, 2 * LEAF])
 @pytest.mark.parametrize("start", [0, 5 * BLOCK])
 def test_the_second_time_nothing_is_decoded(
-    disk: tuple[Vault, bytes], monkeypatch: pytest.MonkeyPatch, start: int
+    disk: tuple[Vault, bytes], monkeypatch: pytest.MonkeyPatch, start: int, step: int
 ) -> None:
     vault, data = disk
-    places = range(start, 34 * LEAF, 2 * LEAF)
+    places = range(start, 34 * LEAF, step)
     with opened(vault, kept=True) as device:
         for offset in (*places, start):
-            read(device, data, offset, 2 * LEAF)
+            read(device, data, offset, step)
         monkeypatch.setattr(vault.store, "read", lambda: pytest.fail("it asked the store"))
         for offset in places[1:]:
-            read(device, data, offset, 2 * LEAF)
+            read(device, data, offset, step)
 
 
 def test_a_file_that_is_altered_changes_nothing(disk: tuple[Vault, bytes]) -> None:
