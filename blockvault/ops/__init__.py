@@ -2,6 +2,7 @@
 
     resolve   revision text -> Position            reading   Position -> device
     treereader  block number -> id in one tree     volumefile  device -> file object
+    trails    who reads a volume in order
     refs      branches, tags, HEAD, rollback       snapshots building, loading, log, events
     images    image files as runs of bytes         ingest    images -> volumes of a snapshot
     intake    the bytes of images -> objects, trees, commits

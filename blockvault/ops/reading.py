@@ -18,6 +18,7 @@ from blockvault.model import extents, tree
 from blockvault.model.extents import Run
 from blockvault.model.overlay import Overlay
 from blockvault.ops import resolve, states
+from blockvault.ops.trails import Trails
 from blockvault.ops.treereader import TreeReader
 from blockvault.pins import Pin
 from blockvault.store.runs import Leaf, Pieces, Trail
@@ -32,8 +33,6 @@ _LONG = 128 << 10
 """Bytes from which on a read is of whole leaves, which are proved by one hash each."""
 _SOME = 32 << 10
 """Bytes from which on it is so for reads that go on where another one ended."""
-_TRAILS = 16
-"""Stretches of reads that are followed at the same time."""
 
 
 class StateDevice:
@@ -58,8 +57,7 @@ class StateDevice:
         self.overlay = overlay
         self._zero = bytes(block_size)
         self.pin: Pin | None = None
-        self._trails: dict[int, Trail] = {}
-        """Of those who read on, by the leaf in which they will go on."""
+        self._trails = Trails()
         objects.expect(overlay.blocks.values())
 
     def read(self, offset: int, length: int) -> bytes:
@@ -86,18 +84,12 @@ class StateDevice:
                 found = chain(before, self._leaves(low, high, trail), behind)
                 return part(found, offset - min(first, start) * size, length)
         elif length >= _SOME:
-            self._ended(stop, Trail())
+            self._trails.ended(stop // tree.FANOUT)
         return part(self.blocks(first, stop), offset % size, length)
 
     def _goes_on(self, offset: int, length: int) -> bool:
         """Whether a read, not a small one, begins in the leaf in which another one ended."""
         return length >= _SOME and offset // self.block_size // tree.FANOUT in self._trails
-
-    def _ended(self, stop: int, trail: Trail) -> None:
-        """Somebody has read up to that block, and may go on there."""
-        self._trails[stop // tree.FANOUT] = trail
-        if len(self._trails) > _TRAILS:
-            self._trails.pop(next(iter(self._trails)), None)
 
     def _whole_leaves(self, first: int, stop: int) -> tuple[int, int, Trail]:
         """The leaves that a long read takes whole, and who reads: ``low``, ``high``, trail.
@@ -106,10 +98,10 @@ class StateDevice:
         ends too, for the next read will want the rest of them.
         """
         low, high = first // tree.FANOUT, -(-stop // tree.FANOUT)
-        trail = self._trails.pop(low, None)
+        trail = self._trails.take(low)
         if trail is None:
             trail, low, high = Trail(), -(-first // tree.FANOUT), stop // tree.FANOUT
-        self._ended(stop, trail)
+        self._trails.ended(stop // tree.FANOUT, trail)
         return low, high, trail
 
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> Sequence[bytes | Pieces]:
@@ -119,26 +111,33 @@ class StateDevice:
             self.check(offset, length)
         if all(length == size and not offset % size for offset, length in ranges):
             return self.scattered([offset // size for offset, _ in ranges])
-        if any(self._is_odd(offset, length) for offset, length in ranges):
-            return [self._read_one(offset, length) for offset, length in ranges]
-        for offset, length in ranges:
-            if length >= _SOME:
-                self._ended((offset + length) // size, Trail())
-        numbers = [
-            number
-            for offset, length in ranges
-            for number in range(offset // size, (offset + length) // size)
+        alone = [self._is_alone(offset, length) for offset, length in ranges]
+        others = [each for each, by_itself in zip(ranges, alone, strict=True) if not by_itself]
+        found = iter(self._read_together(others))
+        return [
+            self._read_alone(*each) if by_itself else next(found)
+            for each, by_itself in zip(ranges, alone, strict=True)
         ]
-        blocks = iter(self.scattered(numbers))
-        return [b"".join(islice(blocks, length // size)) for _, length in ranges]
 
-    def _is_odd(self, offset: int, length: int) -> bool:
+    def _is_alone(self, offset: int, length: int) -> bool:
         """Whether a read is best done by itself."""
         unaligned = offset % self.block_size or length % self.block_size
         return bool(unaligned) or length >= _LONG or self._goes_on(offset, length)
 
-    def _read_one(self, offset: int, length: int) -> bytes | Pieces:
+    def _read_alone(self, offset: int, length: int) -> bytes | Pieces:
         return self.read(offset, length) if length < _SOME else self.pieces(offset, length)
+
+    def _read_together(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """Ranges of whole blocks."""
+        size = self.block_size
+        numbers: list[int] = []
+        for offset, length in ranges:
+            stop = (offset + length) // size
+            numbers += range(offset // size, stop)
+            if length >= _SOME:
+                self._trails.ended(stop // tree.FANOUT)
+        blocks = iter(self.scattered(numbers))
+        return [b"".join(islice(blocks, length // size)) for _, length in ranges]
 
     def scattered(self, numbers: Sequence[int]) -> list[bytes]:
         """Whole blocks in any order, fetched together."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from blockvault import Vault
 from blockvault.device import Device
 from blockvault.model import tree
-from blockvault.ops import reading
+from blockvault.ops import reading, trails
 from blockvault.ops.ingest import Image, import_images
 from blockvault.ops.reading import StateDevice
 from blockvault.store.objects import ObjectReader
@@ -132,7 +133,19 @@ def test_several_at_once(
                 read(device, data, offset, step)
                 if offset + step < SIZE:
                     going[number] = offset + step, step
-        assert len(device._trails) <= reading._TRAILS
+        assert len(device._trails) <= trails._FOLLOWED
+
+
+def test_in_several_threads(disk: tuple[Vault, bytes]) -> None:
+    vault, data = disk
+    with opened(vault, kept=True) as device, ThreadPoolExecutor(8) as threads:
+
+        def run(number: int) -> None:
+            for offset in range(number * BLOCK, SIZE, LEAF // 2 + number * BLOCK):
+                read(device, data, offset, LEAF // 2 + number * BLOCK)
+
+        for done in [threads.submit(run, number) for number in range(24)]:
+            done.result()
 
 
 def test_while_a_guest_writes(vault: Vault, tmp_path: Path) -> None:
