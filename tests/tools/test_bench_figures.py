@@ -139,6 +139,17 @@ def test_merged_results_take_rows_from_both_runs() -> None:
     assert first.facts["duration"] == 180.0
 
 
+@pytest.mark.parametrize(
+    ("other", "shown"), [("2/3", ["new", "old"]), ("1/3", ["new"])], ids=["joined", "replaced"]
+)
+def test_the_commands_of_a_row_are_those_it_was_measured_with(other: str, shown: list[str]) -> None:
+    first, second = part("1/3", 1.0), part(other, 2.0)
+    first.commands[TIME.key] = {"blockvault": ["old"], "borg-fixed": ["old"]}
+    second.commands[TIME.key] = {"blockvault": ["new"]}
+    first.merge(second)
+    assert [commands[0] for commands in first.commands[TIME.key].values()] == shown
+
+
 def test_rows_of_another_machine_say_so(tmp_path: Path) -> None:
     first, second = results(), Results(facts=facts() | {"processor": "another processor"})
     second.add(RATE, "blockvault", 1.0)

@@ -152,10 +152,11 @@ class Results:
                 for name, cell in other.cells[key].items():
                     self.cell(row, name).join(cell)
                 theirs = [*mine, *theirs]
+                spelled = self.commands.get(key, {})
             else:
-                self.cells[key] = other.cells[key]
+                self.cells[key], spelled = other.cells[key], {}
             self.rows[key], self.origins[key] = row, theirs
-            self.commands[key] = other.commands.get(key, {}) | self.commands.get(key, {})
+            self.commands[key] = spelled | other.commands.get(key, {})
         self.facts["duration"] += other.facts["duration"]
         mine = self.facts["contenders"]
         for name, each in other.facts["contenders"].items():
