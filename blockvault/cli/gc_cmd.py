@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from blockvault.ops.recompress import Packed
     from blockvault.vault import Vault
 
-WAIT = 60.0
-FRAME = 2 << 20
 _PLAN = {
     "objects": "objects that are stored",
     "dead_objects": "of them, those that nothing needs",
@@ -57,7 +55,7 @@ _DONE = {
     "--wait",
     metavar="SECONDS",
     type=click.FloatRange(0),
-    default=WAIT,
+    default=60.0,
     show_default=True,
     help="How long to wait for operations that began earlier.",
 )
@@ -113,16 +111,16 @@ def collect(
     vault: Vault,
     *,
     as_json: bool,
-    wait: float = WAIT,
+    wait: float | None = None,
     level: int | None = None,
     older: int | None = None,
-    frame: int = FRAME,
+    frame: int | None = None,
 ) -> None:
     """Collect, pack what the policy or ``level`` says, and tell of it."""
     from blockvault.ops import gc
 
     with progress("Collecting", quiet=as_json) as report:
-        done = gc.collect(vault, wait=wait, progress=report)
+        done = gc.collect(vault, wait=gc.WAIT if wait is None else wait, progress=report)
     if level is None:
         level, older = _by_policy(vault, older)
     packed = None
@@ -154,13 +152,16 @@ def _by_policy(vault: Vault, older: int | None) -> tuple[int, int | None]:
     return packing.level, packing.untouched_us if older is None else older
 
 
-def _pack(vault: Vault, level: int, older: int | None, frame: int, quiet: bool) -> Packed:
+def _pack(
+    vault: Vault, level: int, older: int | None, frame: int | None, quiet: bool
+) -> Packed:
     from blockvault.model.events import now_us
     from blockvault.ops import recompress
 
+    size = recompress.PACKED_BYTES if frame is None else frame
     upto = recompress.cold_frames(vault, None if older is None else now_us() - older)
     with progress("Packing", quiet=quiet) as report:
-        return recompress.recompress(vault, level, upto=upto, frame_bytes=frame, progress=report)
+        return recompress.recompress(vault, level, upto=upto, frame_bytes=size, progress=report)
 
 
 def _show(plan: Plan) -> None:
