@@ -41,6 +41,8 @@ _QUIET = 0.02
 """Seconds without a request after which the rest is sent."""
 _ALONE = 0.2
 """Seconds for which a guest that has what others needed gets the processors for itself."""
+_STALLED = 60.0
+"""Seconds in which QEMU takes nothing, after which nobody waits for the rest any longer."""
 _ALLOWED = Path("/proc/sys/vm/unprivileged_userfaultfd")
 
 
@@ -108,10 +110,18 @@ class Arriving:
         self._mark.touch()
         self._begun.set()
 
-    def wait(self, seconds: float | None = None) -> None:
-        """Until all of it is there; raises what went wrong."""
-        if not self._there.wait(seconds):
-            raise ToolFailed(f"its memory was not there in {seconds:g} s", kind="qemu-stalled")
+    def wait(self, seconds: float = _STALLED) -> None:
+        """Until all of it is there; raises what went wrong, or that for so long nothing came."""
+        sent = self._sent.count(1)
+        while not self._there.wait(seconds):
+            before, sent = sent, self._sent.count(1)
+            if sent == before:
+                raise ToolFailed(
+                    f"QEMU took nothing of the machine's memory for {seconds:g} s. Nothing was "
+                    "done and nothing is lost; if the host is not just busy, 'vm stop --force' "
+                    "ends this QEMU, and 'vm start' begins anew",
+                    kind="qemu-stalled",
+                )
         if self.error is not None:
             raise self.error
 

@@ -196,6 +196,38 @@ def test_a_qemu_that_ends(start: Start, slow: None) -> None:
     assert caught.value.reason == "qemu-gone"
 
 
+def test_who_waits_gives_up_when_nothing_is_taken(start: Start, slow: None) -> None:
+    coming, guest = start(Memory([(0, 96)]))
+    began = time.monotonic()
+    with pytest.raises(ToolFailed, match="took nothing") as failed:
+        coming.wait(0.05)
+    assert failed.value.reason == "qemu-stalled"
+    assert time.monotonic() - began < SECONDS
+    guest.ask(0)
+    guest.finish()
+    coming.wait(SECONDS)
+
+
+def test_who_waits_goes_on_waiting_while_pages_are_taken(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arriving, "_QUIET", 0.6)
+    coming, guest = start(Memory([(0, 96)]))
+
+    def take() -> None:
+        for page in range(0, 96, 32):
+            time.sleep(0.4)
+            guest.ask(page)
+        guest.finish()
+
+    taking = threading.Thread(target=take)
+    taking.start()
+    began = time.monotonic()
+    coming.wait(1.0)
+    assert time.monotonic() - began > 1.0
+    taking.join()
+
+
 def test_closing_in_the_middle(start: Start, slow: None) -> None:
     coming, _guest = start(Memory([(0, 96)]))
     before = threading.active_count()
@@ -404,6 +436,35 @@ def test_a_supervisor_that_dies_while_memory_comes(lab: Any) -> None:
     assert "resumed" in lab.run("vm", "start", name)
     assert lab.status(name)["qemu"] != qemu
     assert lab.console(name).run("cat /disk/f") == "kept"
+
+
+@pytest.mark.nightly
+def test_a_qemu_that_takes_no_more_of_its_memory(lab: Any) -> None:
+    """Who waits for all of it is told so, and later on gets it."""
+    lab.create(memory="512M")
+    console = lab.start()
+    console.run("dd if=/dev/urandom of=/run/noise bs=1M count=100; md5sum /run/noise >/run/sum")
+    made = lab.snapshot()
+    lab.run("vm", "stop", "main", "--force")
+    for number in range(10):
+        name = f"twin{number}"
+        lab.run("vm", "start", made["id"], "--as", name, "--paused")
+        qemu = lab.status(name)["qemu"]
+        os.kill(qemu, signal.SIGSTOP)
+        if (_state(lab, name) / "unsound").exists():
+            break
+        os.kill(qemu, signal.SIGCONT)
+    else:
+        raise AssertionError("memory was there before QEMU could be stopped")
+    try:
+        error = lab.run("vm", "snapshot", name, "--json", code=9)
+    finally:
+        os.kill(qemu, signal.SIGCONT)
+    assert "took nothing of the machine's memory" in error["error"]["message"]
+    lab.run("vm", "resume", name)
+    assert lab.console(name).run("md5sum -c /run/sum") == "/run/noise: OK"
+    lab.snapshot(name)
+    lab.run("verify")
 
 
 def _state(lab: Any, branch: str) -> Path:
