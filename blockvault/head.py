@@ -21,7 +21,7 @@ from blockvault.model.overlay import LONG_RUN, Overlay
 from blockvault.ops.reading import StateDevice
 
 if TYPE_CHECKING:
-    from blockvault.session import Session
+    from blockvault.committer import Committer
 
 
 class HeadDevice(StateDevice):
@@ -30,7 +30,7 @@ class HeadDevice(StateDevice):
     read_only = False
 
     def __init__(
-        self, session: Session, name: str, size: int, root: bytes, overlay: Overlay
+        self, session: Committer, name: str, size: int, root: bytes, overlay: Overlay
     ) -> None:
         vault = session.vault
         super().__init__(vault.objects, name, size, root, overlay, vault.options.block_size)

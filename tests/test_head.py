@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import blockvault.behind
+import blockvault.committer
 import blockvault.folding
 import blockvault.pending
-import blockvault.session
 from blockvault import Vault
-from blockvault.committing import Meanwhile, Step
 from blockvault.errors import BadRequest
 from blockvault.head import HeadDevice
 from blockvault.model.overlay import LONG_RUN, Overlay
+from blockvault.pipeline import Meanwhile, Step
 from blockvault.session import Session
 from tests.oracle import BLOCK, Disk, check_device, noise, tight, whole
 
@@ -460,7 +460,7 @@ def test_many_threads_beside_commits_checkpoints_and_snapshots(
 ) -> None:
     monkeypatch.setattr(blockvault.behind, "COMMIT_BYTES", 16 * BLOCK)
     monkeypatch.setattr(blockvault.pending, "TRANSACTION_BYTES", 6 * BLOCK)
-    monkeypatch.setattr(blockvault.session, "PENDING_BYTES", 64 * BLOCK)
+    monkeypatch.setattr(blockvault.committer, "PENDING_BYTES", 64 * BLOCK)
     monkeypatch.setattr(blockvault.folding, "NODES_AT_ONCE", 8)
     monkeypatch.setattr(blockvault.folding, "CHECKPOINT_BLOCKS", 40)
     request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple, cast
 import pytest
 
 from blockvault import pending as pending_module
-from blockvault.committing import Meanwhile, Pipeline, Step
 from blockvault.pending import Batch, Pending
+from blockvault.pipeline import Meanwhile, Pipeline, Step
 from blockvault.store.gathering import ObjectWriter
 from blockvault.storing import Prepared
 

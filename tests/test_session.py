@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 
 import blockvault.behind
+import blockvault.committer
 import blockvault.folding
 import blockvault.pending
-import blockvault.session
 from blockvault import Vault
-from blockvault.committing import Meanwhile, Step
 from blockvault.errors import Busy, Conflict, NoSpace, NotFound
 from blockvault.ids import object_id
 from blockvault.model import events, tree
+from blockvault.pipeline import Meanwhile, Step
 from blockvault.session import Session
 from blockvault.store import tables
 from blockvault.store.frames import decode
@@ -373,7 +373,7 @@ def test_a_storm_of_trims_is_committed_in_parts(
             replayed + run if code == "Trimmed" else 0 if code == "Checkpointed" else replayed
         )
         assert replayed <= 65536
-    assert most <= 2 * blockvault.session.PENDING_BYTES // BLOCK + run
+    assert most <= 2 * blockvault.committer.PENDING_BYTES // BLOCK + run
 
 
 def test_nodes_are_stored_ahead_of_their_checkpoint(
