@@ -416,21 +416,8 @@ def _differing_pages(a: Path, b: Path) -> int:
 
 def test_a_supervisor_that_dies_while_memory_comes(lab: Any) -> None:
     """A QEMU whose memory will never be whole is not taken over."""
-    lab.create(memory="512M")
-    console = lab.start()
-    console.run("echo kept >/disk/f; sync; dd if=/dev/urandom of=/run/noise bs=1M count=100")
-    made = lab.snapshot()
-    lab.run("vm", "stop", "main", "--force")
-    for number in range(10):
-        name = f"twin{number}"
-        told = lab.run("vm", "start", made["id"], "--as", name, "--json", "--paused")
-        (mark,) = (_state(lab, name) / "unsound",)
-        was_coming = mark.exists()
-        os.kill(told["pid"], signal.SIGKILL)
-        if was_coming and mark.exists():
-            break
-    else:
-        raise AssertionError("memory was there before anybody could be killed")
+    command = "echo kept >/disk/f; sync; dd if=/dev/urandom of=/run/noise bs=1M count=100"
+    name, _ = _struck(lab, command, signal.SIGKILL, lambda _, told: told["pid"])
     qemu = lab.status(name)["qemu"]
     lab.wait_until(lambda: lab.status(name)["status"] == "orphaned")
     assert "resumed" in lab.run("vm", "start", name)
@@ -441,21 +428,8 @@ def test_a_supervisor_that_dies_while_memory_comes(lab: Any) -> None:
 @pytest.mark.nightly
 def test_a_qemu_that_takes_no_more_of_its_memory(lab: Any) -> None:
     """Who waits for all of it is told so, and later on gets it."""
-    lab.create(memory="512M")
-    console = lab.start()
-    console.run("dd if=/dev/urandom of=/run/noise bs=1M count=100; md5sum /run/noise >/run/sum")
-    made = lab.snapshot()
-    lab.run("vm", "stop", "main", "--force")
-    for number in range(10):
-        name = f"twin{number}"
-        lab.run("vm", "start", made["id"], "--as", name, "--paused")
-        qemu = lab.status(name)["qemu"]
-        os.kill(qemu, signal.SIGSTOP)
-        if (_state(lab, name) / "unsound").exists():
-            break
-        os.kill(qemu, signal.SIGCONT)
-    else:
-        raise AssertionError("memory was there before QEMU could be stopped")
+    command = "dd if=/dev/urandom of=/run/noise bs=1M count=100; md5sum /run/noise >/run/sum"
+    name, qemu = _struck(lab, command, signal.SIGSTOP, lambda name, _: lab.status(name)["qemu"])
     try:
         error = lab.run("vm", "snapshot", name, "--json", code=9)
     finally:
@@ -465,6 +439,30 @@ def test_a_qemu_that_takes_no_more_of_its_memory(lab: Any) -> None:
     assert lab.console(name).run("md5sum -c /run/sum") == "/run/noise: OK"
     lab.snapshot(name)
     lab.run("verify")
+
+
+def _struck(
+    lab: Any, command: str, how: signal.Signals, process: Callable[[str, Any], int]
+) -> tuple[str, int]:
+    """A paused twin of a machine that ran ``command``, and the process of it that got a signal
+    while its memory came; ``process`` finds that by the twin's name and what ``vm start`` told.
+    """
+    lab.create(memory="512M")
+    lab.start().run(command)
+    made = lab.snapshot()
+    lab.run("vm", "stop", "main", "--force")
+    for number in range(10):
+        name = f"twin{number}"
+        told = lab.run("vm", "start", made["id"], "--as", name, "--json", "--paused")
+        mark = _state(lab, name) / "unsound"
+        was_coming = mark.exists()
+        victim = process(name, told)
+        os.kill(victim, how)
+        if was_coming and mark.exists():
+            return name, victim
+        if how == signal.SIGSTOP:
+            os.kill(victim, signal.SIGCONT)
+    raise AssertionError("memory was there before anybody could be struck")
 
 
 def _state(lab: Any, branch: str) -> Path:

@@ -185,7 +185,7 @@ def _run(options: argparse.Namespace, plan: Plan, work: Path, out: Path) -> Resu
     if plan.fill_memory:
         say(f"filled memory with {machine.fill_memory(work) >> 20:,} MiB")
     bench = Bench(plan, results, work, images, out)
-    for name in options.rows or SCENARIOS:
+    for name in options.rows or plan.rows or SCENARIOS:
         before = time.monotonic()
         try:
             _scenario(name, bench)

@@ -35,6 +35,7 @@ class Plan:
     machine_runs: int  # of tools.bench.machines, each with its own rounds
     machine_rounds: int
     time_limit: float  # for one command
+    rows: tuple[str, ...] = ()  # the scenarios, where none are asked for; empty: all of them
     left_out: tuple[str, ...] = ()  # contenders that would take too long
     slow: tuple[str, ...] = ()  # those that would in the rows by amount of data and of disk
     once: tuple[str, ...] = ()  # those that take part in the first run of the series only
@@ -47,14 +48,15 @@ class Plan:
 QUICK = Plan(
     mode="quick",
     runs=5,
+    rows=("series", "start", "latency", "changes", "nbd", "live"),
     made_up=16 * MIB,
     scale=(),
     virtual=(1 * GIB, 1024 * GIB),
     latency_data=4 * MIB,
-    snapshots=(),
+    snapshots=(1, 50),
     grow_limit=5,
     changed=(16, 1000),
-    memory=(),
+    memory=(64 * GIB,),
     memory_data=16 * MIB,
     memory_readable=4 * GIB,
     memory_limit=20,
