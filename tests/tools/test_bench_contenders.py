@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,11 +19,12 @@ from tools.bench.bench import Bench, turns
 from tools.bench.commands import Command, command, run
 from tools.bench.inputs import Image
 from tools.bench.peers.base import Archive, Contender, Machine, NotOffered
-from tools.bench.peers.nbd import LONG, PLAIN, NbdServer
+from tools.bench.peers.nbd import LONG, PLAIN, NbdkitMemory, NbdServer
 from tools.bench.plan import FULL, GIB, MIB, QUICK
 from tools.bench.registry import ARCHIVES, MACHINES, SERVERS, everyone
 from tools.bench.results import Results
 from tools.bench.rows import latency, nbd, series
+from tools.bench.servers import Server
 
 K = TypeVar("K", bound=Contender)
 TINY = dataclasses.replace(
@@ -214,6 +215,28 @@ def test_servers_answer_fio_or_are_named(bench: Bench, nightly: bool) -> None:
     assert len(exported["blockvault"].samples) == TINY.runs
     assert {exported[name].state for name in ("qcow2-chain10", "nbdkit-memory")} == {"not offered"}
     assert "qcow2-compressing" not in exported
+
+
+@pytest.mark.parametrize("settle", [True, False])
+def test_what_one_server_left_to_the_system_does_not_burden_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settle: bool
+) -> None:
+    steps: list[str] = []
+    figures = {"iops": 1, "clat_ns": {"percentile": {"99.900000": 1}}}
+
+    @contextlib.contextmanager
+    def serving(*_: object) -> Iterator[Server]:
+        steps.append("served")
+        yield Server()
+
+    monkeypatch.setattr("tools.bench.bench.flush_disk", lambda: steps.append("synced"))
+    monkeypatch.setattr(nbd, "serving", serving)
+    monkeypatch.setattr(nbd, "run_commands", lambda *_, **__: None)
+    monkeypatch.setattr(nbd, "figures_of", lambda *_: figures)
+    monkeypatch.setattr(NbdkitMemory, "missing", lambda: None)
+    plan = dataclasses.replace(TINY, settle=settle, nbd_jobs=("randwrite-16", "seqwrite"))
+    nbd.run(Bench(plan, Results(), tmp_path, [], tmp_path / "results.json"), [NbdkitMemory])
+    assert steps == (["synced", "served"] * 2 if settle else ["served"] * 2)
 
 
 def test_the_long_jobs_are_jobs_and_have_few_takers() -> None:

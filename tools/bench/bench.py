@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Generic, ParamSpec, TypeVar
 
-from tools.bench.commands import Command, CommandFailed, Cost, run, shown
+from tools.bench.commands import Command, CommandFailed, Cost, flush_disk, run, shown
 from tools.bench.inputs import Image
 from tools.bench.peers.base import Contender, NotOffered
 from tools.bench.plan import Plan
@@ -122,6 +122,11 @@ class Bench:
         """
         part, parts = self.plan.part
         return range(part - 1, runs or self.plan.runs, parts)
+
+    def clean_disk(self) -> None:
+        """Before what is measured by itself: what was written until then burdens nobody."""
+        if self.plan.settle:
+            flush_disk()
 
     def too_slow(self, lane: Lane[C]) -> str | None:
         """Why a contender sits out rows that are repeated for many sizes, if it does."""

@@ -93,10 +93,13 @@ def answers(serial: str) -> int:
 
 
 def settle(console: Console, fill: int) -> None:
-    """Wait for a shell, and until the guest holds ``fill`` MiB that nothing can compress."""
+    """Wait for a shell, and until the guest holds ``fill`` MiB that nothing can compress; what was
+    written until then is on the disk, and burdens nobody.
+    """
     console.wait_for_shell()
     if fill:
         console.run(f"dd if=/dev/urandom of=/run/noise bs=1M count={fill}", seconds=600)
+    os.sync()
     time.sleep(5)
 
 

@@ -41,7 +41,7 @@ class Plan:
     once: tuple[str, ...] = ()  # those that take part in the first run of the series only
     part: tuple[int, int] = (1, 1)  # which of how many parts of the runs this is
     warm_up: int = 4 * MIB  # size of the images of the series' warm-up
-    settle: bool = True  # sync the disk after each measured command
+    settle: bool = True  # sync the disk between what is measured
     fill_memory: bool = False  # use all memory that is free before the first row
 
 

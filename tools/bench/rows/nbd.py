@@ -166,6 +166,7 @@ def _measure(bench: Bench, lane: Lane[NbdServer], job: Job) -> None:
             uri = lane.contender.uri_made if job.made else lane.contender.uri
             client = fio(bench, job, uri(listening), report)
             server_command = lane.contender.serve(listening)
+            bench.clean_disk()
             with serving(server_command[0], listening) as server:
                 run_commands([client], limit=bench.plan.time_limit)
             figures = figures_of(report, job.side)
@@ -196,6 +197,7 @@ def written(
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         listening, report = Path(folder, "nbd.sock"), Path(folder, "fio.json")
         client = fio(bench, job, server.uri(listening), report)
+        bench.clean_disk()
         with ExitStack() as running:
             running.enter_context(serving(server.serve(listening)[0], listening))
             taken = running.enter_context(repeated(beside, pause)) if beside else []
