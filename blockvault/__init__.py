@@ -8,6 +8,13 @@ tree per volume; a *branch* is a line of history with one live head.
     vault.session(branch)                           the writable head of a branch  session.py
     vault.device(revision, volume)                  any past state, read-only      ops/reading.py
 
+How a session's writes become durable, ``committer`` says: they are ``pending`` in memory,
+``pipeline`` takes them batch by batch, ``storing`` makes rows and frames of a batch, and
+``transaction`` one commit.  ``journaling`` promises flushes before that, ``behind`` commits before
+anybody waits, ``pacing`` slows writers down.  ``folding`` makes trees of what was written; ``head``
+is the device that takes it, under a ``lease``.  ``pins`` say what a collection must leave, and
+``files`` writes small files.
+
 Layers, each importing only those above it: vocabulary (ids, errors, encoding, device) · model
 (pure algorithms) and store (bytes on disk), which never see each other · vault, session, ops ·
 edges (nbd) · cli.

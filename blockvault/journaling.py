@@ -95,8 +95,7 @@ class Journaling:
                 self._append(self._journal, missing)
 
     def _missing(self) -> _Missing | None:
-        """What neither tables nor journal have; None if a commit has taken some.  Under the mutex.
-        """
+        """What neither tables nor journal have; None if a commit took some.  Under the mutex."""
         pending = self._pending
         first, stop = max(self.journaled, pending.stored), pending.taken
         if first < pending.base:

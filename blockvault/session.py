@@ -24,7 +24,7 @@ from blockvault.lease import Lease
 from blockvault.model import events
 from blockvault.model.overlay import Overlay
 from blockvault.model.snapshot import Snapshot, Volume
-from blockvault.ops import refs, resolve, snapshots, states
+from blockvault.ops import positions, refs, snapshots, states
 from blockvault.store import residency
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ class Session(Committer):
         """The branch's volumes as they are now that nobody else can move it."""
         with self.vault.read() as reader:
             self.branch = refs.leased(reader, self.branch)
-        position = resolve.head_of(self.vault, self.branch, exact=True)
+        position = positions.head_of(self.vault, self.branch, exact=True)
         folded = states.overlays(self.vault, position)
         return {
             volume.name: HeadDevice(

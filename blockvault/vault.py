@@ -17,7 +17,7 @@ from blockvault.errors import BadRequest, Conflict, NotFound
 from blockvault.model import events
 from blockvault.model.snapshot import Snapshot
 from blockvault.ops import reading, refs, resolve, snapshots
-from blockvault.ops.resolve import Position
+from blockvault.ops.positions import Position
 from blockvault.ops.volumefile import VolumeFile
 from blockvault.pins import Guards, Pin
 from blockvault.store import journal

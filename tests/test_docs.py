@@ -28,6 +28,21 @@ COMMANDS: dict[str, click.Command] = dict(REFERENCE["commands"]())
 LEAVES = {name: made for name, made in COMMANDS.items() if not isinstance(made, click.Group)}
 
 
+def _shown(path: Path) -> str:
+    return path.parent.relative_to(ROOT).as_posix()
+
+
+# -- packages ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("package", sorted(ROOT.glob("blockvault/**/__init__.py")), ids=_shown)
+def test_the_first_screen_of_a_package_names_its_modules(package: Path) -> None:
+    """All but those that are one command each."""
+    told = set(re.findall(r"\w+", ast.get_docstring(ast.parse(package.read_text())) or ""))
+    modules = {module.stem for module in package.parent.glob("*.py")} - {"__init__", "__main__"}
+    assert {name for name in modules if not name.endswith("_cmd")} - told == set()
+
+
 # -- commands ------------------------------------------------------------------------------------
 
 

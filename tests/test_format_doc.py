@@ -231,8 +231,7 @@ def test_fields_of_events_are_those_of_the_page() -> None:
         int(code): (name, re.sub(r" \([^)]*\)", "", text).split(", ")) for code, name, text in rows
     }
     assert listed == {
-        code: (kind.__name__, list(kind.FIELDS))
-        for code, kind in events.EVENTS.items()
+        code: (kind.__name__, list(kind.FIELDS)) for code, kind in events.EVENTS.items()
     }
     assert set(DATA) == events.DATA_CODES
     assert set(WAYPOINTS) == events.WAYPOINT_CODES

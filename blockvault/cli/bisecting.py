@@ -15,7 +15,7 @@ import click
 from blockvault.cli import output
 from blockvault.errors import Conflict, NotFound, ToolFailed
 from blockvault.model.bisect import Verdict, steps
-from blockvault.ops import bisect
+from blockvault.ops import bisect, points
 from blockvault.ops.bisect import Bisection, Found, Step
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ def _events(vault: Vault, bisection: Bisection, found: Found) -> None:
     from blockvault.cli import describe
 
     names = describe.branch_names(vault)
-    line = {part.branch for part in bisect.line(vault, bisection)}
+    line = {part.branch for part in points.line(vault, bisection.branch)}
     logged = (
         each
         for each in vault.events(since=found.good + 1, until=found.bad)

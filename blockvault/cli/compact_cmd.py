@@ -24,5 +24,3 @@ def run(as_json: bool) -> None:
         output.write_json(done._asdict())
     else:
         output.write(f"{output.size(done.before)} became {output.size(done.after)}")
-
-

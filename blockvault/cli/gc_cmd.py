@@ -152,9 +152,7 @@ def _by_policy(vault: Vault, older: int | None) -> tuple[int, int | None]:
     return packing.level, packing.untouched_us if older is None else older
 
 
-def _pack(
-    vault: Vault, level: int, older: int | None, frame: int | None, quiet: bool
-) -> Packed:
+def _pack(vault: Vault, level: int, older: int | None, frame: int | None, quiet: bool) -> Packed:
     from blockvault.model.events import now_us
     from blockvault.ops import recompress
 

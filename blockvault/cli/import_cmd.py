@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     },
     shape=history.SNAPSHOT_SHAPE,
 )
-@click.argument(
-    "images", metavar="[IMAGE...]", nargs=-1, type=click.Path(path_type=Path)
-)
+@click.argument("images", metavar="[IMAGE...]", nargs=-1, type=click.Path(path_type=Path))
 @click.option(
     "--machine",
     "folder",

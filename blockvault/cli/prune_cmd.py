@@ -111,9 +111,7 @@ def _why(verdict: Verdict) -> str:
     return output.clean(f"goes on in {', '.join(verdict.dependents)}" if verdict.dependents else "")
 
 
-def _summary(
-    plan: Plan, freed: tuple[int, int] | None, *, dry_run: bool, collect: bool
-) -> None:
+def _summary(plan: Plan, freed: tuple[int, int] | None, *, dry_run: bool, collect: bool) -> None:
     would = "Would forget" if dry_run else "Forgot"
     gone = len(plan.forgotten)
     kept = len(plan.verdicts) - gone

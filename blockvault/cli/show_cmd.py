@@ -13,7 +13,7 @@ from blockvault.ids import SHORT_HEX, short
 if TYPE_CHECKING:
     from blockvault.model.snapshot import Snapshot
     from blockvault.ops.compare import VolumeDiff
-    from blockvault.ops.resolve import Position
+    from blockvault.ops.positions import Position
     from blockvault.vault import Vault
 
 

@@ -11,11 +11,13 @@ after it.
     fields       what their fields may hold                   rows      events as the log has them
     snapshot     Snapshot and Volume, encoded canonically     refs      the revision syntax
     state        the fold: log records -> projections         times     "10 minutes ago"
-    projections  the tables it writes, and how to read them   history   ancestry of snapshots
+    projections  the tables it writes, and how to read them   projected  what their rows are
+    history      ancestry of snapshots
     tree         nodes, lookups, walks                        update    new roots from old ones
     overlay      blocks written since a waypoint              builder   a root from all its leaves
     diff         what differs between two states              extents   algebra of runs
-    checks       what single values may be
+    checks       what single values may be                    retention what to keep
+    bisect       the search for the first bad point
 
 Nothing in this package reads a file or the environment, and only ``events.now_us`` a clock: trees
 get their nodes from a ``NodeSource``, the fold writes to ``Tables``; the store implements both.

@@ -18,6 +18,7 @@ from typing import Any, Final, Protocol
 from blockvault.encoding import pack
 from blockvault.model import events
 from blockvault.model.fields import BASE_TABLES
+from blockvault.model.projected import BranchRow
 from blockvault.model.projections import (
     BRANCHES,
     DELETED,
@@ -30,7 +31,6 @@ from blockvault.model.projections import (
     TAGS,
     TRAIL,
     WAYPOINTS,
-    BranchRow,
     Tables,
     get_branch,
     key,

@@ -6,11 +6,15 @@ negotiation   bytes in, option replies out, until an export is chosen     (no so
 connection    bytes in, validated requests out                            (no sockets)
 service       requests in, replies out: the one place that calls a device (no sockets)
 contexts      block status: base:allocation, blockvault:diff:REV
+peer          one client, from greeting to goodbye; inbox is what it sent
 exports       name to device: opened late, shared, released with the last client
-volumes       the volumes of a vault as exports: heads, revisions, copy-on-write
+volumes       the volumes of a vault as exports: heads, revisions, copy-on-write (cow)
+budget        a bound on the memory of large requests
 channel, tls  a socket, or a socket under TLS
 polling       a look at a socket before a thread sleeps on it
 server        listeners and threads
+serving       all of that for one vault, begun and ended together
+attach        what to type to use an export
 stats         counters, rates, latency histogram
 control       a second socket, for `status` and for `snapshot` while a server runs
 """

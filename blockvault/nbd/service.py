@@ -75,9 +75,7 @@ class Service:
         self._write_many = write_many_of(self._device)
         self._done: list[tuple[int, int]] = []
         self._logged = 0
-        self._flush_ahead: Callable[[], None] = getattr(
-            self._device, "flush_ahead", lambda: None
-        )
+        self._flush_ahead: Callable[[], None] = getattr(self._device, "flush_ahead", lambda: None)
         self._written = self._alternating = 0
         self.waiting: deque[Waiting] = deque()
 

@@ -19,7 +19,7 @@ from blockvault.errors import BadRequest, NotFound
 from blockvault.nbd.contexts import ChangedRun, Changes
 from blockvault.nbd.cow import CopyOnWrite
 from blockvault.ops import compare, reading
-from blockvault.ops.resolve import Position
+from blockvault.ops.positions import Position
 from blockvault.session import Session
 from blockvault.vault import Vault
 

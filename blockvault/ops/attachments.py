@@ -19,7 +19,7 @@ from blockvault.ops.intake import Intake
 from blockvault.ops.reading import StateDevice
 
 if TYPE_CHECKING:
-    from blockvault.ops.resolve import Position
+    from blockvault.ops.positions import Position
     from blockvault.pins import Pin
     from blockvault.vault import Vault
 

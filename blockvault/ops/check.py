@@ -28,7 +28,7 @@ from blockvault.ops.report import Problem, Report, hidden
 from blockvault.store import tables
 
 if TYPE_CHECKING:
-    from blockvault.ops.resolve import Position
+    from blockvault.ops.positions import Position
     from blockvault.vault import Vault
 
 WHOLE = Scan()

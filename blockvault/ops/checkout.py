@@ -31,7 +31,7 @@ from blockvault.ops.manifest import Entry, Manifest
 from blockvault.ops.reading import StateDevice, open_device
 
 if TYPE_CHECKING:
-    from blockvault.ops.resolve import Position
+    from blockvault.ops.positions import Position
     from blockvault.vault import Vault
 
 

@@ -13,7 +13,7 @@ from blockvault.model.tree import NodeSource, Scratch
 from blockvault.ops import reading, silent, states
 
 if TYPE_CHECKING:
-    from blockvault.ops.resolve import Position
+    from blockvault.ops.positions import Position
     from blockvault.vault import Vault
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.encoding import pack
 from blockvault.model import events, projections
-from blockvault.model.projections import BranchRow, CutRow, GraftRow, WaypointRow
+from blockvault.model.projected import BranchRow, CutRow, GraftRow, WaypointRow
 from blockvault.model.snapshot import Snapshot
 from blockvault.ops import base
 from blockvault.store import tables

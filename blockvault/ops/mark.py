@@ -29,7 +29,7 @@ from blockvault import pins
 from blockvault.errors import Damaged
 from blockvault.ids import ZERO_ID, short
 from blockvault.model import events, projections, tree
-from blockvault.model.projections import WaypointRow
+from blockvault.model.projected import WaypointRow
 from blockvault.model.rows import from_row
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import Progress, base, silent

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.ids import short
 from blockvault.model import projections, retention
-from blockvault.model.projections import BranchRow
+from blockvault.model.projected import BranchRow
 from blockvault.model.retention import Candidate, Policy
 from blockvault.model.snapshot import Snapshot
 from blockvault.ops import policy as policies

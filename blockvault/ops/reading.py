@@ -17,7 +17,7 @@ from blockvault.ids import ZERO_ID
 from blockvault.model import extents, tree
 from blockvault.model.extents import Run
 from blockvault.model.overlay import Overlay
-from blockvault.ops import resolve, states
+from blockvault.ops import positions, states
 from blockvault.ops.trails import Trails
 from blockvault.ops.treereader import TreeReader
 from blockvault.pins import Pin
@@ -25,7 +25,7 @@ from blockvault.store.runs import Leaf, Pieces, Trail
 
 if TYPE_CHECKING:
     from blockvault.model.snapshot import Volume
-    from blockvault.ops.resolve import Position
+    from blockvault.ops.positions import Position
     from blockvault.store.objects import ObjectReader
     from blockvault.vault import Vault
 
@@ -258,7 +258,7 @@ def open_device(vault: Vault, position: Position, volume: str | None) -> StateDe
         overlay = states.overlays(vault, position).get(chosen.name, Overlay())
         pin = _pin(vault, [chosen], overlay.blocks.values())
         with vault.read() as reader:
-            resolve.check_kept(reader, position)
+            positions.check_kept(reader, position)
     return of_volume(vault, chosen, overlay, pin)
 
 
@@ -285,7 +285,7 @@ def pin_position(vault: Vault, position: Position) -> Pin:
         ids = [oid for overlay in overlays for oid in overlay.blocks.values()]
         pin = _pin(vault, [*position.volumes, *position.attachments], ids)
         with vault.read() as reader:
-            resolve.check_kept(reader, position)
+            positions.check_kept(reader, position)
     return pin
 
 

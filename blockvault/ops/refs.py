@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from blockvault.errors import Busy, Conflict, NotFound
 from blockvault.model import events, projections
 from blockvault.model.names import check_ref_name
-from blockvault.model.projections import BranchRow
+from blockvault.model.projected import BranchRow
 from blockvault.ops import recovery, states
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from blockvault.model.snapshot import Volume
-    from blockvault.ops.resolve import Position
+    from blockvault.ops.positions import Position
     from blockvault.store.frames import Frame
     from blockvault.store.types import Reader
     from blockvault.transaction import Transaction

@@ -13,7 +13,7 @@ from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import refs
 
 if TYPE_CHECKING:
-    from blockvault.ops.resolve import Position
+    from blockvault.ops.positions import Position
     from blockvault.store.frames import Frame
     from blockvault.store.types import Reader
     from blockvault.vault import Vault

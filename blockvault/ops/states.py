@@ -16,7 +16,7 @@ from blockvault.model.rows import unpack_rows
 from blockvault.model.snapshot import Snapshot, Volume
 
 if TYPE_CHECKING:
-    from blockvault.ops.resolve import Position
+    from blockvault.ops.positions import Position
     from blockvault.store.frames import Frame
     from blockvault.vault import Vault
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from blockvault.ids import ZERO_ID, short
 from blockvault.model import projections, tree
 from blockvault.model.snapshot import Volume
-from blockvault.ops import Progress, refs, resolve, silent, snapshots, states
+from blockvault.ops import Progress, positions, refs, silent, snapshots, states
 from blockvault.store import tables
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def _states(vault: Vault, nodes: tree.Scratch) -> Iterator[_State]:
         volumes = snapshot.volumes + snapshot.attachments
         yield _State(short(oid), False, True, snapshot.time_us, volumes)
     for branch in refs.listing(vault):
-        position = resolve.head_of(vault, branch)
+        position = positions.head_of(vault, branch)
         volumes = states.folded(vault, position, nodes)
         yield _State(branch.name, True, position.snapshot is None, now, volumes)
 

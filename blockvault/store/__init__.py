@@ -21,18 +21,27 @@ compressing neighbours together gains half again over compressing 4 KiB blocks a
 LMDB stores few large values at a fraction of the cost of many small ones.  The *log* is the only
 source of truth: it is append-only, and each record's hash covers the whole log before it.
 
-Reading order: ``types`` says what a store is and ``chained`` what its log is, ``codec``, ``frames``
-and ``eventlog`` define the bytes, ``tables`` and ``format`` name and version them; ``env`` is the
-LMDB store, over ``creating`` (made at once), ``shared`` (one environment per process), ``readtxn``
-and ``writetxn`` (its transactions), ``index`` (its largest table), ``bloom`` and ``bloomfile``
-(what is certainly not in it), ``writelock`` (who writes next), ``headfile``, ``journal`` (flushes
-before their commit), ``pages`` and ``subpages`` (the file as seen without the engine),
-``freespace`` (unused pages given back), ``residency`` (what was read does not stay mapped),
-``faults`` (errors); ``memory`` is the same store in dictionaries.
-``objects`` gets objects through either, ``locating`` says where many are, ``decoding`` decodes
-frames once; ``leaves`` gets whole leaves, over ``runs`` (what lies together) and ``scattered``;
-``caches`` and ``decoded`` keep what was read in memory and in a file (``ring``), ``athand`` finds
-it there without the index; ``gathering`` collects new objects into frames.
+Reading order:
+
+    types, chained             what a store is, and what its log is
+    codec, frames, eventlog    the bytes; tables, format  their names and versions
+    env                        the LMDB store, made by creating, on a filesystem that will do
+      shared                   one environment per process
+      readtxn, writetxn        its transactions; writelock  who writes next
+      rows, index              rows that know when they are damaged, and the largest table
+      bloom, bloomfile         what is certainly not in it
+      headfile, journal        where the log ends; flushes before their commit
+      residency                what was read does not stay mapped
+      faults                   errors
+    pages, subpages            the file as seen without the engine
+      freespace, compaction    unused pages given back, and the file written anew without them
+      salvage                  a destroyed meta page, written anew
+    memory                     the same store in dictionaries
+    objects                    objects out of either
+      locating, decoding       where many are; frames decoded once
+      leaves, runs, scattered  whole leaves, out of what lies together and what does not
+      caches, decoded, ring    what was read, kept in memory and in a file; athand finds it there
+    gathering, workers         new objects into frames, and the threads that pack them
 
 What is not here: events, trees, branches, and when an object is garbage.
 """

@@ -271,9 +271,7 @@ class ObjectReader:
             cached = self._keep(number, objects, (slot,))
         return cached
 
-    def _remember(
-        self, groups: Mapping[int, list[Member]], found: Mapping[bytes, bytes]
-    ) -> None:
+    def _remember(self, groups: Mapping[int, list[Member]], found: Mapping[bytes, bytes]) -> None:
         """Where few objects of a frame were wanted, they may be asked for again by themselves."""
         for number, members in groups.items():
             if len(members) <= SMALL:

@@ -10,7 +10,7 @@ from blockvault.vm import host
 from blockvault.vm.machine import BOOT_FILES, CONFIG, DEVICES, HOST, LAYOUT, MEMORY, Machine, Made
 
 if TYPE_CHECKING:
-    from blockvault.ops.resolve import Position
+    from blockvault.ops.positions import Position
     from blockvault.vault import Vault
 
 KEPT = (CONFIG, *BOOT_FILES)

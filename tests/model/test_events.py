@@ -73,9 +73,7 @@ EXAMPLES: list[tuple[Event, tuple[Any, ...]]] = [
         (50, 7, 0, (("last", 3), ("tags", ("v*", "x")))),
     ),
     (
-        events.Pruned(
-            kept=((1, 3, ID), (9, 12, OTHER)), base=(("refs", b"HEAD", b"\x91\x02"),)
-        ),
+        events.Pruned(kept=((1, 3, ID), (9, 12, OTHER)), base=(("refs", b"HEAD", b"\x91\x02"),)),
         (51, 7, ((1, 3, ID), (9, 12, OTHER)), (("refs", b"HEAD", b"\x91\x02"),)),
     ),
 ]
@@ -85,9 +83,7 @@ ROWS = [row for _, row in EXAMPLES]
 def test_the_examples_cover_every_event_and_the_sets_of_codes() -> None:
     assert {event.CODE for event, _ in EXAMPLES} == set(events.EVENTS)
     assert {code for code, kind in events.EVENTS.items() if code != kind.CODE} == set()
-    with_volumes = {
-        code for code, kind in events.EVENTS.items() if "volumes" in kind.FIELDS
-    }
+    with_volumes = {code for code, kind in events.EVENTS.items() if "volumes" in kind.FIELDS}
     assert with_volumes == events.WAYPOINT_CODES
     assert not events.WAYPOINT_CODES & events.DATA_CODES
 

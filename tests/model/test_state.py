@@ -18,14 +18,16 @@ from blockvault.model import events, projections, state, tree
 from blockvault.model.events import Event
 from blockvault.model.fields import BASE_TABLES
 from blockvault.model.overlay import Overlay, replay
-from blockvault.model.projections import (
+from blockvault.model.projected import (
     BranchRow,
+    DeletedRow,
+    HoldRow,
     RecordedRow,
     TagRow,
     TrailRow,
     WaypointRow,
-    numbers,
 )
+from blockvault.model.projections import numbers
 from blockvault.model.rows import Row, pack_rows, to_row, unpack_rows
 from blockvault.model.snapshot import Volume
 from blockvault.model.update import update
@@ -420,12 +422,12 @@ def test_holds_policies_and_deletions_are_rows_of_refs() -> None:
         events.BranchDeleted(branch=1),
     ]
     tables = fold(*listed)
-    assert dict(projections.holds(tables)) == {SNAP: projections.HoldRow(2, T0 + 1, "audit")}
+    assert dict(projections.holds(tables)) == {SNAP: HoldRow(2, T0 + 1, "audit")}
     assert projections.recorded(tables, SNAP) == RecordedRow(2, 0)
     assert projections.policy_rules(tables, 1) == (("last", 3),)
     assert projections.policy_rules(tables, 0) == (("events", 5), ("tags", ("v*",)))
     assert projections.policy_rules(tables, 2) is None
-    assert projections.deleted_at(tables, 1) == projections.DeletedRow(5, T0 + 4)
+    assert projections.deleted_at(tables, 1) == DeletedRow(5, T0 + 4)
     tables = fold(
         *listed,
         events.BranchRestored(branch=1, name="main"),

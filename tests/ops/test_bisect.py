@@ -14,7 +14,7 @@ from blockvault.errors import BadRequest, NotFound
 from blockvault.model import events
 from blockvault.model.bisect import Verdict, steps
 from blockvault.model.rows import to_row
-from blockvault.ops import bisect
+from blockvault.ops import bisect, points
 from blockvault.ops.bisect import Bisection, Found, Step
 from blockvault.ops.snapshots import Logged
 from blockvault.ops.statefile import StateFile
@@ -99,9 +99,9 @@ def test_every_event_can_be_found(vault: Vault, nightly: bool) -> None:
 
 def test_every_flush_can_be_found(vault: Vault, nightly: bool) -> None:
     search = bisect.start(vault, "main~1", "test")
-    points = events.WAYPOINT_CODES | {events.BARRIER}
+    consistent = events.WAYPOINT_CODES | {events.BARRIER}
     line = on_the_line(vault, search.good, search.bad)
-    flushes = [logged.seq for logged in line if code(logged) in points]
+    flushes = [logged.seq for logged in line if code(logged) in consistent]
     for first_bad in [logged.seq for logged in (line if nightly else line[::7])]:
         found, _ = judged(vault, search, from_on(first_bad))
         want = min((seq for seq in flushes if seq >= first_bad), default=search.bad)
@@ -112,9 +112,9 @@ def test_every_flush_can_be_found(vault: Vault, nightly: bool) -> None:
 def test_snapshots_come_first_and_few_records_are_read(vault: Vault, monkeypatch) -> None:
     search = bisect.start(vault, "main~1", "test", exact=True)
     read: list[int] = []
-    real = bisect._in_record
+    real = points._in_record
     monkeypatch.setattr(
-        bisect,
+        points,
         "_in_record",
         lambda v, b, first, codes: read.append(first) or real(v, b, first, codes),
     )

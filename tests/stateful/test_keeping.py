@@ -34,8 +34,8 @@ from blockvault.model import events
 from blockvault.model.retention import Policy
 from blockvault.model.snapshot import Volume
 from blockvault.ops import check, forget, gc, policy, prune, rebuild, refs, snapshots
+from blockvault.ops.positions import Position
 from blockvault.ops.reading import StateDevice
-from blockvault.ops.resolve import Position
 from blockvault.session import Session
 from blockvault.vault import Vault
 

@@ -44,9 +44,7 @@ def test_peak_is_not_that_of_the_harness() -> None:
     assert len(ballast) == 128 * MIB
 
 
-def test_free_memory_is_filled_with_a_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_free_memory_is_filled_with_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = 40 * MIB
     sizes = {"SC_PAGE_SIZE": 1, "SC_AVPHYS_PAGES": free + machine.LEFT_FREE}
     monkeypatch.setattr(machine.os, "sysconf", sizes.__getitem__)

@@ -83,9 +83,7 @@ def test_answers_and_events(peer: Callable[[Answer], Path]) -> None:
 
 
 def test_a_refusal_is_told(peer: Callable[[Answer], Path]) -> None:
-    path = peer(
-        lambda r: [{"error": {"class": "GenericError", "desc": "not now"}, "id": r["id"]}]
-    )
+    path = peer(lambda r: [{"error": {"class": "GenericError", "desc": "not now"}, "id": r["id"]}])
     with Monitor(path) as monitor, pytest.raises(ToolFailed, match="not now") as caught:
         monitor.execute("migrate")
     assert caught.value.reason == "qemu-refused"

@@ -16,8 +16,7 @@ SECONDS = 20.0
 
 @pytest.fixture
 def emulated(tmp_path: Path, need_tool: Callable[[str], str]) -> str:
-    """A QEMU that emulates where it is told to use KVM: then the guest of the trial runs anywhere.
-    """
+    """A QEMU that emulates where it is told to use KVM, so that the trial's guest runs anywhere."""
     real = need_tool("qemu-system-x86_64")
     return script(
         tmp_path,

@@ -68,4 +68,3 @@ def _one(bench: Bench, lane: Lane[VaultServer], number: int, *, snapshots: bool)
     bench.results.add(rate, lane.name, figures["iops"])
     if taken:
         bench.results.add(SNAPSHOT, lane.name, statistics.median(taken))
-
