@@ -218,7 +218,7 @@ def test_servers_answer_fio_or_are_named(bench: Bench, nightly: bool) -> None:
 
 
 @pytest.mark.parametrize("settle", [True, False])
-def test_what_one_server_left_to_the_system_does_not_burden_the_next(
+def test_servers_begin_on_a_clean_disk_and_runs_with_new_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settle: bool
 ) -> None:
     steps: list[str] = []
@@ -234,9 +234,12 @@ def test_what_one_server_left_to_the_system_does_not_burden_the_next(
     monkeypatch.setattr(nbd, "run_commands", lambda *_, **__: None)
     monkeypatch.setattr(nbd, "figures_of", lambda *_: figures)
     monkeypatch.setattr(NbdkitMemory, "missing", lambda: None)
-    plan = dataclasses.replace(TINY, settle=settle, nbd_jobs=("randwrite-16", "seqwrite"))
+    monkeypatch.setattr(NbdkitMemory, "prepare", lambda *_: steps.append("made") or [])
+    jobs = ("randwrite-16", "seqwrite")
+    plan = dataclasses.replace(TINY, runs=2, settle=settle, nbd_jobs=jobs)
     nbd.run(Bench(plan, Results(), tmp_path, [], tmp_path / "results.json"), [NbdkitMemory])
-    assert steps == (["synced", "served"] * 2 if settle else ["served"] * 2)
+    job = ["synced", "served"] if settle else ["served"]
+    assert steps == ["made", *job, *job] * 2
 
 
 def test_the_long_jobs_are_jobs_and_have_few_takers() -> None:

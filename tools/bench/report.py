@@ -47,8 +47,8 @@ METHOD = """## Method
   raw figures (`settle`): what a program left unwritten does not burden the next. So `cp` to btrfs
   and `qemu-img` end before their data is on the disk, blockvault's imports after.
 * Sizes of stores are allocated bytes (`du`); for btrfs what the file system says is used.
-* NBD: fio and the server share the machine. Each job has a server of its own, which begins when
-  the disk has been synced.
+* NBD: fio and the server share the machine. Each run begins with disks that are made anew. Each
+  job has a server of its own, which begins when all that was written before is on the disk.
 * All samples of a row are of one machine; where that is not the first one named above, the table
   says so.
 * Images ({images}): {inputs}.

@@ -4,8 +4,8 @@ fio and the server share the machine, as a guest and its server do.  Each job ge
 own, started for it and ended after it, so that its CPU and memory are the job's.  The value is
 fio's; the sample's CPU and peak are the server's.  So reads over the whole disk begin cold, with
 the data in the page cache but nothing decoded; before warm ones each block was read once, as the
-job will read it.  At the end of each run the disk is exported, which by then was written to at
-random.
+job will read it.  Each run begins with disks that are made anew, and ends with their export: by
+then they were written to at random.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def missing() -> str | None:
 
 
 def run(bench: Bench, kinds: Sequence[type[NbdServer]]) -> None:
-    """Prepare each server's disk once; then jobs in turn, servers in turn within each job."""
+    """In each run a disk for each server; then jobs in turn, servers in turn within each job."""
     size = bench.plan.nbd_size
     synthetic.write(bench.input, synthetic.scattered(size, size))
     for kind in kinds:
@@ -119,24 +119,29 @@ def run(bench: Bench, kinds: Sequence[type[NbdServer]]) -> None:
             state: State = "not built yet" if issubclass(kind, VaultServer) else "not run"
             for job in filter(lambda job: kind.does(job.key), _chosen(bench)):
                 bench.results.leave_out(_row(job), kind.name, state, reason)
-    with bench.lanes([kind for kind in kinds if kind.missing() is None]) as lanes:
-        for lane in lanes:
-            say(f"NBD: preparing {lane.name}")
-            plan = bench.plan
-            spell = lane.contender.prepare
-            if lane.do(None, spell, bench.input, plan.nbd_snapshots, plan.nbd_branches) is None:
-                lane.out = lane.out or "no disk in this state"
-        for number in bench.numbers():
-            say(f"NBD: run {number + 1} of {bench.plan.runs}")
-            for job in _chosen(bench):
-                for lane in turns(lanes, number):
-                    if lane.contender.does(job.key):
-                        _measure(bench, lane, job)
-            if _wanted(bench, EXPORTED):
-                for lane in turns(lanes, number):
-                    if lane.contender.does(EXPORTED):
-                        lane.attempt(EXPORT, lane.contender.take_out, bench.fresh_output())
-            bench.save()
+    here = [kind for kind in kinds if kind.missing() is None]
+    for number in bench.numbers():
+        say(f"NBD: run {number + 1} of {bench.plan.runs}")
+        with bench.lanes(here) as lanes:
+            _run(bench, lanes, number)
+        bench.save()
+
+
+def _run(bench: Bench, lanes: Sequence[Lane[NbdServer]], number: int) -> None:
+    """One run, of disks that are made anew: what the run before has written is nobody's history."""
+    plan = bench.plan
+    for lane in lanes:
+        spell = lane.contender.prepare
+        if lane.do(None, spell, bench.input, plan.nbd_snapshots, plan.nbd_branches) is None:
+            lane.out = lane.out or "no disk in this state"
+    for job in _chosen(bench):
+        for lane in turns(lanes, number):
+            if lane.contender.does(job.key):
+                _measure(bench, lane, job)
+    if _wanted(bench, EXPORTED):
+        for lane in turns(lanes, number):
+            if lane.contender.does(EXPORTED):
+                lane.attempt(EXPORT, lane.contender.take_out, bench.fresh_output())
 
 
 def _row(job: Job) -> Row:
