@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -229,12 +229,18 @@ def test_servers_begin_on_a_clean_disk_and_runs_with_new_ones(
         steps.append("served")
         yield Server()
 
+    prepare = NbdkitMemory.prepare
+
+    def made(*arguments: Any) -> list[Command]:
+        steps.append("made")
+        return prepare(*arguments)
+
     monkeypatch.setattr("tools.bench.bench.flush_disk", lambda: steps.append("synced"))
     monkeypatch.setattr(nbd, "serving", serving)
     monkeypatch.setattr(nbd, "run_commands", lambda *_, **__: None)
     monkeypatch.setattr(nbd, "figures_of", lambda *_: figures)
     monkeypatch.setattr(NbdkitMemory, "missing", lambda: None)
-    monkeypatch.setattr(NbdkitMemory, "prepare", lambda *_: steps.append("made") or [])
+    monkeypatch.setattr(NbdkitMemory, "prepare", made)
     jobs = ("randwrite-16", "seqwrite")
     plan = dataclasses.replace(TINY, runs=2, settle=settle, nbd_jobs=jobs)
     nbd.run(Bench(plan, Results(), tmp_path, [], tmp_path / "results.json"), [NbdkitMemory])
