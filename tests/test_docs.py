@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
 import runpy
 import shlex
@@ -15,11 +16,14 @@ from pathlib import Path
 import click
 import pytest
 
-from blockvault import errors
+from blockvault import committer, errors
 from blockvault.cli import main
 from blockvault.cli.common import Command
 from blockvault.model import events
+from blockvault.nbd import server
+from blockvault.ops import gc, recompress
 from blockvault.store import tables
+from blockvault.vault import Vault
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
@@ -66,6 +70,26 @@ def test_every_command_explains_itself(name: str) -> None:
     if name in LEAVES:
         assert isinstance(made, Command)
         assert any(f"blockvault {name}" in line for line in made.examples)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("gc", "wait", gc.WAIT),
+        ("gc", "frame", recompress.PACKED_BYTES),
+        ("serve", "cache", committer.PENDING_BYTES),
+        ("serve", "max_connections", server.MAX_CONNECTIONS),
+        *(
+            ("init", option, inspect.signature(Vault.create).parameters[option].default)
+            for option in ("block_size", "compression")
+        ),
+    ],
+)
+def test_the_help_states_the_defaults_that_others_get(
+    name: str, option: str, value: object
+) -> None:
+    """Help is shown without what it speaks of being loaded, so its figures are copies."""
+    assert COMMANDS[name].make_context(name, []).params[option] == value
 
 
 def test_aliases_are_commands() -> None:
