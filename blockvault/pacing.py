@@ -8,13 +8,18 @@ quarters by the time that the disk took lately for as many bytes, with more room
     pending   0 ───────────── 1/2 ───────────── 3/4 ───────────── limit
     writers   as they come         slower and       as fast as       slower still, then stopped
                                    slower           the disk
+
+While trees are folded nothing is stored at all, and what could have been meanwhile counts as
+pending too.  Else writers would fill the rest of memory at the speed of the disk, and stand still
+until the end.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 from blockvault.pending import TRANSACTION_BYTES
 
@@ -35,15 +40,27 @@ class Pace:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._guard = threading.Lock()
-        self._since = clock()
-        """When the batch that is on its way was begun, or the one before it was stored."""
+        self._since = self._changed = clock()
+        """When the batch that is on its way was begun, or the one before it was stored; and since
+        when things have been as they are."""
+        self._standing = False
+        """Whether no batch is on its way."""
         self._bytes = self._seconds = 0.0
         self._free_at = 0.0
         """When the writers that were held back so far may all have gone on."""
 
     def began(self) -> None:
         """Commits begin; before that nothing was to be done."""
-        self._since = self._clock()
+        self._since = self._changed = self._clock()
+
+    @contextmanager
+    def standing(self) -> Iterator[None]:
+        """Inside of the block nothing is stored, whatever is pending."""
+        self._changed, self._standing = self._clock(), True
+        try:
+            yield
+        finally:
+            self._changed, self._standing = self._clock(), False
 
     def stored(self, count: int) -> None:
         """A batch of ``count`` bytes is durable, and the next one is on its way."""
@@ -53,7 +70,7 @@ class Pace:
                 kept = max(0.0, 1 - count / MEMORY_BYTES)
                 self._bytes = kept * self._bytes + count
                 self._seconds = kept * self._seconds + now - self._since
-            self._since = now
+            self._since = self._changed = now
 
     def hold(self, count: int, pending: int, limit: int) -> float:
         """Seconds that the writer of ``count`` bytes is to wait, so many being pending."""
@@ -62,8 +79,9 @@ class Pace:
         now = self._clock()
         with self._guard:
             each = self._seconds / self._bytes
+            passed = (now - self._changed) / each if each else 0.0
             # Pending falls a batch at a time; what follows from it must not.
-            done = min((now - self._since) / each, TRANSACTION_BYTES) if each else 0.0
+            done = -min(passed, limit / 2) if self._standing else min(passed, TRANSACTION_BYTES)
             slower = 4 * (pending - done) / limit - 2
             if slower <= 0:
                 return 0.0

@@ -118,7 +118,7 @@ class Session(Committer):
 
     def _checkpoint_now(self, beside: ObjectWriter | None = None) -> None:
         """Fold the overlays; ``beside`` collects blocks for the commit after this one."""
-        with self.vault.guard():
+        with self._pace.standing(), self.vault.guard():
             volumes, frames, runs = self._folding.fold(beside)
             with self.vault.transaction() as transaction:
                 transaction.add_frames(frames)
@@ -141,21 +141,22 @@ class Session(Committer):
         """Flush, and make the state of this moment an immutable version of the branch."""
         with self._commit_lock, self.vault.guard():
             self.flush()
-            volumes, nodes, runs = self._folding.fold()
-            made = snapshots.record(
-                self.vault,
-                self.branch.id,
-                volumes,
-                lambda branch, snapshot: events.Snapshotted(
-                    branch=branch, volumes=volumes, snapshot=snapshot
-                ),
-                message=message,
-                author=author,
-                attachments=attachments,
-                frames=[*frames, *nodes],
-                runs=runs,
-            )
-            self._folding.rebase(volumes)
+            with self._pace.standing():
+                volumes, nodes, runs = self._folding.fold()
+                made = snapshots.record(
+                    self.vault,
+                    self.branch.id,
+                    volumes,
+                    lambda branch, snapshot: events.Snapshotted(
+                        branch=branch, volumes=volumes, snapshot=snapshot
+                    ),
+                    message=message,
+                    author=author,
+                    attachments=attachments,
+                    frames=[*frames, *nodes],
+                    runs=runs,
+                )
+                self._folding.rebase(volumes)
             return made
 
     # -- the end ---------------------------------------------------------------------------------

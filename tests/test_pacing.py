@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 
@@ -143,3 +144,20 @@ def test_writers_share_the_speed_and_short_waits_add_up() -> None:
     held = [pace.hold(4096, pending, LIMIT) for _ in range(100)]
     assert held[0] == 0
     assert held[-1] == pytest.approx(100 * each, rel=0.01)
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_writers_have_room_until_the_end_of_a_fold_if_the_pace_is_told_of_it(told: bool) -> None:
+    clock = Clock()
+    pace = Pace(clock)
+    pace.began()
+    clock.now += 0.5
+    pace.stored(70 * MB)
+    pending, waits, end = LIMIT // 2, [0.0], clock.now + 0.4
+    with pace.standing() if told else nullcontext():
+        while clock.now < end and pending < LIMIT:
+            waits.append(pace.hold(REQUEST, pending, LIMIT))
+            clock.now += waits[-1] + 0.0004
+            pending += REQUEST
+    assert (pending < LIMIT) is told
+    assert max(waits) <= MOST_SECONDS
