@@ -1,9 +1,9 @@
 """One commit: the one place where the model's values meet the store's bytes.
 
-Vault ── transaction() ──> Transaction: rows of events + frames of objects
-                               |  commit, all or nothing
-                               ├─ store: frames, index, one log record
-                               └─ model.state: the same record folded into the projections
+    Vault ── transaction() ──> Transaction: rows of events + frames of objects
+                                   |  commit, all or nothing
+                                   ├─ store: frames, index, one log record
+                                   └─ model.state: the same record folded into the projections
 """
 
 from __future__ import annotations

@@ -97,6 +97,11 @@ def get_branch(tables: Tables, branch: int) -> BranchRow:
     return BranchRow(*_fields(data, 9, "branch"))
 
 
+def has_branch(tables: Tables, branch: int) -> bool:
+    """Whether there is a branch of this id: one that others came from may be pruned as a whole."""
+    return tables.get(BRANCHES, key(branch)) is not None
+
+
 def branches(tables: Tables) -> Iterator[tuple[int, BranchRow]]:
     """All branches, deleted ones too, in the order of their creation."""
     for found, data in tables.scan(BRANCHES):

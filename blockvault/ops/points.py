@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.model import events, projections
-from blockvault.model.rows import unpack_rows
+from blockvault.ops import positions
 
 if TYPE_CHECKING:
     from blockvault.model.projected import TrailRow
@@ -45,7 +45,7 @@ def _line(reader: Reader, branch: int) -> Iterator[Stretch]:
     while True:
         yield Stretch(branch, last)
         branch, last = row.source, min(last, row.source_seq)
-        if not branch or reader.get(projections.BRANCHES, projections.key(branch)) is None:
+        if not branch or not projections.has_branch(reader, branch):
             return
         row = projections.get_branch(reader, branch)
 
@@ -100,9 +100,8 @@ def _in_record(vault: Vault, branch: int, first: int, codes: frozenset[int]) -> 
         record = reader.record(first)
     if record is None or record.pruned:
         return
-    for seq, row in enumerate(unpack_rows(record.payload), record.first_seq):
-        if row[0] in codes and branch == (seq if row[0] == events.BRANCH_CREATED else row[2]):
-            yield seq
+    for seq, _ in positions.rows_in(record, branch, codes):
+        yield seq
 
 
 _BARRIERS = _ends("barrier_seq", events.WAYPOINT_CODES | {events.BARRIER})

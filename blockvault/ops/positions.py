@@ -13,13 +13,13 @@ from blockvault.errors import BadRequest, Damaged, NotFound
 from blockvault.ids import short
 from blockvault.model import events, projections
 from blockvault.model.projected import BranchRow
-from blockvault.model.rows import unpack_rows
+from blockvault.model.rows import Row, unpack_rows
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import snapshots
 
 if TYPE_CHECKING:
     from blockvault.ops.refs import Branch
-    from blockvault.store.types import Reader
+    from blockvault.store.types import Reader, Record
     from blockvault.vault import Vault
 
 _POINTS = events.WAYPOINT_CODES | {events.BARRIER}
@@ -158,6 +158,12 @@ def _rows(
     record = reader.record(first_seq)
     if record is None:
         raise Damaged(f"the log has no record of event {first_seq}", kind="broken-chain")
+    for seq, row in rows_in(record, branch, codes):
+        yield seq, record.time_us + row[1]
+
+
+def rows_in(record: Record, branch: int, codes: frozenset[int]) -> Iterator[tuple[int, Row]]:
+    """(seq, row) of a branch's events of these kinds in a record."""
     for seq, row in enumerate(unpack_rows(record.payload), record.first_seq):
         if row[0] in codes and branch == (seq if row[0] == events.BRANCH_CREATED else row[2]):
-            yield seq, record.time_us + row[1]
+            yield seq, row

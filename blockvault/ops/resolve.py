@@ -105,7 +105,7 @@ class _Resolver:
             row = projections.get_branch(reader, branch)
             if not row.source:
                 raise self._no(f"branch '{row.name}' began at event {branch}")
-            if not _exists(reader, row.source):
+            if not projections.has_branch(reader, row.source):
                 raise self._pruned(reader, branch, f"what '{row.name}' came from")
             branch, seq = row.source, min(seq, row.source_seq)
         cut = projections.cut(reader, branch)
@@ -128,7 +128,7 @@ class _Resolver:
             row = projections.get_branch(reader, branch)
             if not row.source:
                 raise self._no(f"branch '{row.name}' began after {_shown(time_us)}")
-            if not _exists(reader, row.source):
+            if not projections.has_branch(reader, row.source):
                 raise self._pruned(reader, branch, f"what '{row.name}' came from")
             branch, limit = row.source, row.source_seq
 
@@ -171,11 +171,6 @@ class _Resolver:
         return NotFound(
             f"'{self.revision.text}' is ambiguous: {', '.join(matches)}", kind="ambiguous"
         )
-
-
-def _exists(reader: Reader, branch: int) -> bool:
-    """Whether a branch that another one came from was not pruned as a whole."""
-    return reader.get(projections.BRANCHES, projections.key(branch)) is not None
 
 
 def _shown(time_us: int) -> str:
