@@ -18,7 +18,7 @@ from blockvault.store.frames import Objects
 
 AS_WRITTEN = 512 << 10
 """Bytes of a decoded frame that nobody has packed, at most."""
-PACKED_TIMES = 2
+PACKED_TIMES = 8
 
 _PLACE_BITS = tables.MAX_PLACE.bit_length()
 _ID_BYTES = 6

@@ -8,6 +8,7 @@ from blockvault.errors import Damaged
 from blockvault.ids import object_id
 from blockvault.store.caches import (
     AS_WRITTEN,
+    PACKED_TIMES,
     Expected,
     FrameCache,
     ObjectCache,
@@ -50,7 +51,7 @@ def test_a_frame_that_is_too_large_alone_is_kept() -> None:
 
 def test_packed_frames_get_more_room() -> None:
     size = 2 * AS_WRITTEN
-    cache = FrameCache(2 * size)
+    cache = FrameCache(4 * size // PACKED_TIMES)
     for number in range(5):
         cache.put(number, frame(size))
     assert [number for number in range(5) if cache.get(number)] == [1, 2, 3, 4]
