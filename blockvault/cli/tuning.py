@@ -1,4 +1,4 @@
-"""How the interpreter is set, and the C library's heap, by how long a process lives.
+"""How interpreter, heap and the map of the vault's file are set, by how long a process lives.
 
 Memory that comes from the kernel anew for each frame is cleared page by page, which took half of
 the time of a sequential read.  So frames are to stay on the heap, and the heap is not to shrink
@@ -20,6 +20,9 @@ _ARENA_MAX, _MMAP_THRESHOLD, _TRIM_THRESHOLD = -8, -3, -1
 """Names of settings (``mallopt(3)``)."""
 KEPT = 256 << 20
 """Bytes that a process which soon ends may keep without using them."""
+MAPPED = 96 << 20
+"""Bytes of files that may be mapped into a process that serves guests: who reads what a guest wrote
+at random touches the whole index again and again, and with half as much is a quarter slower."""
 
 
 def threads() -> None:
@@ -37,10 +40,13 @@ def for_months() -> None:
     Frames are freed by other threads than take them: an arena for each would keep twice as much.
     What is longer than a frame is rare, and goes back at once.
     """
+    from blockvault.store import residency
+
     # What lives long here are tuples of numbers and bytes by the ten thousand, none of them in a
     # cycle: looking through them every 700 objects made requests wait.
     gc.freeze()
     gc.set_threshold(100_000, 20, 10)
+    residency.allow(MAPPED)
     _set({_ARENA_MAX: 2, _MMAP_THRESHOLD: 1 << 20})
 
 

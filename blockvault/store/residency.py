@@ -16,11 +16,17 @@ import contextlib
 import mmap
 import os
 import threading
+from functools import cache
 from io import FileIO
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import ctypes
 
 LIMIT = 48 << 20
-"""Bytes of files that may be mapped into the process, programs and libraries too."""
+"""Bytes of files that may be mapped into the process, programs and libraries too, unless it says
+otherwise (``allow``)."""
 LOOK_EVERY = 2 << 20
 """Bytes that were read, by guess, between two looks at what is mapped."""
 A_LOOKUP = 32 << 10
@@ -36,12 +42,25 @@ _DONT_NEED = 4
 _SHARED = 2
 """Which number of ``statm`` tells the pages that belong to files (``proc(5)``)."""
 
+_allowed = LIMIT
+
+
+def allow(count: int) -> None:
+    """Let so many bytes of files be mapped into this process from now on."""
+    global _allowed
+    _allowed = count
+
 
 class Residency:
-    """Counts what is read of one mapped file, and drops it when it is too much."""
+    """Counts what is read of one mapped file, and drops it when it is too much.
+
+    Until ``close`` the file stays mapped where it is.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._start: int | None = None
+        """Where it is mapped, once that was asked."""
         self._read = 0
         self._sizes: FileIO | None = None
         self._guard = threading.Lock()
@@ -61,13 +80,14 @@ class Residency:
         if self._read < LOOK_EVERY:
             return
         self._read = 0
-        if self._mapped_bytes() < LIMIT:
+        if self._mapped_bytes() < _allowed:
             return
         # A disk that fails just now says so to whoever reads or writes, not here.
         with contextlib.suppress(OSError):
-            start = _mapped_at(self._path)
-            if start is not None:
-                _drop(start, os.stat(self._path).st_size)
+            if self._start is None:
+                self._start = _mapped_at(self._path)
+            if self._start is not None:
+                _drop(self._start, os.stat(self._path).st_size)
 
     def _mapped_bytes(self) -> int:
         """Bytes of files in the memory of this process; 0 where the system does not tell.
@@ -85,7 +105,9 @@ class Residency:
             return 0
 
     def close(self) -> None:
-        """Nothing will be read any more."""
+        """Nothing is mapped any more: what is there next is somebody else's memory."""
+        self._start = None
+        self._read = 0
         if self._sizes is not None:
             self._sizes.close()
             self._sizes = None
@@ -96,17 +118,21 @@ def give_back_heap() -> None:
 
     For whoever has just freed much that is not needed again soon; it takes two milliseconds.
     """
-    import ctypes
-
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-        libc.malloc_trim(0)
+    if hasattr(_libc(), "malloc_trim"):
+        _libc().malloc_trim(0)
 
 
 def _drop(start: int, length: int) -> None:
+    import ctypes
+
+    _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _DONT_NEED)
+
+
+@cache
+def _libc() -> ctypes.CDLL:
     import ctypes  # most commands never get here
 
-    ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _DONT_NEED)
+    return ctypes.CDLL(None)
 
 
 def _mapped_at(path: Path) -> int | None:

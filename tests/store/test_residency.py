@@ -1,0 +1,129 @@
+"""What was read of a mapped file does not stay in the process's memory, and is not lost either."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from blockvault.store import residency
+from blockvault.store.residency import LIMIT, LOOK_EVERY, Residency
+
+SIZE = 8 << 20
+EVERYTHING = 1 << 50
+
+
+class Mapped:
+    """A file that is mapped as LMDB maps its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.data = os.urandom(SIZE)
+        path.write_bytes(self.data)
+        with path.open("r+b") as file:
+            self.map = mmap.mmap(file.fileno(), SIZE)
+
+    def touch(self) -> None:
+        assert self.map[:] == self.data
+
+    @property
+    def resident(self) -> int:
+        """How much of it is in this process's memory."""
+        mine = False
+        for line in Path("/proc/self/smaps").read_text().splitlines():
+            if "-" in line.split()[0]:
+                mine = line.endswith(str(self.path))
+            elif mine and line.startswith("Rss:"):
+                return int(line.split()[1]) << 10
+        raise AssertionError("it is not mapped")
+
+
+@pytest.fixture
+def mapped(tmp_path: Path) -> Iterator[Mapped]:
+    made = Mapped(tmp_path / "data")
+    yield made
+    made.map.close()
+
+
+@pytest.fixture
+def counter(mapped: Mapped, monkeypatch: pytest.MonkeyPatch) -> Iterator[Residency]:
+    monkeypatch.setattr(residency, "_allowed", 0)
+    made = Residency(mapped.path)
+    yield made
+    made.close()
+
+
+def test_what_was_read_is_dropped_and_can_be_read_again(mapped: Mapped, counter: Residency) -> None:
+    for _ in range(3):
+        mapped.touch()
+        assert mapped.resident == SIZE
+        counter.note(LOOK_EVERY)
+        counter.settle()
+        assert mapped.resident == 0
+    mapped.touch()
+
+
+def test_nothing_is_dropped_while_as_much_is_allowed(mapped: Mapped, counter: Residency) -> None:
+    residency.allow(EVERYTHING)
+    mapped.touch()
+    counter.note(LOOK_EVERY)
+    counter.settle()
+    assert mapped.resident == SIZE
+
+
+def test_nobody_looks_before_enough_was_read(mapped: Mapped, counter: Residency) -> None:
+    mapped.touch()
+    counter.note(LOOK_EVERY - 1)
+    counter.settle()
+    assert mapped.resident == SIZE
+
+
+def test_where_the_file_lies_is_asked_once_and_anew_after_the_end(
+    mapped: Mapped, counter: Residency, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    ask = residency._mapped_at
+
+    def count(path: Path) -> int | None:
+        asked.append(path)
+        return ask(path)
+
+    def drop() -> None:
+        mapped.touch()
+        counter.note(LOOK_EVERY)
+        counter.settle()
+        assert mapped.resident == 0
+
+    monkeypatch.setattr(residency, "_mapped_at", count)
+    drop()
+    drop()
+    assert asked == [mapped.path]
+    counter.close()
+    drop()
+    assert asked == [mapped.path] * 2
+
+
+def test_a_file_that_is_not_mapped_is_left_alone(tmp_path: Path, counter: Residency) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(bytes(SIZE))
+    alone = Residency(other)
+    alone.note(LOOK_EVERY)
+    alone.settle()
+    alone.close()
+
+
+def test_who_serves_guests_keeps_more() -> None:
+    program = (
+        "from blockvault.cli import tuning; from blockvault.store import residency\n"
+        "print(residency._allowed); tuning.for_months(); print(residency._allowed, tuning.MAPPED)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    before, after, told = map(int, done.stdout.split())
+    assert LIMIT == before < after == told
