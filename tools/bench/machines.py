@@ -32,6 +32,7 @@ from typing import Any
 
 from blockvault.nbd.control import Remote
 from blockvault.vm.qmp import Monitor
+from tools.bench.commands import flush_disk
 from tools.guest.build import Guest, build
 from tools.guest.console import Console
 
@@ -99,7 +100,7 @@ def settle(console: Console, fill: int) -> None:
     console.wait_for_shell()
     if fill:
         console.run(f"dd if=/dev/urandom of=/run/noise bs=1M count={fill}", seconds=600)
-    os.sync()
+    flush_disk()
     time.sleep(5)
 
 
