@@ -33,6 +33,7 @@ from blockvault.model.projections import (
     WAYPOINTS,
     Tables,
     get_branch,
+    has_branch,
     key,
     numbers,
     waypoints,
@@ -70,7 +71,7 @@ def trail_rows(
         if code in events.WAYPOINT_CODES or code == events.BARRIER:
             at.barrier_seq = seq
     for branch, at in moved.items():
-        if tables.get(BRANCHES, key(branch)) is not None:
+        if has_branch(tables, branch):
             yield key(branch, first_seq), pack((at.last_seq, at.barrier_seq, time_us))
 
 

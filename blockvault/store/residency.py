@@ -107,7 +107,6 @@ class Residency:
     def close(self) -> None:
         """Nothing is mapped any more: what is there next is somebody else's memory."""
         self._start = None
-        self._read = 0
         if self._sizes is not None:
             self._sizes.close()
             self._sizes = None
@@ -123,16 +122,16 @@ def give_back_heap() -> None:
 
 
 def _drop(start: int, length: int) -> None:
-    import ctypes
-
-    _libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _DONT_NEED)
+    _libc().madvise(start, length, _DONT_NEED)
 
 
 @cache
 def _libc() -> ctypes.CDLL:
     import ctypes  # most commands never get here
 
-    return ctypes.CDLL(None)
+    libc = ctypes.CDLL(None)
+    libc.madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    return libc
 
 
 def _mapped_at(path: Path) -> int | None:

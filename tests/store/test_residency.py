@@ -58,12 +58,17 @@ def counter(mapped: Mapped, monkeypatch: pytest.MonkeyPatch) -> Iterator[Residen
     made.close()
 
 
+def read_enough(counter: Residency) -> None:
+    """Count as much as makes it look, and have it look."""
+    counter.note(LOOK_EVERY)
+    counter.settle()
+
+
 def test_what_was_read_is_dropped_and_can_be_read_again(mapped: Mapped, counter: Residency) -> None:
     for _ in range(3):
         mapped.touch()
         assert mapped.resident == SIZE
-        counter.note(LOOK_EVERY)
-        counter.settle()
+        read_enough(counter)
         assert mapped.resident == 0
     mapped.touch()
 
@@ -71,8 +76,7 @@ def test_what_was_read_is_dropped_and_can_be_read_again(mapped: Mapped, counter:
 def test_nothing_is_dropped_while_as_much_is_allowed(mapped: Mapped, counter: Residency) -> None:
     residency.allow(EVERYTHING)
     mapped.touch()
-    counter.note(LOOK_EVERY)
-    counter.settle()
+    read_enough(counter)
     assert mapped.resident == SIZE
 
 
@@ -95,8 +99,7 @@ def test_where_the_file_lies_is_asked_once_and_anew_after_the_end(
 
     def drop() -> None:
         mapped.touch()
-        counter.note(LOOK_EVERY)
-        counter.settle()
+        read_enough(counter)
         assert mapped.resident == 0
 
     monkeypatch.setattr(residency, "_mapped_at", count)
@@ -108,13 +111,16 @@ def test_where_the_file_lies_is_asked_once_and_anew_after_the_end(
     assert asked == [mapped.path] * 2
 
 
-def test_a_file_that_is_not_mapped_is_left_alone(tmp_path: Path, counter: Residency) -> None:
-    other = tmp_path / "other"
+def test_a_file_that_is_not_mapped_costs_others_nothing(mapped: Mapped, counter: Residency) -> None:
+    other = mapped.path.with_name("other")
     other.write_bytes(bytes(SIZE))
     alone = Residency(other)
-    alone.note(LOOK_EVERY)
-    alone.settle()
+    mapped.touch()
+    read_enough(alone)
+    assert mapped.resident == SIZE
     alone.close()
+    read_enough(counter)
+    assert mapped.resident == 0
 
 
 def test_who_serves_guests_keeps_more() -> None:
