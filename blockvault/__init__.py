@@ -12,8 +12,8 @@ How a session's writes become durable, ``committer`` says: they are ``pending`` 
 ``pipeline`` takes them batch by batch, ``storing`` makes rows and frames of a batch, and
 ``transaction`` one commit.  ``journaling`` promises flushes before that, ``behind`` commits before
 anybody waits, ``pacing`` slows writers down.  ``folding`` makes trees of what was written; ``head``
-is the device that takes it, under a ``lease``.  ``pins`` say what a collection must leave, and
-``files`` writes small files.
+is the device that takes it, under a ``lease``.  ``pins`` say what a collection must leave;
+``files`` writes small files, and ``libc`` has what Python does not offer of the C library.
 
 Layers, each importing only those above it: vocabulary (ids, errors, encoding, device) · model
 (pure algorithms) and store (bytes on disk), which never see each other · vault, session, ops ·

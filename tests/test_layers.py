@@ -1,11 +1,11 @@
 """Who may import whom, held by reading the sources; the picture is in docs/design.md.
 
-    0   vocabulary    ids errors encoding device files    stdlib, blake3, msgpack
-    1a  model/        pure values and algorithms          0
-    1b  store/        bytes on disk                       0, lmdb, zstandard, blake3
-    2   application   vault session ops/ ...              0, 1a, 1b, blake3
-    3   edges         nbd/ vm/ ...                        0, public names of 2; never each other
-    4   cli/          the command line                    everything
+    0   vocabulary    ids errors encoding device files libc    stdlib, blake3, msgpack
+    1a  model/        pure values and algorithms               0
+    1b  store/        bytes on disk                            0, lmdb, zstandard, blake3
+    2   application   vault session ops/ ...                   0, 1a, 1b, blake3
+    3   edges         nbd/ vm/ ...                             0, public names of 2; never each other
+    4   cli/          the command line                         everything
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "blockvault"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-VOCABULARY = {"ids", "errors", "encoding", "device", "files"}
+VOCABULARY = {"ids", "errors", "encoding", "device", "files", "libc"}
 EDGES = {"nbd", "vm", "guest", "remote", "web"}
 APPLICATION = {path.stem for path in PACKAGE.glob("*.py")} - VOCABULARY - {"__init__"} | {"ops"}
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import gc
 import sys
 
+from blockvault.libc import libc
+
 SWITCH_SECONDS = 0.0005
 """How long a thread that computes may keep another from running, which may have a guest to answer.
 
@@ -56,9 +58,6 @@ def for_a_command() -> None:
 
 
 def _set(settings: dict[int, int]) -> None:
-    import ctypes
-
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
+    if hasattr(libc(), "mallopt"):
         for name, value in settings.items():
-            libc.mallopt(name, value)
+            libc().mallopt(name, value)

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Self
 
 from blockvault.errors import BadRequest, IOFailed
 from blockvault.ids import ZERO_ID, object_id
+from blockvault.libc import libc
 from blockvault.model import extents, tree, update
 from blockvault.model.extents import Run
 from blockvault.model.snapshot import Volume
@@ -42,8 +43,7 @@ _STRIDES = (1 << 20, 64 << 10, PAGE)
 """Compared at once; where it differs, its parts are compared in the next smaller one."""
 _THREADS = 2
 
-_libc = ctypes.CDLL(None, use_errno=True)
-_compare = _libc.memcmp
+_compare = libc().memcmp
 _compare.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t]
 
 

@@ -27,9 +27,9 @@ import os
 import struct
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from blockvault.libc import libc
 from blockvault.store import pages
 
 SLICE = 0.002
@@ -127,21 +127,12 @@ def _punch(fd: int, offset: int, length: int) -> bool:
     """Make a range a hole; False where the file system cannot."""
     import ctypes  # most commands never get here
 
-    call = _fallocate()
-    if call is None:
+    if not hasattr(libc(), "fallocate"):
         return False
     arguments = (ctypes.c_int(fd), _PUNCH_HOLE_KEEP_SIZE, ctypes.c_long(offset))
-    if call(*arguments, ctypes.c_long(length)) == 0:
+    if libc().fallocate(*arguments, ctypes.c_long(length)) == 0:
         return True
     code = ctypes.get_errno()
     if code in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM):
         return False
     raise OSError(code, os.strerror(code))
-
-
-@cache
-def _fallocate() -> Any:
-    """The C library's function, None where it has none."""
-    import ctypes
-
-    return getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)

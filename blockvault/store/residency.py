@@ -16,13 +16,10 @@ import contextlib
 import mmap
 import os
 import threading
-from functools import cache
 from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    import ctypes
+from blockvault.libc import libc
 
 LIMIT = 48 << 20
 """Bytes of files that may be mapped into the process, programs and libraries too, unless it says
@@ -117,21 +114,14 @@ def give_back_heap() -> None:
 
     For whoever has just freed much that is not needed again soon; it takes two milliseconds.
     """
-    if hasattr(_libc(), "malloc_trim"):
-        _libc().malloc_trim(0)
+    if hasattr(libc(), "malloc_trim"):
+        libc().malloc_trim(0)
 
 
 def _drop(start: int, length: int) -> None:
-    _libc().madvise(start, length, _DONT_NEED)
-
-
-@cache
-def _libc() -> ctypes.CDLL:
     import ctypes  # most commands never get here
 
-    libc = ctypes.CDLL(None)
-    libc.madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
-    return libc
+    libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _DONT_NEED)
 
 
 def _mapped_at(path: Path) -> int | None:
