@@ -42,11 +42,6 @@ class HeadDevice(StateDevice):
         """Long runs that were taken and are not stored yet; see ``_take``."""
 
     @property
-    def dirty_bytes(self) -> int:
-        """Bytes that the session holds in memory and has not stored yet, over all its volumes."""
-        return self._session.pending_bytes
-
-    @property
     def quick_flush(self) -> bool:
         """Whether a flush is likely to wait for one short sync only."""
         return self._session.journaled

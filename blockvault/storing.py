@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Placed = tuple[int, bytes, bytes]
 """A block's number on its volume, its id, and its bytes."""
+Single = tuple[int, bytes, bytes]
+"""The same of a write that was one block, as ``HeadDevice.settle_singles`` takes it: number, bytes,
+id."""
 
 
 class Prepared:
@@ -34,6 +37,10 @@ class Prepared:
         self.settling: list[Settling] = []
         self._branch = branch
         self._size = block_size
+        self._zero = bytes(block_size)
+        self._single: HeadDevice | None = None
+        """The device of the last entry if that was one block; to ``_singles`` the next one goes."""
+        self._singles: list[Single] = []
         self._placed: defaultdict[HeadDevice, list[Placed]] = defaultdict(list)
         self._delta = 0
         self._rows_of(batch)
@@ -54,46 +61,57 @@ class Prepared:
             settle(*arguments)
 
     def _rows_of(self, batch: Batch) -> None:
-        size, branch = self._size, self._branch
-        zero = bytes(size)
-        row, settle = self.rows.append, self.settling.append
         barriers = {barrier.at: barrier.time_us for barrier in batch.barriers}
         if batch.first in barriers:
             self._barrier(barriers[batch.first])
-        before = delta = 0
-        single: HeadDevice | None = None
-        singles: list[tuple[int, bytes, bytes]] = []
-        for number, (time_us, head, offset, length, what) in enumerate(batch.entries, batch.first):
+        before = 0
+        for number, (time_us, head, offset, length, what) in enumerate(
+            batch.entries, batch.first + 1
+        ):
             if time_us != before:
-                before, delta = time_us, self._after(time_us)
-            first = offset // size
+                before = time_us
+                self._advance(time_us)
             if isinstance(what[0], int):
-                count = -(-length // size)
-                row((what[0], delta, branch, head.name, offset, length))
-                single = None
-                settle((head.settle_clear, (first, count, what[1])))
+                self._cleared(head, offset, length, *what)
+            elif len(what) == 1:
+                self._wrote_one(head, offset, length, what[0])
             else:
-                # One block is what most writes are: it is spared the steps that many need.
-                if len(what) == 1:
-                    (block,) = what
-                    ids = object_id(block) if block != zero else ZERO_ID
-                    if single is not head:
-                        single, singles = head, []
-                        placed = self._placed[head]
-                        settle((head.settle_singles, (singles,)))
-                    singles.append((first, block, ids))
-                    placed.append((first, ids, block))
-                else:
-                    each = [object_id(block) if block != zero else ZERO_ID for block in what]
-                    numbers = range(first, first + len(what))
-                    self._placed[head] += zip(numbers, each, what, strict=True)
-                    ids = b"".join(each)
-                    single = None
-                    settle((head.settle_write, (first, what, ids)))
-                row((events.WROTE, delta, branch, head.name, offset, length, ids))
-            if number + 1 in barriers:
-                self._barrier(barriers[number + 1])
-                delta = self._delta
+                self._wrote(head, offset, length, what)
+            if number in barriers:
+                self._barrier(barriers[number])
+
+    def _cleared(self, head: HeadDevice, offset: int, length: int, code: int, mark: bytes) -> None:
+        """Zeros or a trim, which the head knows by ``mark``."""
+        self.rows.append((code, self._delta, self._branch, head.name, offset, length))
+        span = offset // self._size, -(-length // self._size)
+        self.settling.append((head.settle_clear, (*span, mark)))
+        self._single = None
+
+    def _wrote_one(self, head: HeadDevice, offset: int, length: int, block: bytes) -> None:
+        """One block, which most writes are: it is spared the steps that many need."""
+        number, oid = offset // self._size, self._id(block)
+        if self._single is not head:
+            self._single, self._singles = head, []
+            self.settling.append((head.settle_singles, (self._singles,)))
+        self._singles.append((number, block, oid))
+        self._placed[head].append((number, oid, block))
+        self._row_of_write(head, offset, length, oid)
+
+    def _wrote(self, head: HeadDevice, offset: int, length: int, blocks: Sequence[bytes]) -> None:
+        """Several blocks side by side."""
+        first, each = offset // self._size, [self._id(block) for block in blocks]
+        ids = b"".join(each)
+        self._placed[head] += zip(range(first, first + len(blocks)), each, blocks, strict=True)
+        self.settling.append((head.settle_write, (first, blocks, ids)))
+        self._single = None
+        self._row_of_write(head, offset, length, ids)
+
+    def _row_of_write(self, head: HeadDevice, offset: int, length: int, ids: bytes) -> None:
+        row = events.WROTE, self._delta, self._branch, head.name, offset, length, ids
+        self.rows.append(row)
+
+    def _id(self, block: bytes) -> bytes:
+        return object_id(block) if block != self._zero else ZERO_ID
 
     def _collect(self, objects: ObjectWriter) -> None:
         """Give the blocks to the frames as they lie on the disk, not as they were written.
@@ -109,12 +127,12 @@ class Prepared:
         self._placed.clear()
 
     def _barrier(self, time_us: int) -> None:
-        self.rows.append((events.BARRIER, self._after(time_us), self._branch))
+        self._advance(time_us)
+        self.rows.append((events.BARRIER, self._delta, self._branch))
 
-    def _after(self, time_us: int) -> int:
-        """A row's time from the record's; it never goes back within a record."""
+    def _advance(self, time_us: int) -> None:
+        """Go on to this time; a row's counts from the record's, and never goes back within it."""
         self._delta = max(self._delta, time_us - self.time_us)
-        return self._delta
 
 
 def _whole_leaves(placed: Sequence[Placed]) -> Iterator[tuple[int, tuple[bytes, bytes]]]:

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blockvault.errors import BadRequest, Conflict, NotFound
+from blockvault.errors import Conflict, NotFound
 from blockvault.model import events
 from blockvault.model.snapshot import Snapshot
 from blockvault.ops import reading, refs, resolve, snapshots
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from blockvault.session import Session
 
 DIRECTORY = ".blockvault"
-BLOCK_SIZES = (4096, 8192, 16384, 32768, 65536)
 FIRST_BRANCH = "main"
 
 
@@ -59,10 +58,6 @@ class Vault:
         compression: str = "zstd:3",
     ) -> Vault:
         """Make a vault in ``path`` (its ``.blockvault`` folder) with an empty branch ``main``."""
-        if block_size not in BLOCK_SIZES:
-            raise BadRequest(
-                f"block size {block_size} is not one of {', '.join(map(str, BLOCK_SIZES))}"
-            )
         home = Path(path) / DIRECTORY
         if home.exists():
             raise Conflict(f"{home} exists already; nothing was changed", kind="vault-exists")

@@ -120,7 +120,7 @@ def test_global_options_and_variables_are_documented() -> None:
     for option in main.program.params:
         if not {"--help", "--version"} & set(option.opts):
             assert all(name in text for name in option.opts)
-    sources = "".join(path.read_text() for path in (ROOT / "blockvault" / "cli").glob("*.py"))
+    sources = "".join(path.read_text() for path in (ROOT / "blockvault" / "cli").rglob("*.py"))
     for variable in set(re.findall(r"\b(?:BLOCKVAULT_[A-Z]+|NO_COLOR)\b", sources)):
         if variable != main.COMPLETE_VAR.strip("_"):
             assert f"`{variable}`" in text, variable

@@ -4,13 +4,14 @@
     1a  model/        pure values and algorithms               0
     1b  store/        bytes on disk                            0, lmdb, zstandard, blake3
     2   application   vault session ops/ ...                   0, 1a, 1b, blake3
-    3   edges         nbd/ vm/ ...                             0, public names of 2; never each other
+    3   edges         nbd/ vm/ ...                             0, public names of 2; not each other
     4   cli/          the command line                         everything
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,6 +116,18 @@ def may_import(part: str, own: str, target: str, name: str | None) -> bool:
     if other == "__version__":
         return True
     return layer(other) in LAYERS_BELOW[own]
+
+
+def test_the_page_about_the_design_says_the_same() -> None:
+    page = (ROOT / "docs" / "design.md").read_text().partition("## Layers")[2].partition("##")[0]
+    rows = [line.split("|")[1:4] for line in page.splitlines() if re.match(r"\| \d", line)]
+    said = {name.split()[1]: (members, allowed) for name, members, allowed in rows}
+    assert set(re.findall(r"`(\w+)`", said["vocabulary"][0])) == VOCABULARY
+    layers = {"vocabulary", "model", "store", "application", "edges", "command"}
+    assert set(said) == layers
+    known = set().union(*THIRD_PARTY.values())
+    for name, own in zip(said, THIRD_PARTY, strict=False):
+        assert known & set(re.findall(r"\w+", said[name][1])) == THIRD_PARTY[own], name
 
 
 @pytest.mark.parametrize("path", FILES, ids=module_of)

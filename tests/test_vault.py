@@ -12,7 +12,7 @@ from blockvault import Vault
 from blockvault.errors import BadRequest, Conflict, NotFound, VaultError
 from blockvault.model import events
 from blockvault.ops import check
-from blockvault.vault import BLOCK_SIZES
+from blockvault.store.format import BLOCK_SIZES
 from tests.oracle import noise
 
 

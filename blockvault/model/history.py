@@ -41,29 +41,6 @@ def walk(load: Load, starts: Iterable[bytes], *, first_parent: bool = False) -> 
         push(snapshot.parents[:1] if first_parent else snapshot.parents)
 
 
-def topological(load: Load, starts: Iterable[bytes]) -> Iterator[Snapshot]:
-    """Yield all ancestors, newest first but no parent before all of its children; for graphs.
-
-    Loads the whole ancestry before the first one is yielded.
-    """
-    starts = list(dict.fromkeys(starts))
-    found = {snapshot.id: snapshot for snapshot in walk(load, starts)}
-    rank = {oid: at for at, oid in enumerate(found)}
-    waiting = dict.fromkeys(found, 0)
-    for snapshot in found.values():
-        for parent in snapshot.parents:
-            waiting[parent] += 1
-    ready = [rank[oid] for oid in found if waiting[oid] == 0]
-    by_rank = list(found.values())
-    while ready:
-        snapshot = by_rank[heapq.heappop(ready)]
-        yield snapshot
-        for parent in snapshot.parents:
-            waiting[parent] -= 1
-            if waiting[parent] == 0:
-                heapq.heappush(ready, rank[parent])
-
-
 def nth_ancestor(load: Load, snapshot: Snapshot, steps: int) -> Snapshot | None:
     """``snapshot~steps``: that many first parents back; None beyond the first snapshot."""
     for _ in range(steps):
@@ -78,8 +55,3 @@ def nth_parent(load: Load, snapshot: Snapshot, number: int) -> Snapshot | None:
     if number == 0:
         return snapshot
     return load(snapshot.parents[number - 1]) if number <= len(snapshot.parents) else None
-
-
-def is_ancestor(load: Load, ancestor: bytes, of: bytes) -> bool:
-    """Whether ``ancestor`` is ``of`` or one of its ancestors."""
-    return any(snapshot.id == ancestor for snapshot in walk(load, [of]))

@@ -153,21 +153,6 @@ def lookup_range(nodes: NodeSource, root: bytes, height: int, first: int, count:
     return ids
 
 
-def lookup_many(
-    nodes: NodeSource, root: bytes, height: int, blocks: Iterable[int]
-) -> dict[int, bytes]:
-    """The ids of any blocks, by block number; one fetch per level."""
-    wanted = sorted(set(blocks))
-    if wanted and not 0 <= wanted[0] <= wanted[-1] < capacity(height):
-        raise BadRequest(f"blocks {wanted[0]}..{wanted[-1]} lie outside of the tree")
-    at = {0: root} if wanted else {}
-    for level in range(height, 0, -1):
-        shift = BITS * (level - 1)
-        got = fetch(nodes, at.values())
-        at = {p: child(got[at[p >> BITS]], p) for p in dict.fromkeys(b >> shift for b in wanted)}
-    return at
-
-
 def leaves(
     nodes: NodeSource, root: bytes, height: int, start: int = 0, stop: int | None = None
 ) -> Iterator[tuple[int, bytes]]:

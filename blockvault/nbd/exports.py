@@ -256,9 +256,3 @@ class Exports:
         """Figures of every export that was ever opened, by canonical name."""
         with self._lock:
             return {name: slot.meter for name, slot in self._slots.items()}
-
-    def flush_all(self) -> None:
-        """Make durable what the open, writable exports hold; raises the first error."""
-        for export in self.open_exports():
-            if not export.read_only:
-                export.commit.flush()

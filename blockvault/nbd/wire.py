@@ -80,7 +80,6 @@ REQUEST_MAGIC = 0x25609513
 SIMPLE_REPLY_MAGIC = 0x67446698
 CHUNK_MAGIC = 0x668E33EF
 
-COOKIE_SIZE = 8
 # Magic, command flags and command make one number, so that the common request is one comparison.
 REQUEST = Struct(">Q8sQI")  # head, cookie, offset, length
 SIMPLE_REPLY = Struct(">II8s")  # SIMPLE_REPLY_MAGIC, Errno, cookie

@@ -21,13 +21,13 @@ from blockvault.ops.marks import Counted, Marks
 from blockvault.store import frames, tables
 from blockvault.store.codec import Codec
 from blockvault.store.frames import Frame
+from blockvault.store.gathering import FRAME_BYTES
 
 if TYPE_CHECKING:
     from blockvault.ops.turns import Turns
     from blockvault.store.types import Writer
     from blockvault.vault import Vault
 
-FRAME_BYTES = 256 << 10
 _THREADS = 2
 _DROPS_A_STEP = 6
 _MOVES_A_STEP = 512 << 10

@@ -42,7 +42,6 @@ VERSION = 1
 GAP = 2
 """The codec number of a record that stands for pruned ones."""
 MAX_RAW = 64 << 20
-CHAIN_SIZE = 32
 COMPRESS_FROM = 256
 """Shorter payloads are mostly ids and names, which do not compress: they are not tried."""
 

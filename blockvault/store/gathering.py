@@ -117,12 +117,6 @@ class ObjectWriter:
             ):
                 self._looked_at = number
 
-    @property
-    def ready_bytes(self) -> int:
-        """Compressed bytes that wait to be taken (those still being compressed do not count)."""
-        with self._guard:
-            return sum(len(frame.data) for frame in self._ready)
-
     def _add(self, batch: _Batch, ids: Sequence[bytes], datas: Sequence[bytes | memoryview]) -> int:
         fresh = self._fresh(ids)
         self._pending |= fresh

@@ -72,12 +72,6 @@ def number_of_key(key: bytes | memoryview) -> int:
     return number
 
 
-def split_pair(key: bytes) -> tuple[int, int]:
-    """Inverse of ``pair_key``: (branch, seq)."""
-    branch, seq = _PAIR.unpack(key)
-    return branch, seq
-
-
 def location(frame: int, slot: int) -> int:
     """Where an object is: frame number (40 bits) and its place in the frame (16 bits)."""
     return frame << SLOT_BITS | slot

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import BadRequest, Busy, NotFound, ToolFailed
 from blockvault.vm import agent, state
+from blockvault.vm.running import POWER_SECONDS
 
 if TYPE_CHECKING:
     from blockvault.vm.running import Running
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
 
 Request = Mapping[str, Any]
 Result = Mapping[str, Any]
-
-POWER_SECONDS = 30.0
 
 
 class Orders:

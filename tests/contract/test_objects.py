@@ -303,15 +303,6 @@ def test_after_a_commit_of_anybody_else_a_collector_must_look_again(store: Store
         assert len(list(reader.frames())) == 2
 
 
-def test_what_is_ready_can_be_measured(store: Store) -> None:
-    writer = ObjectWriter(store, frame_bytes=8192)
-    assert writer.ready_bytes == 0
-    datas = [noise(n) for n in range(4)]
-    writer.add_blocks([object_id(data) for data in datas], datas)
-    assert writer.ready_bytes == sum(len(frame.data) for frame in writer.take())
-    assert writer.ready_bytes == 0
-
-
 def test_not_more_than_a_few_frames_wait_uncompressed(store: Store) -> None:
     writer = ObjectWriter(store)
     for at in range(0, 64 * 40, 64):

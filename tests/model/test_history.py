@@ -83,21 +83,6 @@ def test_nth_parent(vault: Vault, number: int, expected: str | None) -> None:
     assert (found.message if found else None) == expected
 
 
-@pytest.mark.parametrize(
-    ("pair", "expected"), [("ag", True), ("dg", True), ("gg", True), ("ga", False), ("bd", False)]
-)
-def test_is_ancestor(vault: Vault, pair: str, expected: bool) -> None:
-    assert history.is_ancestor(vault.load, *vault.ids(pair)) is expected
-
-
-def test_a_clock_that_runs_backwards_never_puts_a_parent_first_in_a_graph() -> None:
-    vault = Vault()
-    vault.add("a", time=50)
-    vault.add("b", "a", time=10)
-    vault.add("c", "a", time=60)
-    assert names(history.topological(vault.load, vault.ids("bc"))) == "cba"
-
-
 @given(st.integers(0, 1 << 40))
 def test_random_histories(seed: int) -> None:
     rng = random.Random(seed)
@@ -117,14 +102,3 @@ def test_random_histories(seed: int) -> None:
             todo += [vault.names[parent] for parent in vault.named[name].parents]
     walked = [snapshot.message for snapshot in history.walk(vault.load, ids)]
     assert sorted(walked) == sorted(reach)
-    assert all(
-        history.is_ancestor(vault.load, vault.named[name].id, ids[0])
-        == (name in {s.message for s in history.walk(vault.load, ids[:1])})
-        for name in letters
-    )
-    ordered = [snapshot.message for snapshot in history.topological(vault.load, ids * 2)]
-    assert sorted(ordered) == sorted(reach)
-    place = {name: at for at, name in enumerate(ordered)}
-    for name in ordered:
-        for parent in vault.named[name].parents:
-            assert place[name] < place[vault.names[parent]]

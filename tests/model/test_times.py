@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, timezone, tzinfo
 
@@ -33,7 +34,7 @@ NOW = datetime(2026, 11, 23, 10, 0, 5, 250_000, tzinfo=UTC)
 
 
 def us(moment: datetime) -> int:
-    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
+    return calendar.timegm(moment.utctimetuple()) * 1_000_000 + moment.microsecond
 
 
 def at(*fields: int, zone: tzinfo = UTC) -> int:
