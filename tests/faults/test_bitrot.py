@@ -3,8 +3,8 @@
 One sound vault is copied, damaged, read through its public face and verified, thousands of times,
 in child processes.  What counts as harmless must be proved by the page map.
 
-Where keys or the structure of LMDB's pages may be hit, a row can go missing without a trace: then
-reading alone may be misled or the engine die, but verifying must find it.  Nowhere else.
+Where the structure of LMDB's pages may be hit, the engine may die while it reads, but verifying
+must find it.  Nowhere else.
 """
 
 from __future__ import annotations
@@ -87,10 +87,10 @@ class Bench:
         rot_case.lay_out(self._sound, here, "data.mdb", damage)
         return bool(rot_case.structure_errors(here))
 
-    def expect_sound(self, damages: list[Damage], *but: Verdict) -> None:
+    def expect_sound(self, damages: list[Damage]) -> None:
         judged = self.judge(damages)
         print(len(judged), bitrot.summary(case.verdict for case in judged))
-        bad = [case for case in judged if case.verdict in BAD and case.verdict not in but]
+        bad = [case for case in judged if case.verdict in BAD]
         assert not bad, f"{len(bad)} of {len(judged)}:\n" + "\n".join(map(str, bad[:9]))
 
 
@@ -130,19 +130,19 @@ def test_bits_of_page_headers_pointers_nodes_and_keys(
     count = 2_000 if nightly else 300
     spans = pages.of_kind("header", "pointer", "node", "key")
     flips = bitrot.flips_in(data, spans, count, random.Random(seed))
-    bench.expect_sound(flips, Verdict.MISLED)
+    bench.expect_sound(flips)
 
 
 def test_bits_anywhere(bench: Bench, data: bytes, pages: PageMap, seed: int, nightly: bool) -> None:
     count = 4_000 if nightly else 200
     flips = list(bitrot.flips_anywhere(data, pages, count, random.Random(seed)))
-    bench.expect_sound(flips, Verdict.MISLED)
+    bench.expect_sound(flips)
 
 
 def test_lost_and_misplaced_sectors(bench: Bench, data: bytes, seed: int, nightly: bool) -> None:
     count = 1_000 if nightly else 100
     sectors = list(bitrot.lost_sectors(data, count, random.Random(seed)))
-    bench.expect_sound(sectors, Verdict.MISLED)
+    bench.expect_sound(sectors)
 
 
 def test_cut_files(bench: Bench, data: bytes, pages: PageMap, seed: int, nightly: bool) -> None:
