@@ -8,7 +8,6 @@ import click
 
 from blockvault.cli import complete, output
 from blockvault.cli.common import command, with_vault
-from blockvault.errors import IOFailed, NotFound
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -84,12 +83,7 @@ def _server(vault: Vault, revision: str) -> dict[str, Any] | None:
     """The status of a server to ask: one that writes the branch, else any."""
     from blockvault.nbd import control
 
-    found = []
-    for remote in control.servers(vault.path):
-        try:
-            found.append(remote.ask("status"))
-        except (NotFound, IOFailed):
-            continue  # it ended while we looked
+    found = [status for _, status in control.statuses(vault.path) if status is not None]
     found.sort(key=lambda status: revision not in status["branches"])
     return next((status for status in found if status["addresses"]), None)
 

@@ -10,7 +10,6 @@ import click
 from blockvault import files
 from blockvault.cli import output
 from blockvault.cli.common import command, with_vault
-from blockvault.errors import IOFailed, NotFound
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -49,10 +48,4 @@ def run(vault: Vault, target: Path | None) -> None:
 def _servers(vault: Vault) -> list[dict[str, Any]]:
     from blockvault.nbd import control
 
-    answers = []
-    for remote in control.servers(vault.path):
-        try:
-            answers.append(remote.ask("status"))
-        except (NotFound, IOFailed):
-            continue  # it ended while we looked
-    return answers
+    return [status for _, status in control.statuses(vault.path) if status is not None]

@@ -9,7 +9,6 @@ import click
 
 from blockvault.cli import output
 from blockvault.cli.common import command, with_vault
-from blockvault.errors import IOFailed, NotFound
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -25,6 +24,7 @@ PERCENTILE = 0.99
     },
     shape={
         "pid": "number of the serving process",
+        "silent": "true for one that does not answer; nothing else is known of it",
         "since": "when it began, UTC",
         "addresses[]": "where it listens: unix:PATH or tcp:HOST:PORT",
         "branches.NAME.dirty_bytes": "bytes of the branch that are not durable yet",
@@ -56,13 +56,12 @@ def run(vault: Vault, as_json: bool) -> None:
     from blockvault.nbd import control
 
     found = False
-    for remote in control.servers(vault.path):
-        try:
-            answer = remote.ask("status")
-        except (NotFound, IOFailed):
-            continue  # it ended while we looked
+    for remote, answer in control.statuses(vault.path):
         found = True
-        if as_json:
+        if answer is None:
+            silent = {"pid": remote.pid, "silent": True}
+            output.write_json(silent) if as_json else output.write(_silent(remote.pid))
+        elif as_json:
             output.write_json(_with_times(answer))
         else:
             for line in _lines(answer):
@@ -71,7 +70,12 @@ def run(vault: Vault, as_json: bool) -> None:
         output.write("Nothing is being served; 'blockvault serve' does.")
 
 
+def _silent(pid: int) -> str:
+    return f"Process {pid} does not answer; it may have been stopped, or be overloaded."
+
+
 def _with_times(answer: dict[str, Any]) -> dict[str, Any]:
+    answer["silent"] = False
     answer["since"] = output.utc_time(int(answer["since"] * 1e6))
     for client in answer["clients"]:
         client["since"] = output.utc_time(int(client["since"] * 1e6))

@@ -36,8 +36,10 @@ log = logging.getLogger(__name__)
 
 DIRECTORY = "servers"
 MAX_LINE = 1 << 20
+ACCEPT_PAUSE = 0.1
 ASK_SECONDS = 10.0  # for a client to state its request, and for a server to accept it
 SETTLE_SECONDS = 2.0  # for a server to store what it promised, before others read without it
+STATUS_SECONDS = 2.0  # for a server to say what it does: one that was stopped holds up nobody
 _NAME = re.compile(r"[0-9]+-[0-9]+\.sock")
 _numbers = itertools.count(1)
 Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -77,6 +79,7 @@ class ControlServer:
                 if self._closing:
                     return
                 log.warning("control socket: %s", error)
+                time.sleep(ACCEPT_PAUSE)  # what lasts, such as too many open files, is no loop
                 continue
             answering = threading.Thread(target=self._serve, args=(connected,), daemon=True)
             self._answering.add(answering)
@@ -142,13 +145,15 @@ class Remote:
     def ask(self, op: str, **fields: Any) -> dict[str, Any]:
         """Send one request and return its result; raises what the server answered.
 
-        ``NotFound`` if the server is gone, or silent for longer than ``patience``.
+        ``NotFound`` if the server is gone, ``Busy`` if it is silent for longer than ``patience``.
         """
         try:
             with sockets.connect_unix(self.path, timeout=ASK_SECONDS) as connected:
                 connected.sendall(json.dumps({"op": op, **fields}).encode() + b"\n")
                 connected.settimeout(self.patience)
                 line = read_line(connected)
+        except TimeoutError:
+            raise Busy(f"the server of process {self.pid} does not answer") from None
         except OSError as error:
             raise NotFound(f"the server of process {self.pid} is gone: {error}") from None
         if line is None:
@@ -214,10 +219,27 @@ def settle(vault: Path) -> None:
             remote.ask("flush")
 
 
+def statuses(vault: Path) -> Iterator[tuple[Remote, dict[str, Any] | None]]:
+    """What each server says that it does; None for one that does not answer.
+
+    One that ends meanwhile is passed over.
+    """
+    for remote in servers(vault):
+        remote.patience = STATUS_SECONDS
+        try:
+            status = remote.ask("status")
+        except Busy:
+            yield remote, None
+        except (NotFound, IOFailed):
+            continue
+        else:
+            remote.patience = None
+            yield remote, status
+
+
 def holder(vault: Path, branch: str) -> Remote | None:
     """The server that writes a branch, if one does."""
-    for remote in servers(vault):
-        with contextlib.suppress(NotFound, IOFailed):
-            if branch in remote.ask("status")["branches"]:
-                return remote
+    for remote, status in statuses(vault):
+        if status is not None and branch in status["branches"]:
+            return remote
     return None

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from blockvault.errors import BadRequest, Busy, IOFailed, NoSpace, NotFound
-from blockvault.nbd import control
+from blockvault.nbd import control, sockets
 from blockvault.nbd.control import ControlServer, Remote
 
 
@@ -148,3 +148,23 @@ def test_a_server_that_dies_while_it_is_asked(vault: Path) -> None:
         with pytest.raises((IOFailed, NotFound)):
             Remote(path).ask("status")
         thread.join()
+
+
+def test_a_server_that_does_not_answer_holds_up_nobody(
+    vault: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(control, "STATUS_SECONDS", 0.05)
+    status = {"branches": {"main": {}}}
+    answering = ControlServer(vault, {"status": lambda request: status})
+    silent = vault / control.DIRECTORY / "1-1.sock"  # asked first: the oldest process
+    with sockets.listen_unix(silent):
+        found = list(control.statuses(vault))
+        assert [(remote.pid, told) for remote, told in found] == [(1, None), (os.getpid(), status)]
+        holder = control.holder(vault, "main")
+        assert holder is not None
+        assert (holder.pid, holder.patience) == (os.getpid(), None)
+        assert control.holder(vault, "side") is None
+        remote, _ = found[0]
+        with pytest.raises(Busy, match="does not answer"):
+            remote.ask("snapshot")
+    answering.close()
