@@ -6,6 +6,7 @@ branch or a rollback names roots that exist, it copies nothing.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blockvault.errors import Busy, Conflict, NotFound
@@ -15,7 +16,7 @@ from blockvault.model.projected import BranchRow
 from blockvault.ops import recovery, states
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from blockvault.model.snapshot import Volume
     from blockvault.ops.positions import Position
@@ -146,6 +147,17 @@ def leased(reader: Reader, branch: Branch) -> Branch:
     return found
 
 
+@contextmanager
+def _alone(vault: Vault, name: str, holder: str) -> Iterator[Branch]:
+    """A branch that nobody writes meanwhile; ``Busy`` names who does."""
+    branch = find(vault, name)
+    lease = recovery.lease(vault, branch, holder)
+    try:
+        yield branch
+    finally:
+        lease.release()
+
+
 def _refuse_taken(transaction: Transaction, name: str) -> None:
     check_ref_name(name)
     if projections.branch_named(transaction.writer, name) is not None:
@@ -186,27 +198,23 @@ def _create(
 
 
 def rename(vault: Vault, old: str, new: str) -> None:
-    with vault.transaction() as transaction:
-        branch = _find(transaction.writer, old)
+    """Give a branch another name, unless it is being written: its server goes by the old one."""
+    with _alone(vault, old, "a new name") as branch, vault.transaction() as transaction:
         _refuse_taken(transaction, new)
-        transaction.add(events.BranchRenamed(branch=branch.id, name=new))
+        renamed = leased(transaction.writer, branch)
+        transaction.add(events.BranchRenamed(branch=renamed.id, name=new))
 
 
 def delete(vault: Vault, name: str) -> None:
     """Take a branch's name away, unless it is current or being written."""
-    branch = find(vault, name)
-    lease = recovery.lease(vault, branch, "a deletion")
-    try:
-        with vault.transaction() as transaction:
-            leased(transaction.writer, branch)
-            if projections.head(transaction.writer) == branch.id:
-                raise Conflict(
-                    f"branch '{name}' is current; switch to another one first",
-                    kind="branch-current",
-                )
-            transaction.add(events.BranchDeleted(branch=branch.id))
-    finally:
-        lease.release()
+    with _alone(vault, name, "a deletion") as branch, vault.transaction() as transaction:
+        leased(transaction.writer, branch)
+        if projections.head(transaction.writer) == branch.id:
+            raise Conflict(
+                f"branch '{name}' is current; switch to another one first",
+                kind="branch-current",
+            )
+        transaction.add(events.BranchDeleted(branch=branch.id))
 
 
 def restore(vault: Vault, name: str) -> Branch:
@@ -251,21 +259,16 @@ def untag(vault: Vault, name: str) -> None:
 
 def rollback(vault: Vault, name: str, position: Position) -> None:
     """Give a branch the state of ``position``; where it was stays in its history."""
-    branch = find(vault, name)
-    lease = recovery.lease(vault, branch, "a rollback")
-    try:
-        with vault.guard():
-            volumes, frames = states.materialized(vault, position)
-            with vault.transaction() as transaction:
-                transaction.add_frames(frames)
-                transaction.add(
-                    events.RolledBack(
-                        branch=leased(transaction.writer, branch).id,
-                        volumes=volumes,
-                        snapshot=position.snapshot,
-                        target_branch=position.branch,
-                        target_seq=position.seq,
-                    )
+    with _alone(vault, name, "a rollback") as branch, vault.guard():
+        volumes, frames = states.materialized(vault, position)
+        with vault.transaction() as transaction:
+            transaction.add_frames(frames)
+            transaction.add(
+                events.RolledBack(
+                    branch=leased(transaction.writer, branch).id,
+                    volumes=volumes,
+                    snapshot=position.snapshot,
+                    target_branch=position.branch,
+                    target_seq=position.seq,
                 )
-    finally:
-        lease.release()
+            )

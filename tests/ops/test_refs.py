@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from blockvault import Vault
-from blockvault.errors import BadRequest, Conflict, NotFound
+from blockvault.errors import BadRequest, Busy, Conflict, NotFound
 from blockvault.ops import rebuild, refs
 from tests.oracle import BLOCK
 
@@ -108,6 +108,13 @@ def test_renaming_moves_the_name_only(vault: Vault) -> None:
         with pytest.raises(kind):
             vault.rename_branch(old, new)
     assert [read(vault, name) for name in ("trunk", "main")] == [b"new", b"one"]
+
+
+def test_a_branch_that_is_written_keeps_its_name(vault: Vault) -> None:
+    with vault.session("main"), pytest.raises(Busy, match="written"):
+        vault.rename_branch("main", "trunk")
+    vault.rename_branch("main", "trunk")
+    assert [branch.name for branch in vault.branches()] == ["trunk"]
 
 
 def test_deleting_and_restoring(vault: Vault) -> None:
