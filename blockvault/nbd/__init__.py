@@ -8,7 +8,8 @@ service       requests in, replies out: the one place that calls a device (no so
 contexts      block status: base:allocation, blockvault:diff:REV
 peer          one client, from greeting to goodbye; inbox is what it sent
 exports       name to device: opened late, shared, released with the last client
-volumes       the volumes of a vault as exports: heads, revisions, copy-on-write (cow)
+volumes       the volumes of a vault as exports: heads, revisions, copies that take writes
+cow, layers   such a copy; which one a name means, and how long it stays
 budget        a bound on the memory of large requests
 channel, tls  a socket, or a socket under TLS
 polling       a look at a socket before a thread sleeps on it

@@ -2,8 +2,9 @@
 
 Blocks that were written lie in a sparse file that has no name, at the offsets they have on the
 device, so it takes the room of what was written and the system takes it back however the server
-ends.  For each block one byte says where it is: below, in the file, or nowhere (zeros).  A block
-that is written in part is first copied up.  Nothing here is ever durable, so a flush is empty.
+ends; until something is written there is none.  For each block one byte says where it is: below, in
+the file, or nowhere (zeros).  A block that is written in part is first copied up.  Nothing here is
+ever durable, so a flush is empty.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from itertools import compress
 from pathlib import Path
+from typing import IO
 
 from blockvault.device import Device, Extent
 from blockvault.errors import BadRequest, IOFailed, NoSpace
@@ -22,8 +24,10 @@ from blockvault.nbd.exports import read_many_of
 from blockvault.nbd.replies import Content
 
 BELOW, WRITTEN, ZERO = 0, 1, 2
-CHUNK = 32768  # blocks whose states are kept together; untouched chunks take no memory
-UNTOUCHED = bytes(CHUNK)
+CHUNK = 32768
+"""Blocks whose states are kept together.  Chunks of one state share their bytes: a disk of many
+terabytes that was trimmed takes no memory."""
+WHOLE = {state: bytes([state]) * CHUNK for state in (BELOW, ZERO)}
 
 
 class CopyOnWrite:
@@ -36,13 +40,20 @@ class CopyOnWrite:
         self.block_size = base.block_size
         self._base = base
         self._read_base = read_many_of(base)
-        self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115 - see close
-        self._states: dict[int, bytearray] = {}
+        self._directory = directory
+        self._file: IO[bytes] | None = None
+        self._states: dict[int, bytes | bytearray] = {}
         self._lock = threading.Lock()
+
+    @property
+    def written(self) -> bool:
+        """Whether anything was changed."""
+        return bool(self._states)
 
     def close(self) -> None:
         """Forget all that was written."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
     # -- the device --------------------------------------------------------------------------------
 
@@ -74,10 +85,8 @@ class CopyOnWrite:
 
     def zero(self, offset: int, length: int) -> None:
         self._check(offset, length)
-        size, end = self.block_size, offset + length
-        first, last = -(-offset // size) * size, end // size * size
-        if end == self.size:
-            last = -(-end // size) * size
+        end = offset + length
+        first, last = self._whole_blocks(offset, end)
         if first >= last:
             self.write(offset, bytes(length))
             return
@@ -89,7 +98,12 @@ class CopyOnWrite:
             self._mark(first, last - first, ZERO)
 
     def trim(self, offset: int, length: int) -> None:
-        self.zero(offset, length)
+        """Whole blocks only: what a trim says of the edges is that they need not be kept."""
+        self._check(offset, length)
+        first, last = self._whole_blocks(offset, offset + length)
+        if first < last:
+            with self._lock:
+                self._mark(first, last - first, ZERO)
 
     def flush(self) -> None:
         """Nothing here outlives the server."""
@@ -105,20 +119,34 @@ class CopyOnWrite:
     # -- where blocks are --------------------------------------------------------------------------
 
     def _runs(self, offset: int, length: int) -> Iterator[tuple[int, int, int]]:
-        """(offset, length, state) of the parts of a range, one after the other."""
-        size, position, stop = self.block_size, offset, offset + length
-        while position < stop:
-            number, place = divmod(position // size, CHUNK)
-            states = self._states.get(number, UNTOUCHED)
-            state = states[place]
-            following = place + 1
-            while following < CHUNK and states[following] == state:
-                following += 1
-                if (number * CHUNK + following) * size >= stop:
-                    break
-            end = min((number * CHUNK + following) * size, stop)
-            yield position, end - position, state
-            position = end
+        """(offset, length, state) of the parts of a range, each as long as it can be."""
+        size, start, stop = self.block_size, offset, offset + length
+        last = -(-stop // size)
+        while start < stop:
+            block = start // size
+            state, count = self._run(block, last)
+            while count and (block := block + count) < last and not block % CHUNK:
+                following, count = self._run(block, last)
+                count = count if following == state else 0
+            end = min(block * size, stop)
+            yield start, end - start, state
+            start = end
+
+    def _run(self, block: int, stop: int) -> tuple[int, int]:
+        """The state of a block, and how many from it on have that, up to the end of its chunk."""
+        number, place = divmod(block, CHUNK)
+        stop = min(CHUNK, place + stop - block)
+        states = self._states.get(number, WHOLE[BELOW])
+        if states is WHOLE.get(states[place]):
+            return states[place], stop - place
+        some = states[place:stop]  # a copy: others write meanwhile
+        return some[0], len(some) - len(some.lstrip(some[:1]))
+
+    def _whole_blocks(self, start: int, stop: int) -> tuple[int, int]:
+        """The blocks of a range that it covers, as offsets; the device's last one may be short."""
+        size = self.block_size
+        last = -(-stop // size) * size if stop == self.size else stop // size * size
+        return -(-start // size) * size, last
 
     def _is_untouched(self, offset: int, length: int) -> bool:
         """Whether all of a range is below, and its states are kept together."""
@@ -130,9 +158,18 @@ class CopyOnWrite:
         while block < stop:
             number, place = divmod(block, CHUNK)
             count = min(CHUNK - place, stop - block)
-            states = self._states.setdefault(number, bytearray(CHUNK))
-            states[place : place + count] = bytes([state]) * count
+            if count == CHUNK and state in WHOLE:
+                self._states[number] = WHOLE[state]
+            else:
+                self._own(number)[place : place + count] = bytes([state]) * count
             block += count
+
+    def _own(self, number: int) -> bytearray:
+        """The states of a chunk, which are not shared with others from now on."""
+        states = self._states.get(number, WHOLE[BELOW])
+        if not isinstance(states, bytearray):
+            states = self._states[number] = bytearray(states)
+        return states
 
     def _copy_up(self, offset: int, length: int) -> None:
         """Put into the file what the first and last block hold beside the range."""
@@ -154,7 +191,7 @@ class CopyOnWrite:
             return self._base.read(offset, length)
         if state == ZERO:
             return bytes(length)
-        data = os.pread(self._file.fileno(), length, offset)
+        data = b"" if self._file is None else os.pread(self._file.fileno(), length, offset)
         if len(data) != length:
             raise IOFailed(f"the copy-on-write file ends before {offset + length}")
         return data
@@ -163,6 +200,8 @@ class CopyOnWrite:
         view = memoryview(data)
         while view:
             try:
+                if self._file is None:
+                    self._file = tempfile.TemporaryFile(dir=self._directory, buffering=0)  # noqa: SIM115
                 written = os.pwrite(self._file.fileno(), view, offset)
             except OSError as error:
                 kind = NoSpace if error.errno in (errno.ENOSPC, errno.EDQUOT) else IOFailed

@@ -3,8 +3,7 @@ choose it, and released with the last.
 
 The edge knows volumes only through two small protocols, ``Catalogue`` and ``Volume``; the vault's
 are in ``volumes``, tests bring their own.  Two names with the same canonical name share one device,
-so a FLUSH on one connection covers the writes of all of them, and the server may tell clients that
-several connections are welcome.
+so a FLUSH on one connection covers the writes of all of them.
 
 ``Exports`` itself holds no lock while a volume is opened or closed: each name has a slot with its
 own lock, so a slow open or a last flush delays only clients of that very name.
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol, runtime_checkable
 
 from blockvault.device import Device
+from blockvault.errors import VaultError
 from blockvault.nbd.contexts import Changes
 from blockvault.nbd.replies import Content
 from blockvault.nbd.stats import Meter
@@ -83,6 +83,11 @@ class Volume(Protocol):
     def block_size(self) -> int: ...
     @property
     def read_only(self) -> bool: ...
+
+    @property
+    def settled(self) -> bool:
+        """Whether the name that was asked for means this very device for whoever asks next: then
+        a client may use several connections."""
 
     def open(self) -> Device:
         """Called once, for the first client; may raise any ``VaultError``."""
@@ -224,9 +229,11 @@ class Exports:
         try:
             if not export.read_only:
                 export.commit.flush()
+        # Nobody is left to be told.  No FLUSH was answered for these writes, so nothing promised is
+        # lost; the log is the only place where this can be seen.
+        except VaultError as error:
+            log.error("the last flush of %s failed: %s", export.name, error)
         except Exception:
-            # Nobody is left to be told.  No FLUSH was answered for these writes, so nothing
-            # promised is lost; the log is the only place where this can be seen.
             log.exception("the last flush of %s failed", export.name)
         try:
             export.volume.close(export.device)

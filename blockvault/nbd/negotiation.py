@@ -218,13 +218,15 @@ class Negotiation:
         name, requested = info_option(data)
         volume = self._exports.find(name)
         export = self._choose(volume, name) if option == Option.GO else volume
-        infos = info_replies(option, name, requested, export, self._structured)
+        flags = transmission_flags(export, self._structured, volume.settled)
+        infos = info_replies(option, name, requested, export, flags)
         return infos + reply(option, Reply.ACK)
 
     def _export_name(self, option: int, data: bytes) -> bytes:
         name = option_name(data)
-        export = self._choose(self._exports.find(name), name)
-        flags = transmission_flags(export, self._structured)
+        volume = self._exports.find(name)
+        export = self._choose(volume, name)
+        flags = transmission_flags(export, self._structured, volume.settled)
         return EXPORT_REPLY.pack(export.size, flags) + (EXPORT_PADDING if self._zeroes else b"")
 
     def _choose(self, volume: Volume, name: str) -> Export:

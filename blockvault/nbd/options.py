@@ -129,10 +129,13 @@ def server_reply(name: str, description: str) -> bytes:
 
 
 def info_replies(
-    option: int, name: str, requested: frozenset[int], export: Described, structured: bool
+    option: int,
+    name: str,
+    requested: frozenset[int],
+    export: Described,
+    flags: TransmissionFlag,
 ) -> bytes:
     """All INFO replies for an export; ``name`` is what the client called it."""
-    flags = transmission_flags(export, structured)
     infos = [INFO_EXPORT.pack(Info.EXPORT, export.size, flags)]
     if Info.NAME in requested or name != export.name:
         infos.append(COUNT.pack(Info.NAME) + export.name.encode())
@@ -144,15 +147,20 @@ def info_replies(
     return b"".join(reply(option, Reply.INFO, info) for info in infos)
 
 
-def transmission_flags(export: Described, structured: bool) -> TransmissionFlag:
-    """What an export can do.  Several connections are welcome: they share device and flush."""
+def transmission_flags(export: Described, structured: bool, settled: bool) -> TransmissionFlag:
+    """What an export can do.
+
+    Where its name is ``settled`` several connections are welcome: they share device and flush.
+    With any other name each might see another state.
+    """
     flags = (
         TransmissionFlag.HAS_FLAGS
         | TransmissionFlag.SEND_FLUSH
         | TransmissionFlag.SEND_FUA
         | TransmissionFlag.SEND_CACHE
-        | TransmissionFlag.CAN_MULTI_CONN
     )
+    if settled:
+        flags |= TransmissionFlag.CAN_MULTI_CONN
     if export.read_only:
         flags |= TransmissionFlag.READ_ONLY
     else:

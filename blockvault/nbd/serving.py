@@ -20,11 +20,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from blockvault.errors import NotFound
+from blockvault.errors import BadRequest, NotFound
 from blockvault.nbd.control import ControlServer
 from blockvault.nbd.exports import Exports
 from blockvault.nbd.server import MAX_CONNECTIONS, Server
-from blockvault.nbd.volumes import VaultCatalogue
+from blockvault.nbd.volumes import VaultCatalogue, branch_of
 from blockvault.ops import attachments
 from blockvault.session import Session
 from blockvault.vault import Vault
@@ -32,6 +32,8 @@ from blockvault.vault import Vault
 log = logging.getLogger(__name__)
 
 HOLDER = "an NBD server"
+LEAST_CACHE = 1 << 20
+"""Bytes that a branch must be able to hold: a writer waits until there is room."""
 DEFAULT_SOCKET = "nbd.sock"
 
 
@@ -60,6 +62,8 @@ class Serving:
         read_cache: int = 0,
         stop: threading.Event | None = None,
     ) -> None:
+        if cache is not None and cache < LEAST_CACHE:
+            raise BadRequest(f"a cache of {cache} bytes holds too little: use 1M at least")
         self._vault = vault
         self._since = time.time()
         self._cache = cache
@@ -70,7 +74,7 @@ class Serving:
             vault.objects.keep_decoded(vault.path, read_cache)
         with ExitStack() as undo:
             self.sessions, listed = self._split(
-                exports, undo, writable=not (read_only or copy_on_write)
+                exports, undo, writable=not (read_only or copy_on_write), exact=exact
             )
             self.catalogue = VaultCatalogue(
                 vault,
@@ -89,20 +93,22 @@ class Serving:
             self._undo = undo.pop_all()
 
     def _split(
-        self, exports: Sequence[str], undo: ExitStack, *, writable: bool
+        self, exports: Sequence[str], undo: ExitStack, *, writable: bool, exact: bool
     ) -> tuple[dict[str, Session], list[str]]:
         """Sessions of the branches among ``exports``, and the other revisions."""
         branches = {branch.name for branch in self._vault.branches()} if writable else set()
         sessions: dict[str, Session] = {}
         listed: list[str] = []
         for revision in dict.fromkeys(exports):
-            name = self._vault.head if revision == "HEAD" else revision
+            name = branch_of(self._vault, revision)
+            if name in sessions:
+                continue
             if name in branches:
                 session = undo.enter_context(self._vault.session(name, holder=HOLDER))
                 session.limit = session.limit if self._cache is None else self._cache
                 sessions[name] = session
             else:
-                self._vault.resolve(revision)  # a name that means nothing is told now
+                self._vault.resolve(revision, exact=exact)  # a name that means nothing is told now
                 listed.append(revision)
         return sessions, listed
 

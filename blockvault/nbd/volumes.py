@@ -6,22 +6,28 @@ client asks for it, and is read-only: a snapshot, a tag, any moment, the durable
 branch.  With copy-on-write those get a layer that takes writes and is gone with the server.
 
 Two names that mean the same state have the same canonical name, so their clients share a device.
+But most names move: ``main~1`` is another state after the next snapshot.  So only a name that is
+``settled`` lets a client divide its work among several connections.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from blockvault.device import Device
 from blockvault.errors import BadRequest, NotFound
+from blockvault.ids import MIN_PREFIX_HEX
 from blockvault.nbd.contexts import ChangedRun, Changes
-from blockvault.nbd.cow import CopyOnWrite
-from blockvault.ops import compare, reading
+from blockvault.nbd.layers import Layers
+from blockvault.ops import compare, positions, reading
 from blockvault.ops.positions import Position
 from blockvault.session import Session
 from blockvault.vault import Vault
+
+log = logging.getLogger(__name__)
 
 HEAD = "HEAD"
 
@@ -30,11 +36,13 @@ class HeadVolume:
     """A volume of a branch that this server writes."""
 
     read_only = False
+    settled = True
 
-    def __init__(self, vault: Vault, session: Session, volume: str) -> None:
+    def __init__(self, vault: Vault, session: Session, volume: str, *, exact: bool) -> None:
         self._vault = vault
         self._session = session
         self._volume = volume
+        self._exact = exact
         device = session.device(volume)
         self.size, self.block_size = device.size, device.block_size
         self.name = f"{session.branch.name}/{volume}"
@@ -48,31 +56,35 @@ class HeadVolume:
 
     def changes(self, revision: str) -> Changes | None:
         """Differences of what is durable: before each answer the session is flushed."""
-        other = _other_side(self._vault, revision, self._volume)
+        other = _other_side(self._vault, revision, self._volume, self._exact)
         if other is None:
             return None
         differences = _Differences(self._vault, other, self._volume)
 
         def runs(device: Device, offset: int, length: int) -> Iterable[ChangedRun]:
             self._session.flush()
-            head = self._vault.resolve(self._session.branch.name, exact=True)
+            head = positions.head_of(self._vault, self._vault.branch(self._session.branch.name))
             return differences.runs(head, offset, length)
 
         return runs
 
 
 class PastVolume:
-    """A volume as it was at one position of the log."""
+    """A volume as it was at one position of the log, which ``revision`` was resolved to."""
 
     read_only = True
 
-    def __init__(self, vault: Vault, position: Position, volume: str) -> None:
+    def __init__(
+        self, vault: Vault, revision: str, position: Position, volume: str, *, exact: bool
+    ) -> None:
         self._vault = vault
         self._position = position
         self._volume = volume
+        self._exact = exact
+        self.settled = _is_settled(revision, position)
         self.size = position.volume(volume).size
         self.block_size = vault.options.block_size
-        self.name = f"{canonical(position)}/{volume}"
+        self.name = f"{position.canonical}/{volume}"
         self.description = f"volume {volume} of {position.text}, read-only"
 
     def open(self) -> Device:
@@ -82,7 +94,7 @@ class PastVolume:
         """Past states hold nothing open."""
 
     def changes(self, revision: str) -> Changes | None:
-        other = _other_side(self._vault, revision, self._volume)
+        other = _other_side(self._vault, revision, self._volume, self._exact)
         if other is None:
             return None
         differences = _Differences(self._vault, other, self._volume)
@@ -90,34 +102,41 @@ class PastVolume:
 
 
 class ThrowAwayVolume(PastVolume):
-    """The same with a layer that takes writes; ``layers`` keeps it while the server runs."""
+    """The same with a layer that takes writes; ``layers`` keeps it, and what its name means."""
 
     read_only = False
 
     def __init__(
-        self, vault: Vault, position: Position, volume: str, layers: dict[str, CopyOnWrite]
+        self, vault: Vault, revision: str, position: Position, volume: str, layers: Layers
     ) -> None:
-        super().__init__(vault, position, volume)
+        super().__init__(vault, revision, position, volume, exact=False)
+        self._revision = revision
         self._layers = layers
+        self.settled = True
         self.description = f"volume {volume} of {position.text}, changes are thrown away"
 
     def open(self) -> Device:
-        layer = self._layers.get(self.name)
-        if layer is None:
-            layer = CopyOnWrite(super().open(), self._vault.path)
-            self._layers[self.name] = layer
-        return layer
+        return self._layers.open(self._revision, self._position, self._volume, super().open)
+
+    def close(self, device: Device) -> None:
+        self._layers.left(self._position, self._volume)
 
     def changes(self, revision: str) -> Changes | None:
         """A client could take this for the differences of what it has written: there are none."""
         return None
 
 
-def canonical(position: Position) -> str:
-    """A revision that will always mean this very state."""
-    if position.snapshot is not None:
-        return position.snapshot.hex()
-    return f"{position.name or position.text}@{{#{position.seq}}}"
+def _is_settled(revision: str, position: Position) -> bool:
+    """Whether a revision will mean this position for whoever asks next, too."""
+    if position.snapshot is None:
+        return revision == position.canonical
+    digits = len(revision) >= MIN_PREFIX_HEX and revision != position.name
+    return digits and position.canonical.startswith(revision.lower())
+
+
+def branch_of(vault: Vault, revision: str) -> str:
+    """The bare name of a branch that ``HEAD`` or ``heads/NAME`` means; any other text as it is."""
+    return vault.head if revision == HEAD else revision.removeprefix("heads/")
 
 
 class VaultCatalogue:
@@ -143,49 +162,60 @@ class VaultCatalogue:
         self._sessions = dict(sessions)
         self._listed = list(listed)
         self._only_listed = only_listed
-        self._copy_on_write = copy_on_write
-        self._layers: dict[str, CopyOnWrite] = {}
+        self._layers = Layers(vault.path) if copy_on_write else None
+        if self._layers is not None:
+            for revision in self._listed:
+                self._layers.offer(revision, self._position(revision))
 
     def close(self) -> None:
         """Throw away what clients wrote to copies."""
-        for layer in self._layers.values():
-            layer.close()
-        self._layers.clear()
+        if self._layers is not None:
+            self._layers.close()
 
     def names(self) -> list[str]:
         """The names that are offered, writable branches first."""
         return [name for name, _ in self.listing()]
 
     def listing(self) -> Iterator[tuple[str, str]]:
-        """Names as they were given, and what they are."""
+        """Names as they were given, and what they are; a revision that was pruned or lost its
+        name since is passed over."""
         for session in self._sessions.values():
             for name, _, _ in session.volumes:
-                head = HeadVolume(self._vault, session, name)
+                head = self._head(session, name)
                 yield head.name, head.description
         for revision in self._listed:
-            position = self._vault.resolve(revision, exact=self._exact)
+            try:
+                position = self._position(revision)
+            except NotFound as error:
+                log.warning("not offered any more: %s", error)
+                continue
             for name, _, _ in position.volumes:
-                yield f"{revision}/{name}", self._past(position, name).description
+                yield f"{revision}/{name}", self._past(revision, position, name).description
 
     def find(self, name: str) -> HeadVolume | PastVolume:
         """The volume of an export's name; the empty name is the only one that is listed."""
         revision, slash, volume = (name or self._default()).rpartition("/")
         if not slash:
             raise NotFound(f"'{name}' is no export: it has the form REVISION/VOLUME")
-        if revision == HEAD and self._vault.head in self._sessions:
-            revision = self._vault.head
-        session = self._sessions.get(revision)
+        session = self._sessions.get(branch_of(self._vault, revision))
         if session is not None:
             session.device(volume)  # says what volumes there are if there is no such
-            return HeadVolume(self._vault, session, volume)
+            return self._head(session, volume)
         if self._only_listed and revision not in self._listed:
             raise NotFound(f"'{name}' is not offered by this server")
-        return self._past(self._vault.resolve(revision, exact=self._exact), volume)
+        return self._past(revision, self._position(revision), volume)
 
-    def _past(self, position: Position, volume: str) -> PastVolume:
-        if self._copy_on_write:
-            return ThrowAwayVolume(self._vault, position, volume, self._layers)
-        return PastVolume(self._vault, position, volume)
+    def _position(self, revision: str) -> Position:
+        known = self._layers.meaning(revision) if self._layers is not None else None
+        return known or self._vault.resolve(revision, exact=self._exact)
+
+    def _head(self, session: Session, volume: str) -> HeadVolume:
+        return HeadVolume(self._vault, session, volume, exact=self._exact)
+
+    def _past(self, revision: str, position: Position, volume: str) -> PastVolume:
+        if self._layers is not None:
+            return ThrowAwayVolume(self._vault, revision, position, volume, self._layers)
+        return PastVolume(self._vault, revision, position, volume, exact=self._exact)
 
     def _default(self) -> str:
         names = self.names()
@@ -197,11 +227,11 @@ class VaultCatalogue:
 # -- differences -----------------------------------------------------------------------------------
 
 
-def _other_side(vault: Vault, revision: str, volume: str) -> Position | None:
+def _other_side(vault: Vault, revision: str, volume: str, exact: bool) -> Position | None:
     """``REV`` or ``REV:VOLUME`` as a position with that one volume, named as ours is."""
     try:
         text, other = vault.split(revision)
-        position = vault.resolve(text)
+        position = vault.resolve(text, exact=exact)
         chosen = position.volume(other or volume)
     except (BadRequest, NotFound):
         return None

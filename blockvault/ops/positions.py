@@ -42,6 +42,13 @@ class Position(NamedTuple):
     volumes: tuple[Volume, ...]
     attachments: tuple[Volume, ...] = ()
 
+    @property
+    def canonical(self) -> str:
+        """A revision that will always mean this very state."""
+        if self.snapshot is not None:
+            return self.snapshot.hex()
+        return f"{self.name or self.text}@{{#{self.seq}}}"
+
     def volume(self, name: str | None) -> Volume:
         """The volume of this name, or the only one for None."""
         if name is None and len(self.volumes) == 1:

@@ -26,7 +26,7 @@ BAD_REQUESTS = {
     "show a b": (2, "unexpected extra argument"),
     "import": (2, "missing argument"),
     "init . --block-size 4X": (2, "'4X' is not a size"),
-    "init new --block-size 5000": (2, "block size 5000"),
+    "init new --block-size 5000": (2, "block size of 5000"),
     "init new --compression lzma": (2, "lzma"),
     "init": (4, "exists already"),
     "-V nowhere refs": (3, "no vault"),

@@ -82,6 +82,7 @@ class MemoryVolume:
         self.size = device.size
         self.block_size = device.block_size
         self.read_only = device.read_only
+        self.settled = True
         self.opened = 0
         self.closed = 0
         self.differing: dict[str, list[ChangedRun]] = {}

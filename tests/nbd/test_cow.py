@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import os
+import itertools
 import resource
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from blockvault.device import Extent
 from blockvault.errors import BadRequest, IOFailed
 from blockvault.nbd import cow
-from blockvault.nbd.cow import CopyOnWrite
+from blockvault.nbd.cow import BELOW, CHUNK, WRITTEN, ZERO, CopyOnWrite
 from tests.nbd.memory import BatchMemoryDevice, MemoryDevice
 
 BLOCK = 64
@@ -50,9 +51,15 @@ def test_it_reads_as_a_plain_array_would(
             if what == "write":
                 layer.write(offset, bytes([fill]) * length)
                 model[offset : offset + length] = bytes([fill]) * length
-            else:
-                getattr(layer, what)(offset, length)
+            elif what == "zero":
+                layer.zero(offset, length)
                 model[offset : offset + length] = bytes(length)
+            else:
+                layer.trim(offset, length)
+                first, last = -(-offset // BLOCK) * BLOCK, (offset + length) // BLOCK * BLOCK
+                if offset + length == size:
+                    last = size
+                model[first:last] = bytes(max(0, last - first))
             assert layer.read(offset, length) == model[offset : offset + length]
         assert layer.read(0, size) == model
         ranges = [(start, min(3 * BLOCK, size - start)) for start in range(0, size, 2 * BLOCK)]
@@ -82,7 +89,7 @@ def test_what_nobody_wrote_to_is_read_together() -> None:
 @pytest.fixture
 def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cow, "CHUNK", 4)
-    monkeypatch.setattr(cow, "UNTOUCHED", bytes(4))
+    monkeypatch.setattr(cow, "WHOLE", {state: bytes([state]) * 4 for state in (BELOW, ZERO)})
 
 
 @pytest.mark.usefixtures("small_chunks")
@@ -103,8 +110,65 @@ def test_zeroing_a_range_reads_and_writes_nothing() -> None:
     layer.zero(0, 1 << 20)
     assert [call for call in base.calls if call[0] == "read"] == []
     assert list(layer.extents(0, 1 << 20)) == [(0, 1 << 20, True)]
-    assert os.fstat(layer._file.fileno()).st_size == 0
+    assert layer._file is None
     layer.close()
+
+
+class Vast(MemoryDevice):
+    """A device of terabytes that has nothing but its size."""
+
+    def __init__(self) -> None:
+        super().__init__(0, block_size=4096, read_only=True)
+        self.size = 4 << 40
+
+    def extents(self, offset: int, length: int) -> Iterator[Extent]:
+        self.calls.append(("extents", offset, length))
+        yield Extent(offset, length, True)
+
+
+def test_a_vast_disk_is_told_of_in_few_pieces() -> None:
+    base = Vast()
+    with contextlib.closing(CopyOnWrite(base)) as layer:
+        assert list(layer.extents(0, base.size)) == [(0, base.size, True)]
+        layer.trim(1 << 40, 2 << 40)
+        base.calls.clear()
+        assert [extent[:2] for extent in layer.extents(0, base.size)] == [
+            (0, 1 << 40),
+            (1 << 40, 2 << 40),
+            (3 << 40, 1 << 40),
+        ]
+        assert len(base.calls) == 2
+
+
+def test_what_is_said_of_a_vast_disk_takes_little_memory() -> None:
+    with contextlib.closing(CopyOnWrite(Vast())) as layer:
+        layer.zero(1 << 20, 2 << 40)
+        layer.zero(5 << 30, 1 << 20)
+        owned = {id(states): len(states) for states in layer._states.values()}
+        assert sum(owned.values()) <= 4 * CHUNK
+
+
+@given(st.data())
+@pytest.mark.usefixtures("small_chunks")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_runs_are_as_long_as_they_can_be(data: st.DataObject) -> None:
+    blocks = 24
+    model = [BELOW] * blocks
+    with contextlib.closing(CopyOnWrite(base_device(blocks * BLOCK))) as layer:
+        for _ in range(data.draw(st.integers(0, 6))):
+            first = data.draw(st.integers(0, blocks - 1))
+            count = data.draw(st.integers(1, blocks - first))
+            state = data.draw(st.sampled_from([ZERO, WRITTEN]))
+            if state == ZERO:
+                layer.zero(first * BLOCK, count * BLOCK)
+            else:
+                layer.write(first * BLOCK, bytes(count * BLOCK))
+            model[first : first + count] = [state] * count
+        first = data.draw(st.integers(0, blocks - 1))
+        stop = data.draw(st.integers(first + 1, blocks))
+        runs = list(layer._runs(first * BLOCK, (stop - first) * BLOCK))
+    expected = [(state, len(list(same))) for state, same in itertools.groupby(model[first:stop])]
+    assert [(state, length // BLOCK) for _, length, state in runs] == expected
 
 
 def test_the_file_has_no_name(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from blockvault import Vault
-from blockvault.errors import Busy, NotFound
+from blockvault.errors import BadRequest, Busy, NotFound
 from blockvault.nbd import control
 from blockvault.nbd.serving import Serving
 from tests.nbd import messages as m
@@ -76,6 +76,19 @@ def test_a_branch_has_one_server(serving: Serving, home: Path) -> None:
             Serving(vault, ["main"])
         with Serving(vault, ["main"], read_only=True) as second:
             assert second.sessions == {}
+
+
+def test_a_branch_by_several_names_is_served_once(vault: Vault) -> None:
+    with Serving(vault, ["HEAD", "main", "heads/main"]) as serving:
+        assert list(serving.sessions) == ["main"]
+        assert serving.names == ["main/vda"]
+
+
+@pytest.mark.parametrize("cache", [0, 1, 4096])
+def test_a_cache_that_holds_nothing_is_refused(vault: Vault, cache: int) -> None:
+    with pytest.raises(BadRequest, match="too little"):
+        Serving(vault, ["main"], cache=cache)
+    vault.session("main").close()
 
 
 def test_a_start_that_fails_gives_everything_back(vault: Vault) -> None:

@@ -137,6 +137,31 @@ def test_names_that_are_no_export(catalogue: VaultCatalogue, name: str) -> None:
     assert raised.value.exit_code in (2, 3)
 
 
+def test_only_names_that_do_not_move_are_settled(catalogue: VaultCatalogue, vault: Vault) -> None:
+    snapshot = vault.resolve("v1").snapshot
+    assert snapshot is not None
+    vault.create_branch("side", "v1")
+    with vault.session("side") as session:
+        session.device("vda").write(0, b"side")
+    moment = vault.resolve("side").canonical
+    for name in ("main", "HEAD", "heads/main", snapshot.hex(), snapshot.hex()[:8], moment):
+        assert catalogue.find(f"{name}/vda").settled, name
+    for name in ("v1", "main~1", "main~0", "side", "main@{now}"):
+        assert not catalogue.find(f"{name}/vda").settled, name
+
+
+def test_the_branch_that_is_written_by_all_its_names(catalogue: VaultCatalogue) -> None:
+    for name in ("main/vda", "heads/main/vda", "HEAD/vda"):
+        assert catalogue.find(name).name == "main/vda"
+
+
+def test_a_listed_revision_that_is_gone_hides_no_other(vault: Vault) -> None:
+    vault.tag("v2", "main~0")
+    catalogue = VaultCatalogue(vault, {}, ["v1", "v2"])
+    vault.delete_tag("v1")
+    assert catalogue.names() == ["v2/vda", "v2/vdb"]
+
+
 def test_the_default_is_the_only_one(vault: Vault) -> None:
     assert VaultCatalogue(vault, {}, ["v1"]).find("").read_only
     with pytest.raises(NotFound):
@@ -175,6 +200,16 @@ def changed(catalogue: VaultCatalogue, name: str, revision: str) -> list[tuple[i
         place = start + length
     assert place >= volume.size
     return [(start, length) for start, length, differs in runs if differs]
+
+
+def test_differences_take_moments_as_exactly_as_exports(vault: Vault, session: Session) -> None:
+    device = session.device("vda")
+    device.write(0, b"aaaa")
+    device.write(0, b"bbbb")
+    device.flush()
+    first = [e.seq for e in vault.events("main") if type(e.event).__name__ == "Wrote"][-2]
+    moment = f"main@{{#{first}}}"
+    assert changed(VaultCatalogue(vault, {}, exact=True), f"{moment}/vda", moment) == []
 
 
 WANTED = [(5 * BLOCK, BLOCK), (200 * BLOCK, BLOCK)]
