@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from tools.bench import inputs, report
 from tools.bench.bench import Bench, turns
 from tools.bench.commands import Command, command, run
 from tools.bench.inputs import Image
-from tools.bench.peers.base import Archive, Contender, Machine, NotOffered
+from tools.bench.peers.base import Archive, Contender, NotOffered
 from tools.bench.peers.nbd import LONG, PLAIN, NbdkitMemory, NbdServer
 from tools.bench.plan import FULL, GIB, MIB, QUICK
 from tools.bench.registry import ARCHIVES, MACHINES, SERVERS, everyone
@@ -90,31 +90,6 @@ def test_archives_give_back_what_they_took(kind: type[Archive], bench: Bench) ->
             run(archive.restore("other", target := bench.fresh_output()))
             assert inputs.same_bytes(archive.restored(target), bench.images[3].path)
             assert archive.size() < 1.5 * sizes[-1], "little is gone, and a database has slack"
-
-
-@pytest.mark.parametrize("kind", MACHINES, ids=lambda kind: kind.name)
-def test_machines_do_what_the_latency_rows_say(kind: type[Machine], bench: Bench) -> None:
-    if kind.missing():
-        return test_a_contender_is_here_or_says_why_not(kind)
-    with bench.lanes([kind]) as (lane,):
-        machine = lane.contender
-        image = latency.sparse_image(bench, 16 * MIB, MIB)
-        run(machine.create_disk(16 * MIB, image))
-        run(machine.grow(["one", "two"]))
-        run(machine.change(8192, seed=7, count=3, stride=65536))
-        run(machine.snapshot("three"))
-        spells: tuple[Callable[[], Sequence[Command]], ...] = (
-            lambda: machine.branch("side", "two"),
-            lambda: machine.tag("name", "two"),
-            lambda: machine.compare("two", "three"),
-            lambda: machine.read_old("one"),
-            lambda: machine.rollback("one"),
-        )
-        for spell in spells:
-            with contextlib.suppress(NotOffered):
-                run(spell())
-        run(machine.change(0, seed=9))
-        run(machine.snapshot("four"))
 
 
 def test_archives_take_turns_through_the_series(bench: Bench) -> None:

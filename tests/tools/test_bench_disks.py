@@ -1,0 +1,163 @@
+"""What is done to a live disk is done: after each command its bytes are read back.
+
+They are read by other ways than the contender's own, and a list of changed ranges is held against
+the bytes, so that a command that does nothing, or something else, is not measured as if it worked.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tools.bench import synthetic
+from tools.bench.commands import Command, command, run
+from tools.bench.peers.base import Machine, NotOffered
+from tools.bench.peers.btrfs import Btrfs
+from tools.bench.peers.qcow2 import Qcow2Chain
+from tools.bench.peers.vault import Blockvault
+from tools.bench.registry import MACHINES
+
+BLOCK = 4096
+MIB = 1 << 20
+OFFERED = {
+    "blockvault": {"branch", "tag", "rollback", "compare", "read_old"},
+    "qcow2-internal": {"rollback"},
+    "qcow2-chain": {"branch", "rollback", "compare", "read_old"},
+    "btrfs": {"branch", "rollback", "compare", "read_old"},
+}
+
+
+@pytest.fixture(params=MACHINES, ids=lambda kind: kind.name)
+def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
+    """A contender with a disk of 16 MiB, if it is here; why it is not is asked elsewhere."""
+    kind: type[Machine] = request.param
+    if kind.missing():  # a kernel without btrfs is no fault, not even in CI
+        pytest.skip(f"{kind.name}: {kind.missing()}")
+    image = tmp_path / "disk.img"
+    synthetic.write(image, synthetic.scattered(16 * MIB, MIB))
+    made = kind(tmp_path / "store")
+    try:
+        run(made.create_disk(16 * MIB, image))
+        assert content(made) == image.read_bytes()
+        yield made
+    finally:
+        made.close()
+
+
+def test_a_change_changes_its_blocks_and_no_others(machine: Machine) -> None:
+    before = content(machine)
+    run(machine.change(2 * BLOCK, seed=7, count=3, stride=16 * BLOCK))
+    assert differing(before, content(machine)) == {2, 18, 34}
+
+
+def test_growing_changes_the_disk(machine: Machine) -> None:
+    before = content(machine)
+    run(machine.grow(["one", "two"]))
+    assert 1 <= len(differing(before, content(machine))) <= 2
+    run(machine.change(0, seed=9))
+    run(machine.snapshot("three"))
+
+
+def test_branch_tag_and_rollback_bring_back_the_bytes_of_their_snapshot(machine: Machine) -> None:
+    run(machine.change(2 * BLOCK, seed=7))
+    run(machine.snapshot("one"))
+    one = content(machine)
+    run(machine.change(100 * BLOCK, seed=8))
+    run(machine.snapshot("two"))
+    run(machine.change(200 * BLOCK, seed=9))
+    newest = content(machine)
+    for name, what in (("side", "branch"), ("name", "tag")):
+        if done(machine, what, name, "one"):
+            assert content(machine, name) == one, what
+    assert content(machine) == newest, "the disk itself stays as it is"
+    if done(machine, "rollback", "one"):
+        assert content(machine) == one
+        run(machine.change(0, seed=10))
+        run(machine.snapshot("three"))
+        assert differing(one, content(machine)) == {0}, "the guest goes on from there"
+
+
+def test_a_comparison_lists_the_range_that_changed(machine: Machine, tmp_path: Path) -> None:
+    for name, block in (("one", 2), ("two", 100)):
+        run(machine.change(block * BLOCK, seed=block))
+        run(machine.snapshot(name))
+    output = done(machine, "compare", "one", "two", output=tmp_path / "output")
+    if output:
+        found = ranges(machine, output.read_bytes())
+        assert holds(found, 100)
+        assert not holds(found, 2), "that changed before"
+        assert sum(length for _, length in found) <= 64 << 10, "one cluster of qcow2"
+
+
+def test_the_oldest_state_can_be_read(machine: Machine, tmp_path: Path) -> None:
+    run(machine.snapshot("one"))
+    old = content(machine)
+    run(machine.change(0, seed=1))
+    run(machine.snapshot("two"))
+    output = done(machine, "read_old", "one", output=tmp_path / "output")
+    if output and isinstance(machine, Blockvault):  # the others say only that they have read it
+        assert output.read_bytes() == old[:BLOCK]
+
+
+def done(machine: Machine, what: str, *names: str, output: Path | None = None) -> Path | None:
+    """Run an operation and tell where its output is; None where the contender must refuse it."""
+    spell = getattr(machine, what)
+    if what not in OFFERED[machine.name]:
+        with pytest.raises(NotOffered):
+            spell(*names)
+        return None
+    commands: list[Command] = spell(*names)
+    assert commands
+    if output and commands[-1].stdout is None:
+        commands[-1] = dataclasses.replace(commands[-1], stdout=output)
+    run(commands)
+    return commands[-1].stdout or machine.folder
+
+
+def content(machine: Machine, name: str = "") -> bytes:
+    """All bytes of the live disk, or of a branch or tag."""
+    if isinstance(machine, Btrfs):
+        return (machine.folder / "mounted" / (name or "live") / "disk.img").read_bytes()
+    target = machine.folder.with_name("content.img")
+    target.unlink(missing_ok=True)
+    if isinstance(machine, Blockvault):
+        run(machine.export(name or "main", target))
+    else:
+        live = machine.tips["disk"] if isinstance(machine, Qcow2Chain) else "disk"
+        disk = machine.folder / f"{name or live}.qcow2"
+        run([command("qemu-img", "convert", "-f", "qcow2", "-O", "raw", disk, target)])
+    return target.read_bytes()
+
+
+def differing(one: bytes, other: bytes) -> set[int]:
+    """Numbers of the blocks that are not alike."""
+    assert len(one) == len(other)
+    starts = range(0, len(one), BLOCK)
+    return {at // BLOCK for at in starts if one[at : at + BLOCK] != other[at : at + BLOCK]}
+
+
+def ranges(contender: object, output: bytes) -> list[tuple[int, int]]:
+    """Offsets and lengths out of what a comparison printed or wrote."""
+    if isinstance(contender, Btrfs):
+        dump = subprocess.run(
+            ["btrfs", "receive", "--dump"], input=output, capture_output=True, check=True
+        ).stdout.decode()
+        found = re.findall(r"^update_extent .*offset=(\d+) len=(\d+)", dump, re.MULTILINE)
+        return [(int(offset), int(length)) for offset, length in found]
+    if isinstance(contender, Qcow2Chain):
+        top = [each for each in json.loads(output) if each["depth"] == 0 and each["present"]]
+        return [(each["start"], each["length"]) for each in top]
+    lines = [line.split("\t") for line in output.decode().splitlines()]
+    return [(int(offset), int(length)) for _, offset, length in lines]
+
+
+def holds(found: list[tuple[int, int]], block: int) -> bool:
+    """Whether one of the ranges has all of a block."""
+    at = block * BLOCK
+    return any(start <= at and at + BLOCK <= start + length for start, length in found)
