@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from tools.bench.results import LIMIT, Results, Row
+from tools.bench import floors
+from tools.bench.floors import EVEN, advantage
+from tools.bench.results import Results, Row
 from tools.bench.stats import Summary
-from tools.bench.text import amount, digits, spread, table
+from tools.bench.text import digits, spread, table
 
 OURS = "blockvault"
-EVEN = 0.03  # medians that are closer than this are called even
 
 ARCHIVES = {
     "borg": ("borg-fixed", "borg-default"),
@@ -118,7 +119,9 @@ SECTIONS = (
 NOTE = """The peers' columns say how many times better blockvault is, in **bold** where it is ahead:
 0.50 is half as good, 2.00 twice. The best program of a family counts. The limit is what this
 machine needs for the bare work on the same bytes (the tables below say what that is), and behind it
-is how many times that blockvault takes."""
+is how many times that blockvault takes. Where a contender does better than that, it is no limit:
+then it says *beaten* if blockvault does, and has a * behind it if a peer does, such as one that
+starts faster than an empty Python program."""
 
 
 def page(results: Results) -> str:
@@ -131,7 +134,9 @@ def page(results: Results) -> str:
             row = _row(results, line)
             if row is not None and (ours := results.summary(row.key, line.ours)):
                 title = line.title or row.title
-                lines.append(_cells(results, row, title, ours, section.families))
+                bare = floors.short(results, row, line.ours)
+                cells = _cells(results, row, ours, section.families)
+                lines.append((title, *cells, bare))
                 for family, lead in _leads(results, row, ours, section.families).items():
                     if lead is not None:
                         leads.setdefault(family, []).append(lead)
@@ -176,15 +181,11 @@ def _leads(
 
 
 def _cells(
-    results: Results, row: Row, title: str, ours: Summary, families: Mapping[str, Sequence[str]]
+    results: Results, row: Row, ours: Summary, families: Mapping[str, Sequence[str]]
 ) -> tuple[str, ...]:
     leads = _leads(results, row, ours, families)
-    limit = results.summary(row.key, LIMIT)
-    bare = "–"
-    if limit is not None and limit.median:
-        bare = f"{amount(limit.median, row.unit)}, {digits(advantage(row, limit, ours))} ×"
     peers = (_words(results, row, families[family], lead) for family, lead in leads.items())
-    return (title, spread(ours, row.unit), *peers, bare)
+    return (spread(ours, row.unit), *peers)
 
 
 def _words(results: Results, row: Row, names: Sequence[str], lead: float | None) -> str:
@@ -200,9 +201,3 @@ def _verdict(leads: Mapping[str, Sequence[float]]) -> str:
         for family, found in leads.items()
     ]
     return f"In short, blockvault is ahead {', '.join(counts)}." if counts else ""
-
-
-def advantage(row: Row, one: Summary, other: Summary) -> float:
-    """How many times better the median of ``one`` is; neither is zero."""
-    ratio = one.median / other.median
-    return ratio if row.more_is_better else 1 / ratio

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from tools.bench.headlines import OURS
 from tools.bench.results import LIMIT, Results, Row
+from tools.bench.stated import stated
 
 
 class Plot(NamedTuple):
@@ -45,6 +46,7 @@ def draw(results: Results, folder: Path) -> list[Plot]:
     mpl.use("svg")
     mpl.rcParams.update({"svg.hashsalt": "blockvault", "font.size": 9, "svg.fonttype": "none"})
     folder.mkdir(parents=True, exist_ok=True)
+    results = stated(results)
     drawn = []
     for plot in (*BARS, *LINES):
         rows = [row for row in results.rows.values() if row.key.startswith(plot.prefix)]

@@ -6,9 +6,10 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tools.bench import headlines
+from tools.bench import floors, headlines
 from tools.bench.plots import Plot
 from tools.bench.results import LIMIT, Cell, Results, Row
+from tools.bench.stated import stated
 from tools.bench.stats import slope
 from tools.bench.text import amount, digits, spread, table
 
@@ -64,6 +65,7 @@ METHOD = """## Method
 def page(results: Results, *, plots: Sequence[Plot], folder: str, raw: str, progress: str) -> str:
     """``docs/benchmarks.md``.  ``folder`` holds the plots, and is, as ``raw``, relative to it;
     ``progress`` is the hand-written account of what was made faster."""
+    results = stated(results)
     drawn: dict[str, list[str]] = {}
     for plot in plots:
         drawn.setdefault(plot.group, []).append(f"![{plot.title}]({folder}/{plot.name}.svg)")
@@ -103,9 +105,7 @@ def _group(results: Results, group: str, rows: Sequence[Row], plots: Sequence[st
     parts = [f"## {group[0].upper()}{group[1:]}", _runs(results, rows), table(["", *names], lines)]
     if any(cell.samples and cell.samples[0].cpu is not None for cell in _cells(results, rows)):
         parts += [COSTS, _costs(results, rows)]
-    if limits := dict.fromkeys(row.limit for row in rows if row.limit):
-        parts.append("\n".join(f"* limit: {text}" for text in limits))
-    parts += [_reasons(results, rows), *plots]
+    parts += ["\n".join(floors.notes(results, rows)), _reasons(results, rows), *plots]
     return "\n\n".join(part for part in parts if part)
 
 
@@ -140,6 +140,8 @@ def _cells(results: Results, rows: Sequence[Row]) -> Iterator[Cell]:
 
 
 def _cell(results: Results, row: Row, name: str) -> str:
+    if name == LIMIT:
+        return floors.cell(results, row)
     summary = results.summary(row.key, name)
     if summary is None:
         return headlines.why(results, row, name)
@@ -176,13 +178,9 @@ def _reasons(results: Results, rows: Sequence[Row]) -> str:
             if cell.state != "measured":
                 reasons.setdefault((name, cell.state, cell.reason), []).append(row.title)
     return "\n".join(
-        f"* {name}, {state}: {reason} ({titles[0]}{_more(titles)})"
+        f"* {name}, {state}: {reason} ({floors.some(titles)})"
         for (name, state, reason), titles in reasons.items()
     )
-
-
-def _more(titles: Sequence[str]) -> str:
-    return f" and {len(titles) - 1} more" if len(titles) > 1 else ""
 
 
 def _slopes(results: Results) -> str:

@@ -29,6 +29,7 @@ class NbdServer(Contender):
     """Serves one disk on a unix socket."""
 
     state: str = ""  # words for the table: what happened to the disk before
+    fill: tuple[str, ...] = ()  # fio's words for a job that comes before each that is measured
 
     @classmethod
     def does(cls, job: str) -> bool:
@@ -192,9 +193,13 @@ class QemuNbdRaw(QemuNbd):
 
 
 class NbdkitMemory(NbdServer):
-    """nbdkit's memory plugin: the protocol and the client, without any store."""
+    """nbdkit's memory plugin: the protocol and the client, without any store.
+
+    It gets the memory of its disk as that is written to, which is not the protocol's work.
+    """
 
     keeps_history = False
+    fill = ("--rw=write", "--bs=1m", "--iodepth=4")
     name = "nbdkit-memory"
     title = "nbdkit, memory (no store)"
     programs = ("nbdkit",)

@@ -17,6 +17,7 @@ from tools.bench.bench import Bench
 from tools.bench.commands import command, run
 from tools.bench.inputs import Image
 from tools.bench.results import LIMIT, Row
+from tools.bench.stated import FSYNC
 
 ROOT = Path(__file__).parents[3]
 OPERATIONS = {
@@ -111,7 +112,7 @@ def fsync_latency(bench: Bench) -> float:
     words = ("-m", "tools.bench.kernels", "fsync", "--scratch", bench.work)
     run([command(sys.executable, *words, cwd=ROOT, stdout=report)])
     median = float(json.loads(report.read_text())["median"])
-    bench.results.add(Row("limit/fsync", "limits", "One 4 KiB append made durable"), LIMIT, median)
+    bench.results.add(FSYNC, LIMIT, median)
     return median
 
 

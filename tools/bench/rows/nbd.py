@@ -4,8 +4,9 @@ fio and the server share the machine, as a guest and its server do.  Each job ge
 own, started for it and ended after it, so that its CPU and memory are the job's.  The value is
 fio's; the sample's CPU and peak are the server's.  So reads over the whole disk begin cold, with
 the data in the page cache but nothing decoded; before warm ones each block was read once, as the
-job will read it.  Each run begins with disks that are made anew, and ends with their export: by
-then they were written to at random.
+job will read it; and what keeps its disk in memory is filled before each job, so that none pays for
+memory that it is the first to use.  Each run begins with disks that are made anew, and ends with
+their export: by then they were written to at random.
 """
 
 from __future__ import annotations
@@ -26,7 +27,9 @@ from tools.bench.commands import run as run_commands
 from tools.bench.peers.base import find_program
 from tools.bench.peers.nbd import SUSTAINED, NbdkitMemory, NbdServer, VaultServer
 from tools.bench.results import LIMIT, Row, Sample, State
+from tools.bench.rows import limits
 from tools.bench.servers import serving
+from tools.bench.stated import FLUSHED
 
 GROUP = "NBD"
 HOT = 16 << 20  # of a disk's blocks are read again and again
@@ -138,6 +141,8 @@ def _run(bench: Bench, lanes: Sequence[Lane[NbdServer]], number: int) -> None:
         for lane in turns(lanes, number):
             if lane.contender.does(job.key):
                 _measure(bench, lane, job)
+    if any(_row(job).key in FLUSHED for job in _chosen(bench)):
+        limits.fsync_latency(bench)
     if _wanted(bench, EXPORTED):
         for lane in turns(lanes, number):
             if lane.contender.does(EXPORTED):
@@ -169,7 +174,7 @@ def _measure(bench: Bench, lane: Lane[NbdServer], job: Job) -> None:
             listening = Path(folder, "nbd.sock")
             report = Path(folder, "fio.json")
             uri = lane.contender.uri_made if job.made else lane.contender.uri
-            client = fio(bench, job, uri(listening), report)
+            client = fio(bench, job, uri(listening), report, lane.contender.fill)
             server_command = lane.contender.serve(listening)
             bench.clean_disk()
             with serving(server_command[0], listening) as server:
@@ -216,18 +221,23 @@ def figures_of(report: Path, side: str) -> dict[str, Any]:
     return found
 
 
-def fio(bench: Bench, job: Job, uri: str, report: Path) -> Command:
-    """The client's command; its JSON goes to ``report``, since it prints other lines before."""
+def fio(bench: Bench, job: Job, uri: str, report: Path, before: tuple[str, ...] = ()) -> Command:
+    """The client's command; its JSON goes to ``report``, since it prints other lines before.
+
+    With ``before`` a job with these words comes first, over the whole disk.
+    """
     seconds = bench.plan.nbd_sustained if job.long else bench.plan.nbd_seconds
+    whole = f"--size={bench.plan.nbd_size}"
     return command(
         "fio",
         "--ioengine=nbd",
         f"--uri={uri}",
-        f"--size={job.span or bench.plan.nbd_size}",
+        f"--size={job.span}" if job.span else whole,
         "--randrepeat=0",
         "--output-format=json",
         f"--output={report}",
-        *(("--name=once", *job.warm) if job.warm else ()),
+        *(("--name=before", whole, *before) if before else ()),
+        *(("--name=once", "--stonewall", *job.warm) if job.warm else ()),
         f"--name={job.key}",
         "--stonewall",
         *job.words,
