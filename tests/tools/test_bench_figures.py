@@ -270,6 +270,29 @@ def test_the_first_table_says_who_is_ahead(ours: float, cells: str, verdict: str
     assert verdict in page
 
 
+@pytest.mark.parametrize(("peer", "ahead"), [(10.0, 1), (45.0, 1), (60.0, 0)])
+def test_the_verdict_counts_a_peers_figure_once(peer: float, ahead: int) -> None:
+    """In the line of the like state, which is the first; the table has all of them."""
+    made = Results(facts=facts())
+    row = Row("nbd/randwrite-16", "NBD", "Random write", "IOPS")
+    ours = {"snapshot": 50.0, "many": 40.0, "nested": 30.0}
+    for state, rate in ours.items():
+        made.add(row, f"blockvault-{state}", rate)
+    made.add(row, "qcow2-snapshot", peer)
+    page = headlines.page(made)
+    column = "qcow2, just after a snapshot"
+    assert f"ahead of {column} in {ahead} of 1 lines." in page
+    table = page.partition("**The same disk with a history**")[2]
+    assert column in table
+    assert table.count("| Random write") == len(ours)
+    assert f"| Random write after many snapshots | 40 | {bold(40.0 / peer)} |" in table
+    assert "in the state that its column names" in table
+
+
+def bold(times: float) -> str:
+    return f"**{digits(times)}**" if times > 1 else digits(times)
+
+
 def test_of_a_family_the_best_counts_and_of_requests_more_is_better() -> None:
     made = results()
     made.add(TIME, "borg-default", 1.0)
