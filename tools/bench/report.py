@@ -6,11 +6,10 @@ import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tools.bench import floors, headlines
+from tools.bench import floors, growing, headlines
 from tools.bench.plots import Plot
 from tools.bench.results import LIMIT, Cell, Results, Row
 from tools.bench.stated import stated
-from tools.bench.stats import slope
 from tools.bench.text import amount, digits, spread, table
 
 OPENING = """# Benchmarks
@@ -23,13 +22,6 @@ of memory, {file_system}) with blockvault {commits}. Made by `tools/bench/run`, 
 COSTS = """Processor seconds and peak memory of the same runs; behind a + the time that writing to
 the disk took afterwards, where a program left much of it to the system:"""
 UNWRITTEN = 0.1  # of a command's time, from which on that is shown
-
-SLOPES = """## How cost grows with work
-
-The exponent of a power law fitted through the medians: 0 is flat, 1 is proportional. In brackets
-how much of the variation it explains.
-
-"""
 
 METHOD = """## Method
 
@@ -77,7 +69,7 @@ def page(results: Results, *, plots: Sequence[Plot], folder: str, raw: str, prog
             _group(results, group, rows, drawn.get(group, []))
             for group, rows in results.groups().items()
         ),
-        _slopes(results),
+        growing.page(results),
         _method(results),
         _commands(results),
     ]
@@ -181,36 +173,6 @@ def _reasons(results: Results, rows: Sequence[Row]) -> str:
         f"* {name}, {state}: {reason} ({floors.some(titles)})"
         for (name, state, reason), titles in reasons.items()
     )
-
-
-def _slopes(results: Results) -> str:
-    found: dict[str, list[Row]] = {}
-    for row in results.rows.values():
-        if row.series:
-            found.setdefault(row.series, []).append(row)
-    names = [name for name in results.facts["contenders"] if _fitted(results, found, name)]
-    lines = [
-        [series, *(_slope_text(results, rows, name) for name in names)]
-        for series, rows in found.items()
-        if len(rows) >= 3
-    ]
-    if not lines or not names:
-        return ""
-    return SLOPES + table(["", *names], lines)
-
-
-def _fitted(results: Results, found: dict[str, list[Row]], name: str) -> bool:
-    return any(_slope_text(results, rows, name) != "–" for rows in found.values())
-
-
-def _slope_text(results: Results, rows: Sequence[Row], name: str) -> str:
-    points = [
-        (row.work, summary.median)
-        for row in rows
-        if (summary := results.summary(row.key, name)) is not None
-    ]
-    fit = slope(points)
-    return f"{fit.exponent:.2f} ({fit.fit:.2f})" if fit else "–"
 
 
 def _progress(progress: str) -> str:

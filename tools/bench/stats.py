@@ -1,4 +1,4 @@
-"""The few numbers that a row is summed up in, and the slope of cost against work."""
+"""The few numbers that a row is summed up in, and how cost grows with work."""
 
 from __future__ import annotations
 
@@ -46,6 +46,41 @@ def slope(points: Sequence[tuple[float, float]]) -> Slope | None:
     total = sum((y - mean) ** 2 for _, y in logs)
     missed = sum((y - intercept - exponent * x) ** 2 for x, y in logs)
     return Slope(exponent, math.exp(intercept), 1 - missed / total if total else 1.0)
+
+
+class Growth(NamedTuple):
+    """``cost = fixed + each * work``; ``missed`` is the biggest part of a cost that it misses."""
+
+    fixed: float
+    each: float
+    missed: float
+
+
+def growth(points: Sequence[tuple[float, float]]) -> Growth | None:
+    """Least squares of the parts of the costs by which they are missed, nothing negative.
+
+    Parts, since works differ by powers of ten: else the biggest cost would be the only one to
+    count.  None with fewer than three points, as there is with ``slope``.
+    """
+    known = [(work, cost) for work, cost in points if cost > 0]
+    if len(known) < 3 or len({work for work, _ in known}) < 2:
+        return None
+    fixed, each = _two_parts(known)
+    missed = max(abs(fixed + each * work - cost) / cost for work, cost in known)
+    return Growth(fixed, each, missed)
+
+
+def _two_parts(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    ones = sum(1 / cost**2 for _, cost in points)
+    works = sum(work / cost**2 for work, cost in points)
+    squares = sum((work / cost) ** 2 for work, cost in points)
+    costs = sum(1 / cost for _, cost in points)
+    both = sum(work / cost for work, cost in points)
+    each = (ones * both - works * costs) / (ones * squares - works**2)
+    fixed = (costs - each * works) / ones
+    if each < 0:
+        return costs / ones, 0.0
+    return (fixed, each) if fixed >= 0 else (0.0, both / squares)
 
 
 def differs(old: Summary, new: Summary, tolerance: float = 0.03) -> bool:

@@ -1,6 +1,6 @@
 """Import, unchanged import and export by amount of data: made-up images, all of it new.
 
-The slope fitted over these rows says how cost grows: 1 is proportional to the data.
+A line fitted through these rows says what is fixed and what each mebibyte costs.
 """
 
 from __future__ import annotations
