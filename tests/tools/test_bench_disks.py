@@ -1,4 +1,4 @@
-"""What is done to a live disk is done: after each command its bytes are read back.
+"""What is done to a live disk is done, and what is said to differ does: bytes are read back.
 
 They are read by other ways than the contender's own, and a list of changed ranges is held against
 the bytes, so that a command that does nothing, or something else, is not measured as if it worked.
@@ -17,11 +17,11 @@ import pytest
 
 from tools.bench import synthetic
 from tools.bench.commands import Command, command, run
-from tools.bench.peers.base import Machine, NotOffered
+from tools.bench.peers.base import Archive, Contender, Machine, NotOffered
 from tools.bench.peers.btrfs import Btrfs
 from tools.bench.peers.qcow2 import Qcow2Chain
 from tools.bench.peers.vault import Blockvault
-from tools.bench.registry import MACHINES
+from tools.bench.registry import ARCHIVES, MACHINES
 
 BLOCK = 4096
 MIB = 1 << 20
@@ -105,6 +105,37 @@ def test_the_oldest_state_can_be_read(machine: Machine, tmp_path: Path) -> None:
         assert output.read_bytes() == old[:BLOCK]
 
 
+@pytest.mark.parametrize("kind", ARCHIVES, ids=lambda kind: kind.name)
+def test_a_diff_lists_all_ranges_that_differ_or_is_not_offered(
+    kind: type[Archive], tmp_path: Path
+) -> None:
+    """Of two images with another between them."""
+    archive = kind(tmp_path / "store")
+    if kind.no_diff:
+        with pytest.raises(NotOffered, match=re.escape(kind.no_diff)):
+            archive.diff("one", "three")
+        return
+    if kind.missing():
+        pytest.skip(f"{kind.name}: {kind.missing()}")
+    image, output = tmp_path / "disk.img", tmp_path / "output"
+    synthetic.write(image, synthetic.scattered(4 * MIB, 4 * MIB))
+    run(archive.create())
+    try:
+        for state, block in (("one", 100), ("two", 300), ("three", 700)):
+            write_block(image, block, state)
+            run(archive.save(image, state, "main"))
+        found = ranges(archive, listed(archive.diff("one", "three"), output).read_bytes(), depth=1)
+    finally:
+        archive.close()
+    assert [holds(found, block) for block in (100, 300, 700, 900)] == [False, True, True, False]
+
+
+def write_block(image: Path, block: int, text: str) -> None:
+    with image.open("r+b") as file:
+        file.seek(block * BLOCK)
+        file.write(text.encode().ljust(BLOCK, b"."))
+
+
 def done(machine: Machine, what: str, *names: str, output: Path | None = None) -> Path | None:
     """Run an operation and tell where its output is; None where the contender must refuse it."""
     spell = getattr(machine, what)
@@ -114,10 +145,16 @@ def done(machine: Machine, what: str, *names: str, output: Path | None = None) -
         return None
     commands: list[Command] = spell(*names)
     assert commands
-    if output and commands[-1].stdout is None:
-        commands[-1] = dataclasses.replace(commands[-1], stdout=output)
-    run(commands)
-    return commands[-1].stdout or machine.folder
+    return listed(commands, output or machine.folder.with_name("unread"))
+
+
+def listed(commands: list[Command], output: Path) -> Path:
+    """Run commands, and tell where what the last one says is: ``output``, if it has no file."""
+    *others, last = commands
+    last = dataclasses.replace(last, stdout=last.stdout or output)
+    run([*others, last])
+    assert last.stdout is not None
+    return last.stdout
 
 
 def content(machine: Machine, name: str = "") -> bytes:
@@ -142,8 +179,9 @@ def differing(one: bytes, other: bytes) -> set[int]:
     return {at // BLOCK for at in starts if one[at : at + BLOCK] != other[at : at + BLOCK]}
 
 
-def ranges(contender: object, output: bytes) -> list[tuple[int, int]]:
-    """Offsets and lengths out of what a comparison printed or wrote."""
+def ranges(contender: Contender, output: bytes, depth: int = 0) -> list[tuple[int, int]]:
+    """Offsets and lengths out of what a comparison printed or wrote; of a chain of overlays in
+    all that are not deeper than ``depth``."""
     if isinstance(contender, Btrfs):
         dump = subprocess.run(
             ["btrfs", "receive", "--dump"], input=output, capture_output=True, check=True
@@ -151,7 +189,8 @@ def ranges(contender: object, output: bytes) -> list[tuple[int, int]]:
         found = re.findall(r"^update_extent .*offset=(\d+) len=(\d+)", dump, re.MULTILINE)
         return [(int(offset), int(length)) for offset, length in found]
     if isinstance(contender, Qcow2Chain):
-        top = [each for each in json.loads(output) if each["depth"] == 0 and each["present"]]
+        entries = json.loads(output)
+        top = [each for each in entries if each["depth"] <= depth and each["present"]]
         return [(each["start"], each["length"]) for each in top]
     lines = [line.split("\t") for line in output.decode().splitlines()]
     return [(int(offset), int(length)) for _, offset, length in lines]

@@ -8,21 +8,46 @@ from __future__ import annotations
 
 import dataclasses
 
+from tools.bench.peers.base import Archive
+from tools.bench.registry import ARCHIVES
 from tools.bench.results import LIMIT, Cell, Results, Row, Sample
 
 FSYNC = Row("limit/fsync", "limits", "One 4 KiB append made durable")
 FLUSHED = {"nbd/fsync-1": 1, "nbd/fsync-32": 32}
 """Rows that wait for the disk, and how many requests each flush is for."""
+DIFF = "diff"
+COMPARE = "qemu-img compare"
+COMPARED = f"it was measured with {COMPARE}, which stops at the first difference"
 DURABLE = "; or one durable append a flush, which nbdkit leaves out"
 
 
 def stated(results: Results) -> Results:
-    """A copy with the limits that hold; the samples of contenders are those of the original."""
-    made = dataclasses.replace(results, rows=dict(results.rows), cells=dict(results.cells))
+    """A copy with the limits that hold, and without what is no answer to its row."""
+    made = dataclasses.replace(
+        results,
+        rows=dict(results.rows),
+        cells=dict(results.cells),
+        commands=dict(results.commands),
+    )
+    for archive in ARCHIVES:
+        _drop_what_is_no_diff(made, archive)
     for key, requests in FLUSHED.items():
         if key in results.rows:
             _limit_by_flushes(made, results.rows[key], requests)
     return made
+
+
+def _drop_what_is_no_diff(made: Results, archive: type[Archive]) -> None:
+    """Some were measured with commands that do not list the ranges that differ."""
+    cell = made.cells.get(DIFF, {}).get(archive.name)
+    commands = made.commands.get(DIFF, {})
+    compared = any(COMPARE in each for each in commands.get(archive.name, ()))
+    if cell is None or cell.state != "measured" or not (archive.no_diff or compared):
+        return
+    why = Cell("not offered", archive.no_diff) if archive.no_diff else Cell("not run", COMPARED)
+    made.cells[DIFF] = made.cells[DIFF] | {archive.name: why}
+    others = {name: words for name, words in commands.items() if name != archive.name}
+    made.commands[DIFF] = others
 
 
 def _limit_by_flushes(made: Results, row: Row, requests: int) -> None:

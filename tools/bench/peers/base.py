@@ -24,6 +24,10 @@ from tools.bench.commands import Command, environment
 SBIN = ("/usr/sbin", "/sbin")
 
 
+FILES_ONLY = "diff names changed files, not what changed inside an image"
+"""Why what keeps many files has no diff of two images."""
+
+
 class NotOffered(Exception):
     """The program has no such operation; the text says what comes nearest."""
 
@@ -83,7 +87,13 @@ class Contender(ABC):
 
 
 class Archive(Contender):
-    """Takes images in, gives them back."""
+    """Takes images in, gives them back.
+
+    A diff lists all ranges of an image that differ between two states, as one needs to copy or
+    to look at them; a class without one says why in ``no_diff``, which is "" in all others.
+    """
+
+    no_diff = "no command that compares two states"
 
     @abstractmethod
     def create(self) -> list[Command]:
@@ -110,8 +120,8 @@ class Archive(Contender):
         raise NotOffered("states cannot be given up one by one")
 
     def diff(self, old: str, new: str) -> list[Command]:
-        """Say what changed between two states."""
-        raise NotOffered("no command that compares two states")
+        """List the ranges that differ between two states."""
+        raise NotOffered(self.no_diff)
 
 
 class Machine(Contender):

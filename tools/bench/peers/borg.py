@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.bench.commands import Command, command
-from tools.bench.peers.base import Archive
+from tools.bench.peers.base import FILES_ONLY, Archive
 
 
 class BorgFixed(Archive):
@@ -15,6 +15,7 @@ class BorgFixed(Archive):
     name = "borg-fixed"
     title = "borg, fixed 64 KiB, zstd 3"
     programs = ("borg",)
+    no_diff = FILES_ONLY
     skips_holes = False  # it does not read them, but it handles each chunk of them
     chunker: tuple[str, ...] = ("--chunker-params", "fixed,65536", "--sparse")
 
@@ -45,9 +46,6 @@ class BorgFixed(Archive):
             self._borg("delete", f"{self._repository}::{gone[0]}", *gone[1:]),
             self._borg("compact", self._repository),
         ]
-
-    def diff(self, old: str, new: str) -> list[Command]:
-        return [self._borg("diff", f"{self._repository}::{old}", new)]
 
     @property
     def _repository(self) -> str:

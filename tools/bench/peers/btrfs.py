@@ -21,6 +21,7 @@ class Btrfs(Archive, Machine):
 
     name = "btrfs"
     title = "btrfs, compress=zstd:3, snapshots"
+    no_diff = ""
     programs = ("btrfs", "mkfs.btrfs", "mount", "qemu-io")
     needs_root = True
 

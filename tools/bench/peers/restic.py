@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tools.bench.commands import Command, command
-from tools.bench.peers.base import Archive, NotOffered, first_version
+from tools.bench.peers.base import FILES_ONLY, Archive, first_version
 
 
 class Restic(Archive):
@@ -15,6 +15,7 @@ class Restic(Archive):
     name = "restic"
     title = "restic, zstd (auto)"
     programs = ("restic",)
+    no_diff = FILES_ONLY
     skips_holes = False
 
     @classmethod
@@ -44,9 +45,6 @@ class Restic(Archive):
     def forget(self, gone: Sequence[str], kept: Sequence[str]) -> list[Command]:
         keep = [word for state in kept for word in ("--keep-tag", state)]
         return [self._restic("forget", "--prune", "--group-by", "", *keep)]
-
-    def diff(self, old: str, new: str) -> list[Command]:
-        raise NotOffered("diff names changed files, not what changed inside an image")
 
     def _restic(self, *words: str, cwd: Path | None = None) -> Command:
         env = {

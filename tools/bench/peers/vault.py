@@ -40,6 +40,7 @@ class Blockvault(Archive, Machine):
 
     name = "blockvault"
     title = "blockvault, 4 KiB, zstd 3"
+    no_diff = ""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
