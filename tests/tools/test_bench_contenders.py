@@ -19,7 +19,8 @@ from tools.bench.bench import Bench, turns
 from tools.bench.commands import Command, command, run
 from tools.bench.inputs import Image
 from tools.bench.peers.base import Archive, Contender, NotOffered
-from tools.bench.peers.nbd import LONG, PLAIN, NbdkitMemory, NbdServer
+from tools.bench.peers.nbd import LONG, PLAIN, NbdServer
+from tools.bench.peers.yardsticks import NbdkitMemory
 from tools.bench.plan import FULL, GIB, MIB, QUICK
 from tools.bench.registry import ARCHIVES, MACHINES, SERVERS, everyone
 from tools.bench.results import Results

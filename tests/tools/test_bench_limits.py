@@ -16,7 +16,8 @@ from tests.tools.test_bench_figures import facts
 from tools.bench import floors, headlines, plots, report
 from tools.bench.bench import Bench
 from tools.bench.commands import Command, run
-from tools.bench.peers.nbd import NbdkitFile, NbdkitMemory, NbdServer
+from tools.bench.peers.nbd import NbdServer
+from tools.bench.peers.yardsticks import NbdkitFile, NbdkitMemory
 from tools.bench.plan import MIB, QUICK
 from tools.bench.results import LIMIT, Results, Row, Unit
 from tools.bench.rows import nbd

@@ -7,13 +7,23 @@ from tools.bench.peers.borg import BorgDefault, BorgFixed
 from tools.bench.peers.btrfs import Btrfs
 from tools.bench.peers.bup import Bup
 from tools.bench.peers.casync import Casync
-from tools.bench.peers.nbd import SERVERS
+from tools.bench.peers.nbd import (
+    NbdServer,
+    QemuNbd,
+    QemuNbdChain,
+    QemuNbdCompressing,
+    QemuNbdSnapshot,
+    QemuNbdZstd,
+    VaultServer,
+    VaultServerMany,
+    VaultServerNested,
+    VaultServerSnapshot,
+)
 from tools.bench.peers.qcow2 import Qcow2Chain, Qcow2Files, Qcow2Internal
 from tools.bench.peers.qemu import QemuMigrate, QemuSavevm
 from tools.bench.peers.restic import Restic
 from tools.bench.peers.vault import Blockvault
-
-__all__ = ["ARCHIVES", "MACHINES", "SERVERS", "everyone"]
+from tools.bench.peers.yardsticks import NbdkitFile, NbdkitMemory, QemuNbdRaw
 
 ARCHIVES: tuple[type[Archive], ...] = (
     Blockvault,
@@ -27,6 +37,20 @@ ARCHIVES: tuple[type[Archive], ...] = (
     Btrfs,
 )
 MACHINES: tuple[type[Machine], ...] = (Blockvault, Qcow2Internal, Qcow2Chain, Btrfs)
+SERVERS: tuple[type[NbdServer], ...] = (
+    VaultServer,
+    VaultServerSnapshot,
+    VaultServerMany,
+    VaultServerNested,
+    QemuNbd,
+    QemuNbdSnapshot,
+    QemuNbdChain,
+    QemuNbdZstd,
+    QemuNbdCompressing,
+    QemuNbdRaw,
+    NbdkitMemory,
+    NbdkitFile,
+)
 
 
 def everyone() -> list[type[Contender]]:

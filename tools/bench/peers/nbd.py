@@ -64,6 +64,15 @@ class NbdServer(Contender):
         return [command(self.programs[0], "--version")]
 
 
+class EmptyDisk(NbdServer):
+    """A disk without content: ``prepare`` looks only at the size of the image."""
+
+    def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
+        self.folder.mkdir(parents=True)
+        self.bytes = image.stat().st_size
+        return []
+
+
 class QemuNbd(NbdServer):
     """A plain qcow2 file behind qemu-nbd, writeback as it comes."""
 
@@ -78,8 +87,7 @@ class QemuNbd(NbdServer):
         return [command("qemu-img", "convert", *options, image, self._disk)]
 
     def serve(self, listening: Path) -> list[Command]:
-        options = ("--persistent", "--shared=8", "--cache=writeback", "-f", "qcow2")
-        return [command("qemu-nbd", *options, f"--socket={listening}", self._disk)]
+        return qemu_nbd(listening, self._disk, "-f", "qcow2")
 
     def take_out(self, target: Path) -> list[Command]:
         return [command("qemu-img", "convert", "-f", "qcow2", "-O", "raw", self._disk, target)]
@@ -103,7 +111,7 @@ class QemuNbdZstd(QemuNbd):
         return job != SEQUENTIAL and super().does(job)
 
 
-class QemuNbdCompressing(QemuNbd):
+class QemuNbdCompressing(EmptyDisk, QemuNbd):
     """An empty disk, made anew before each job, that compresses what is written.
 
     A cluster that is compressed already cannot be written so again: qemu-nbd answers EIO.
@@ -116,11 +124,6 @@ class QemuNbdCompressing(QemuNbd):
     def does(cls, job: str) -> bool:
         return job == SEQUENTIAL
 
-    def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
-        self.folder.mkdir(parents=True)
-        self.bytes = image.stat().st_size
-        return []
-
     def refresh(self) -> list[Command]:
         options = ("-f", "qcow2", "-o", "compression_type=zstd")
         return [command("qemu-img", "create", "-q", *options, self._disk, str(self.bytes))]
@@ -128,8 +131,7 @@ class QemuNbdCompressing(QemuNbd):
     def serve(self, listening: Path) -> list[Command]:
         below = "file.driver=qcow2,file.file.driver=file"
         disk = f"driver=compress,{below},file.file.filename={self._disk}"
-        options = ("--persistent", "--shared=8", "--cache=writeback", "--image-opts")
-        return [command("qemu-nbd", *options, f"--socket={listening}", disk)]
+        return qemu_nbd(listening, disk, "--image-opts")
 
 
 class QemuNbdSnapshot(QemuNbd):
@@ -163,71 +165,13 @@ class QemuNbdChain(QemuNbd):
         ]
 
     def serve(self, listening: Path) -> list[Command]:
-        options = ("--persistent", "--shared=8", "--cache=writeback", "-f", "qcow2")
-        return [command("qemu-nbd", *options, f"--socket={listening}", self._overlays()[-1])]
+        return qemu_nbd(listening, self._overlays()[-1], "-f", "qcow2")
 
     def take_out(self, target: Path) -> list[Command]:
         raise NotOffered("its overlays are made anew before each job")
 
     def _overlays(self) -> list[Path]:
         return [self.folder / f"overlay-{number}.qcow2" for number in range(self.depth)]
-
-
-class QemuNbdRaw(QemuNbd):
-    """A raw file: no history at all."""
-
-    take_out = NbdServer.take_out
-
-    keeps_history = False
-    name = "qemu-raw"
-    title = "qemu-nbd, raw file"
-
-    def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
-        self.folder.mkdir(parents=True)
-        return [command("cp", "--sparse=always", image, self.folder / "disk.img")]
-
-    def serve(self, listening: Path) -> list[Command]:
-        options = ("--persistent", "--shared=8", "--cache=writeback", "-f", "raw")
-        disk = self.folder / "disk.img"
-        return [command("qemu-nbd", *options, f"--socket={listening}", disk)]
-
-
-class NbdkitMemory(NbdServer):
-    """nbdkit's memory plugin: the protocol and the client, without any store.
-
-    It gets the memory of its disk as that is written to, which is not the protocol's work.
-    """
-
-    keeps_history = False
-    fill = ("--rw=write", "--bs=1m", "--iodepth=4")
-    name = "nbdkit-memory"
-    title = "nbdkit, memory (no store)"
-    programs = ("nbdkit",)
-
-    def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
-        self.folder.mkdir(parents=True)
-        self.bytes = image.stat().st_size
-        return []
-
-    def serve(self, listening: Path) -> list[Command]:
-        return [command("nbdkit", "-f", "-U", listening, "memory", f"size={self.bytes}")]
-
-
-class NbdkitFile(NbdServer):
-    """nbdkit's file plugin on a raw file."""
-
-    keeps_history = False
-    name = "nbdkit-file"
-    title = "nbdkit, raw file"
-    programs = ("nbdkit",)
-
-    def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
-        self.folder.mkdir(parents=True)
-        return [command("cp", "--sparse=always", image, self.folder / "disk.img")]
-
-    def serve(self, listening: Path) -> list[Command]:
-        disk = self.folder / "disk.img"
-        return [command("nbdkit", "-f", "-U", listening, "file", disk)]
 
 
 class VaultServer(NbdServer):
@@ -310,17 +254,7 @@ class VaultServerNested(VaultServer):
         return [*super().prepare(image, snapshots, branches), *self.machine.nest(branches)]
 
 
-SERVERS: tuple[type[NbdServer], ...] = (
-    VaultServer,
-    VaultServerSnapshot,
-    VaultServerMany,
-    VaultServerNested,
-    QemuNbd,
-    QemuNbdSnapshot,
-    QemuNbdChain,
-    QemuNbdZstd,
-    QemuNbdCompressing,
-    QemuNbdRaw,
-    NbdkitMemory,
-    NbdkitFile,
-)
+def qemu_nbd(listening: Path, disk: str | Path, *how: str) -> list[Command]:
+    """qemu-nbd that stays when a client goes, writeback as it comes."""
+    options = ("--persistent", "--shared=8", "--cache=writeback", *how)
+    return [command("qemu-nbd", *options, f"--socket={listening}", disk)]

@@ -21,24 +21,31 @@ class _QemuImg(Contender):
         return self.folder / f"{name}.qcow2"
 
 
-class Qcow2Files(_QemuImg, Archive):
+class _Files(_QemuImg, Archive):
+    """Each state is a file, from which qemu-img makes a raw image, whatever lies below it."""
+
+    def create(self) -> list[Command]:
+        self.folder.mkdir(parents=True)
+        return []
+
+    def restore(self, state: str, target: Path) -> list[Command]:
+        options = ("-f", "qcow2", "-O", "raw")
+        return [command("qemu-img", "convert", *options, self._file(state), target)]
+
+    def _whole(self, image: Path, state: str) -> Command:
+        options = ("-f", "raw", "-O", "qcow2", "-c", *ZSTD)
+        return command("qemu-img", "convert", *options, image, self._file(state))
+
+
+class Qcow2Files(_Files):
     """``convert -c`` with zstd clusters: every state whole, in a file of its own."""
 
     name = "qcow2-files"
     title = "qcow2, one file a state, zstd"
     no_diff = "qemu-img compare stops at the first difference"
 
-    def create(self) -> list[Command]:
-        self.folder.mkdir(parents=True)
-        return []
-
     def save(self, image: Path, state: str, machine: str) -> list[Command]:
-        options = ("-f", "raw", "-O", "qcow2", "-c", *ZSTD)
-        return [command("qemu-img", "convert", *options, image, self._file(state))]
-
-    def restore(self, state: str, target: Path) -> list[Command]:
-        options = ("-f", "qcow2", "-O", "raw")
-        return [command("qemu-img", "convert", *options, self._file(state), target)]
+        return [self._whole(image, state)]
 
     def verify(self) -> list[Command]:
         raise NotOffered("qemu-img check reads metadata only; data has no checksums")
@@ -47,7 +54,7 @@ class Qcow2Files(_QemuImg, Archive):
         return [command("rm", *map(self._file, gone))]
 
 
-class Qcow2Chain(_QemuImg, Archive, Machine):
+class Qcow2Chain(_Files, Machine):
     """Overlays on a first state.  As an archive, ``rebase`` keeps what differs from the state
     before (the way that qemu-img's manual gives); it cannot compress overlays."""
 
@@ -60,24 +67,15 @@ class Qcow2Chain(_QemuImg, Archive, Machine):
         super().__init__(folder)
         self.tips: dict[str, str] = {}
 
-    def create(self) -> list[Command]:
-        self.folder.mkdir(parents=True)
-        return []
-
     def save(self, image: Path, state: str, machine: str) -> list[Command]:
         tip, self.tips[machine] = self.tips.get(machine), state
         if tip is None:
-            options = ("-f", "raw", "-O", "qcow2", "-c", *ZSTD)
-            return [command("qemu-img", "convert", *options, image, self._file(state))]
+            return [self._whole(image, state)]
         onto = ("-b", self._file(tip), "-F", "qcow2")
         return [
             *self._overlay(state, image, "raw"),
             command("qemu-img", "rebase", "-f", "qcow2", *onto, self._file(state)),
         ]
-
-    def restore(self, state: str, target: Path) -> list[Command]:
-        options = ("-f", "qcow2", "-O", "raw")
-        return [command("qemu-img", "convert", *options, self._file(state), target)]
 
     def forget(self, gone: Sequence[str], kept: Sequence[str]) -> list[Command]:
         raise NotOffered("the states below must be merged into those above, file by file")

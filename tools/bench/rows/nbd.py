@@ -25,7 +25,8 @@ from tools.bench.beside import repeated
 from tools.bench.commands import Command, CommandFailed, command, shown
 from tools.bench.commands import run as run_commands
 from tools.bench.peers.base import find_program
-from tools.bench.peers.nbd import SUSTAINED, NbdkitMemory, NbdServer, VaultServer
+from tools.bench.peers.nbd import SUSTAINED, NbdServer, VaultServer
+from tools.bench.peers.yardsticks import NbdkitMemory
 from tools.bench.results import LIMIT, Row, Sample, State
 from tools.bench.rows import limits
 from tools.bench.servers import serving
