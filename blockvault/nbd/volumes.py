@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from blockvault.device import Device
 from blockvault.errors import BadRequest, NotFound
@@ -38,11 +38,11 @@ class HeadVolume:
     read_only = False
     settled = True
 
-    def __init__(self, vault: Vault, session: Session, volume: str, *, exact: bool) -> None:
+    def __init__(self, vault: Vault, session: Session, volume: str, against: Against) -> None:
         self._vault = vault
         self._session = session
         self._volume = volume
-        self._exact = exact
+        self._against = against
         device = session.device(volume)
         self.size, self.block_size = device.size, device.block_size
         self.name = f"{session.branch.name}/{volume}"
@@ -56,10 +56,9 @@ class HeadVolume:
 
     def changes(self, revision: str) -> Changes | None:
         """Differences of what is durable: before each answer the session is flushed."""
-        other = _other_side(self._vault, revision, self._volume, self._exact)
-        if other is None:
+        differences = self._against(revision, self._volume)
+        if differences is None:
             return None
-        differences = _Differences(self._vault, other, self._volume)
 
         def runs(device: Device, offset: int, length: int) -> Iterable[ChangedRun]:
             self._session.flush()
@@ -75,12 +74,12 @@ class PastVolume:
     read_only = True
 
     def __init__(
-        self, vault: Vault, revision: str, position: Position, volume: str, *, exact: bool
+        self, vault: Vault, revision: str, position: Position, volume: str, against: Against
     ) -> None:
         self._vault = vault
         self._position = position
         self._volume = volume
-        self._exact = exact
+        self._against = against
         self.settled = _is_settled(revision, position)
         self.size = position.volume(volume).size
         self.block_size = vault.options.block_size
@@ -94,10 +93,9 @@ class PastVolume:
         """Past states hold nothing open."""
 
     def changes(self, revision: str) -> Changes | None:
-        other = _other_side(self._vault, revision, self._volume, self._exact)
-        if other is None:
+        differences = self._against(revision, self._volume)
+        if differences is None:
             return None
-        differences = _Differences(self._vault, other, self._volume)
         return lambda device, offset, length: differences.runs(self._position, offset, length)
 
 
@@ -109,7 +107,7 @@ class ThrowAwayVolume(PastVolume):
     def __init__(
         self, vault: Vault, revision: str, position: Position, volume: str, layers: Layers
     ) -> None:
-        super().__init__(vault, revision, position, volume, exact=False)
+        super().__init__(vault, revision, position, volume, _nothing)
         self._revision = revision
         self._layers = layers
         self.settled = True
@@ -121,9 +119,9 @@ class ThrowAwayVolume(PastVolume):
     def close(self, device: Device) -> None:
         self._layers.left(self._position, self._volume)
 
-    def changes(self, revision: str) -> Changes | None:
-        """A client could take this for the differences of what it has written: there are none."""
-        return None
+
+def _nothing(revision: str, volume: str) -> None:
+    """A client could take differences for those of what it has written to a copy: it has none."""
 
 
 def _is_settled(revision: str, position: Position) -> bool:
@@ -143,8 +141,8 @@ class VaultCatalogue:
     """The exports of one server.
 
     ``sessions`` are the branches it writes, by name.  ``listed`` are further revisions to offer.
-    Unless ``only_listed``, clients may name any other revision as well.  ``exact`` takes moments
-    to the very event, though no disk need ever have been in that state.
+    Unless ``only_listed``, clients may name any other revision as well, also to compare with.
+    ``exact`` takes moments to the very event, though no disk need ever have been in that state.
     """
 
     def __init__(
@@ -201,21 +199,39 @@ class VaultCatalogue:
         if session is not None:
             session.device(volume)  # says what volumes there are if there is no such
             return self._head(session, volume)
-        if self._only_listed and revision not in self._listed:
+        if not self._offers(revision):
             raise NotFound(f"'{name}' is not offered by this server")
         return self._past(revision, self._position(revision), volume)
+
+    def _offers(self, revision: str) -> bool:
+        if not self._only_listed or revision in self._listed:
+            return True
+        return branch_of(self._vault, revision) in self._sessions
 
     def _position(self, revision: str) -> Position:
         known = self._layers.meaning(revision) if self._layers is not None else None
         return known or self._vault.resolve(revision, exact=self._exact)
 
     def _head(self, session: Session, volume: str) -> HeadVolume:
-        return HeadVolume(self._vault, session, volume, exact=self._exact)
+        return HeadVolume(self._vault, session, volume, self._differences)
 
     def _past(self, revision: str, position: Position, volume: str) -> PastVolume:
         if self._layers is not None:
             return ThrowAwayVolume(self._vault, revision, position, volume, self._layers)
-        return PastVolume(self._vault, revision, position, volume, exact=self._exact)
+        return PastVolume(self._vault, revision, position, volume, self._differences)
+
+    def _differences(self, revision: str, volume: str) -> _Differences | None:
+        """How a volume differs from ``REV`` or ``REV:VOLUME``; None if there is no such here."""
+        try:
+            text, other = self._vault.split(revision)
+            if not self._offers(text):
+                return None
+            position = self._vault.resolve(text, exact=self._exact)
+            chosen = position.volume(other or volume)
+        except (BadRequest, NotFound):
+            return None
+        named_as_ours = position._replace(volumes=(chosen._replace(name=volume),))
+        return _Differences(self._vault, named_as_ours, volume)
 
     def _default(self) -> str:
         names = self.names()
@@ -225,17 +241,6 @@ class VaultCatalogue:
 
 
 # -- differences -----------------------------------------------------------------------------------
-
-
-def _other_side(vault: Vault, revision: str, volume: str, exact: bool) -> Position | None:
-    """``REV`` or ``REV:VOLUME`` as a position with that one volume, named as ours is."""
-    try:
-        text, other = vault.split(revision)
-        position = vault.resolve(text, exact=exact)
-        chosen = position.volume(other or volume)
-    except (BadRequest, NotFound):
-        return None
-    return position._replace(volumes=(chosen._replace(name=volume),))
 
 
 class _Differences:
@@ -273,3 +278,7 @@ class _Differences:
                 stops = [start + size for start, size in found.extents]
                 self._known = (position.seq, starts, stops)
             return self._known[1], self._known[2]
+
+
+Against = Callable[[str, str], _Differences | None]
+"""``VaultCatalogue._differences``."""

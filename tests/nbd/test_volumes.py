@@ -177,6 +177,12 @@ def test_only_what_is_listed(vault: Vault, session: Session) -> None:
             closed.find(name)
 
 
+def test_only_what_is_listed_is_compared_with(vault: Vault, session: Session) -> None:
+    closed = VaultCatalogue(vault, {"main": session}, ["v1"], only_listed=True)
+    for revision, allowed in (("v1", True), ("HEAD", True), ("main~1", False), ("main~0", False)):
+        assert (closed.find("main/vda").changes(revision) is not None) == allowed, revision
+
+
 def test_a_branch_with_a_slash_in_its_name(vault: Vault, session: Session) -> None:
     vault.create_branch("work/fix", "v1")
     catalogue = VaultCatalogue(vault, {"main": session})
