@@ -1,56 +1,77 @@
-"""What changed since an earlier run: row by row, and whether it is more than noise."""
+"""What changed since an earlier run: row by row, and whether it is more than noise.
+
+Only like is held against like.  A row that was about other work in the earlier run, by its mode,
+its images or its sizes, is shown with the reason and counts nowhere.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from tools.bench.headlines import OURS
 from tools.bench.results import Results, Row
+from tools.bench.scope import IMAGES, UNKNOWN, Scope
 from tools.bench.stats import Summary, differs
-from tools.bench.text import ratio, spread, table
+from tools.bench.text import amount, ratio, spread, table
 
 
 class Change(NamedTuple):
-    """One row in both runs; ``verdict`` is "faster", "slower" or the like, or "" for noise."""
+    """One row in both runs; ``verdict`` is "better", "worse", or "" for noise.  ``apart`` says why
+    the two cannot be compared, where that is so.
+    """
 
     row: Row
     contender: str
     old: Summary
     new: Summary
     verdict: str
+    apart: str = ""
 
 
-def changes(old: Results, new: Results, contender: str = OURS) -> list[Change]:
-    """Rows that both runs have measured for ``contender`` (and its states, as in NBD)."""
+def changes(old: Results, new: Results) -> list[Change]:
+    """Every figure that both runs have, of blockvault (in all its states, as in NBD) and peers."""
     found = []
     for key, row in new.rows.items():
         for name in new.cells[key]:
             before, after = old.summary(key, name), new.summary(key, name)
-            if name.startswith(contender) and before and after:
-                found.append(Change(row, name, before, after, _verdict(row, before, after)))
+            if before and after:
+                apart = _apart(old, new, key)
+                verdict = "" if apart else _verdict(row, before, after)
+                found.append(Change(row, name, before, after, verdict, apart))
     return found
 
 
 def page(old: Results, new: Results) -> str:
-    """A Markdown table of all changes, with the peers' drift as a measure of the machine's."""
-    lines = [
-        (
-            _title(change),
-            spread(change.old, change.row.unit),
-            spread(change.new, change.row.unit),
-            ratio(change.new.median / change.old.median) if change.old.median else "–",
-            change.verdict or "(noise)",
-        )
-        for change in changes(old, new)
-    ]
-    head = ("", f"{old.facts['commit']}", f"{new.facts['commit']}", "new of old", "")
-    return table(head, lines) + "\n\n" + _drift(old, new)
+    """What is compared with what, a Markdown table of blockvault's changes, and the peers' drift
+    as a measure of the machine's.
+    """
+    found = changes(old, new)
+    titles = Counter(row.title for row in new.rows.values())
+    lines = [_line(change, titles) for change in found if _is_ours(change)]
+    head = ("", "before", "now", "now of before", "")
+    return "\n\n".join([_opening(old, new, found), table(head, lines), _drift(found)])
 
 
-def _title(change: Change) -> str:
-    if change.contender == OURS:
-        return change.row.title
-    return f"{change.row.title}, {change.contender}"
+def _is_ours(change: Change) -> bool:
+    return change.contender.startswith(OURS)
+
+
+def _line(change: Change, titles: Mapping[str, int]) -> tuple[str, ...]:
+    unit = change.row.unit
+    figures = _title(change, titles), spread(change.old, unit), spread(change.new, unit)
+    if change.apart:
+        return (*figures, "–", f"not comparable: {change.apart}")
+    moved = ratio(change.new.median / change.old.median) if change.old.median else "–"
+    return (*figures, moved, change.verdict or "(noise)")
+
+
+def _title(change: Change, titles: Mapping[str, int]) -> str:
+    """The row's, with its group where others are called the same; and the state if not plain."""
+    row = change.row
+    title = f"{row.group}: {row.title}" if titles[row.title] > 1 else row.title
+    return title if change.contender == OURS else f"{title}, {change.contender}"
 
 
 def _verdict(row: Row, old: Summary, new: Summary) -> str:
@@ -60,18 +81,86 @@ def _verdict(row: Row, old: Summary, new: Summary) -> str:
     return "better" if better else "worse"
 
 
-def _drift(old: Results, new: Results) -> str:
+def _opening(old: Results, new: Results, found: Sequence[Change]) -> str:
+    """The commits that the rows come from, and the machines where those differ."""
+    before, now = (_commits(results, found) for results in (old, new))
+    text = f"Before: commit {before}. Now: commit {now}."
+    if machines := list(_machines(old, new, found)):
+        text += (
+            f"\nNot of one machine: {'; '.join(machines)}. What follows compares machines as much "
+            "as programs; the peers' times, below, say how far."
+        )
+    return text
+
+
+def _commits(results: Results, found: Sequence[Change]) -> str:
+    keys = {change.row.key for change in found}
+    return ", ".join(sorted({each.commit for key in keys for each in results.origin(key)})) or "–"
+
+
+def _machines(old: Results, new: Results, found: Sequence[Change]) -> Iterator[str]:
+    """What differs between the machines: the processor of any row, and the rest of the facts."""
+    then, now = (_processors(results, found) for results in (old, new))
+    if any(then[key] != now[key] for key in then):
+        yield f"{_names(then)} before, {_names(now)} now"
+    for name in ("cores", "memory", "file_system"):
+        pair = [_fact(results, name) for results in (old, new)]
+        if pair[0] != pair[1]:
+            yield f"{name.replace('_', ' ')} {pair[0]} before, {pair[1]} now"
+
+
+def _processors(results: Results, found: Sequence[Change]) -> dict[str, set[str]]:
+    keys = (change.row.key for change in found if not change.apart)
+    return {key: {each.processor for each in results.origin(key)} for key in keys}
+
+
+def _names(processors: dict[str, set[str]]) -> str:
+    return " and ".join(sorted(set().union(*processors.values())))
+
+
+def _fact(results: Results, name: str) -> str:
+    value = results.facts.get(name)
+    return amount(value, "B") if name == "memory" and value else str(value)
+
+
+def _apart(old: Results, new: Results, key: str) -> str:
+    """Why a row cannot be compared; what comes from the very same runs always can."""
+    if old.origin(key) == new.origin(key):
+        return ""
+    return "; ".join(_differences(old.scope(key), new.scope(key)))
+
+
+def _differences(old: Scope, new: Scope) -> Iterator[str]:
+    """In words, why two rows are not about the same work."""
+    if UNKNOWN in old or UNKNOWN in new:
+        yield "it is not known of what size the work was"
+    for name in (name for name in new if name in old and name != UNKNOWN):
+        if old[name] == new[name]:
+            continue
+        then, now = (_words(name, scope[name]) for scope in (old, new))
+        if then == now:
+            then, now = "some", "others of that size"
+        yield f"{name.replace('_', ' ')} {then} before, {now} now"
+
+
+def _words(name: str, value: Any) -> str:
+    if name == IMAGES:
+        data, size = (sum(each[of] or 0 for each in value) for of in ("data", "size"))
+        return f"{len(value)} of {amount(size, 'B')} with {amount(data, 'B')} of data"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "all"
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
+
+
+def _drift(found: Sequence[Change]) -> str:
     """Peers did not change: how far they moved is how far the machine did."""
     ratios = sorted(
-        new_summary.median / old_summary.median
-        for key, row in new.rows.items()
-        if row.unit == "s"
-        for name in new.cells[key]
-        if not name.startswith(OURS)
-        if (new_summary := new.summary(key, name)) and (old_summary := old.summary(key, name))
-        if old_summary.median
+        change.new.median / change.old.median
+        for change in found
+        if change.row.unit == "s" and not _is_ours(change)
+        if not change.apart and change.old.median
     )
     if not ratios:
         return "No peer was measured in both runs."
     middle = ratio(ratios[len(ratios) // 2])
-    return f"Times of the peers, new of old: {middle} in the median of {len(ratios)} rows."
+    return f"Times of the peers, now of before: {middle} in the median of {len(ratios)} rows."

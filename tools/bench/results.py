@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from tools.bench.commands import Cost
+from tools.bench.scope import Scope, scope
 from tools.bench.stats import Summary, summarize
 
 FORMAT = 2
@@ -87,8 +88,8 @@ class Cell:
 class Results:
     """All rows of one run in the order they were asked, and the facts around them.
 
-    ``origins`` says of each row of results that were put together where it comes from; a row of a
-    single run comes from that run (``origin``).
+    ``origins`` says of each row of results that were put together where it comes from, ``scopes``
+    what it was measured on; a row of a single run comes from that run (``origin``, ``scope``).
     """
 
     facts: dict[str, Any] = field(default_factory=dict)
@@ -96,6 +97,7 @@ class Results:
     cells: dict[str, dict[str, Cell]] = field(default_factory=dict)
     commands: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     origins: dict[str, list[Origin]] = field(default_factory=dict)
+    scopes: dict[str, Scope] = field(default_factory=dict)
 
     def cell(self, row: Row, contender: str) -> Cell:
         """The cell of a row, which is added where it is new."""
@@ -139,12 +141,20 @@ class Results:
             for each in self.origins.get(key, [here])
         ]
 
+    def scope(self, key: str) -> Scope:
+        """What a row was measured on.  Of rows that were put together before that was kept, mode
+        and images are those of the facts, and the sizes are not known.
+        """
+        if key in self.scopes:
+            return self.scopes[key]
+        return scope(self.facts, key, sizes_known=key not in self.origins)
+
     def merge(self, other: Results) -> None:
         """Take the rows of another run, which may have been that of another machine.
 
         Where both hold different parts of one run at one commit, or other contenders of one part,
         the samples are put together; else the other's row replaces this one's, so that a row is
-        always of one program.
+        always of one program and of one work.
         """
         for key, row in other.rows.items():
             mine, theirs = self.origin(key) if key in self.rows else [], other.origin(key)
@@ -155,6 +165,7 @@ class Results:
                 spelled = self.commands.get(key, {})
             else:
                 self.cells[key], spelled = other.cells[key], {}
+            self.scopes[key] = other.scope(key)
             self.rows[key], self.origins[key] = row, theirs
             self.commands[key] = spelled | other.commands.get(key, {})
         self.facts["duration"] += other.facts["duration"]
@@ -169,7 +180,7 @@ class Results:
         cut = {
             (each.commit, each.part.partition("/")[2], each.processor) for each in (*mine, *theirs)
         }
-        if len(cut) > 1:
+        if len(cut) > 1 or self.scope(key) != other.scope(key):
             return False
         again = {each.part for each in mine} & {each.part for each in theirs}
         return not again or not (self.cells[key].keys() & other.cells[key].keys()) - {LIMIT}
@@ -179,6 +190,7 @@ class Results:
         document = {
             "format": FORMAT,
             "origins": self.origins,
+            "scopes": self.scopes,
             "facts": self.facts,
             "rows": [asdict(row) for row in self.rows.values()],
             "cells": {
@@ -208,6 +220,7 @@ class Results:
                 key: [Origin(*each) for each in origins]
                 for key, origins in document["origins"].items()
             },
+            scopes=document.get("scopes", {}),
         )
 
 
