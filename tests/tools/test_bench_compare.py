@@ -63,7 +63,7 @@ def test_what_is_not_comparable_is_shown_and_counts_nowhere() -> None:
     text = compare.page(results(), changed(mode="full"))
     reason = "not comparable: mode quick before, full now"
     assert f"| First imports together | 2.00 s | 1.00 s | – | {reason} |" in text
-    assert "No peer was measured in both runs." in text
+    assert "No peer was measured on the same work in both runs." in text
 
 
 def test_another_machine_is_said_and_compared() -> None:

@@ -253,21 +253,6 @@ def test_the_command_line_measures_saves_and_compares(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.json"], "nothing left behind"
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["--contenders", "nobody"], "no contender nobody"),
-        (["--images", "/no/such.img"], "no image at /no/such.img"),
-        (["--load", "/no/such.json"], "/no/such.json"),
-    ],
-)
-def test_requests_that_make_no_sense(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert cli.main(words) == 2
-    assert said in capsys.readouterr().err
-
-
 def test_quick_and_full_ask_for_enough_runs() -> None:
     assert QUICK.runs >= 5
     assert FULL.runs >= 5

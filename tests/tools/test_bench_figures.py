@@ -227,13 +227,6 @@ def test_a_contender_that_older_results_do_not_know_is_taken_over() -> None:
     assert first.facts["contenders"]["new"]["version"] == "1"
 
 
-@pytest.mark.parametrize("text", ["[]", "{}", '{"format": 99}'])
-def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
-    (tmp_path / "r.json").write_text(text)
-    with pytest.raises(ValueError, match="no benchmark results"):
-        Results.load(tmp_path / "r.json")
-
-
 def test_a_failure_outweighs_samples_and_the_first_reason_stays() -> None:
     made = results()
     made.leave_out(TIME, "blockvault", "failed", "broke in run 3")

@@ -34,6 +34,8 @@ def test_states_follow_their_parents() -> None:
 
 def test_the_harness_reads_the_manifest(tmp_path: Path) -> None:
     build.manifest(tmp_path, STATES)
+    for state in STATES:
+        (tmp_path / state.file).touch()
     images = inputs.given([str(tmp_path)])
     assert [(image.name, image.machine) for image in images] == [
         (state.name, state.machine) for state in STATES

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tools.bench import compare, inputs, machine, report
+from tools.bench import beforehand, compare, inputs, machine, report
 from tools.bench.bench import Bench, say
 from tools.bench.inputs import Image
 from tools.bench.peers.base import Contender
@@ -59,15 +59,20 @@ def main(words: Sequence[str] | None = None) -> int:
     try:
         if options.list:
             return _list()
+        # whatever is wrong with the request is found here, before hours are spent on it
         if options.report and find_spec("matplotlib") is None:
             raise ValueError("a report draws plots: pip install matplotlib (extra 'bench')")
-        results = _loaded(options.load) if options.load else _measure(options)
+        old = Results.load(options.compare) if options.compare else None
+        results = _joined(options) if options.load else _measure(options)
         if options.report:
             _report(results)
-        if options.compare:
-            print(compare.page(Results.load(options.compare), results))
-    except (ValueError, OSError) as error:
+        if old:
+            print(compare.page(old, results))
+    except ValueError as error:
         print(f"bench: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"bench: {beforehand.in_words(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         say("bench: interrupted; what was measured is in the results file")
@@ -107,7 +112,12 @@ def _parser() -> argparse.ArgumentParser:
         "--jobs", nargs="+", metavar="KEY", help="of the NBD rows only these: seqread, fsync-1, ..."
     )
     parser.add_argument("--work", type=Path, metavar="DIR", help="the disk to measure on")
-    parser.add_argument("--out", type=Path, metavar="JSON", help="where the raw results go")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="JSON",
+        help="where the raw results go, or those that were loaded, put together",
+    )
     parser.add_argument("--report", action="store_true", help="write docs/benchmarks.md and plots")
     parser.add_argument("--compare", type=Path, metavar="OLD", help="what changed since OLD.json")
     parser.add_argument("--list", action="store_true", help="name the contenders, missing ones too")
@@ -135,9 +145,11 @@ def _measure(options: argparse.Namespace) -> Results:
         words = f"{sys.executable} has no {' and no '.join(absent)}"
         raise ValueError(f"{words}: use the Python that blockvault is installed in (PYTHON=...)")
     plan = _plan(options)
-    parent = options.work or Path("/var/tmp")
-    work = Path(tempfile.mkdtemp(prefix="blockvault-bench-", dir=parent))
     out = options.out or Path(f"bench-{plan.mode}.json")
+    beforehand.writable(out)
+    parent = options.work or Path("/var/tmp")
+    beforehand.writable_folder(parent)
+    work = Path(tempfile.mkdtemp(prefix="blockvault-bench-", dir=parent))
     try:
         results = _run(options, plan, work, out)
     finally:
@@ -146,10 +158,16 @@ def _measure(options: argparse.Namespace) -> Results:
     return results
 
 
-def _loaded(paths: Sequence[Path]) -> Results:
-    results = Results.load(paths[0])
-    for path in paths[1:]:
-        results.merge(Results.load(path))
+def _joined(options: argparse.Namespace) -> Results:
+    """The results that were measured before, put together, and kept so where that is asked for."""
+    if options.out:
+        beforehand.writable(options.out)
+    results, *others = map(Results.load, options.load)
+    for other in others:
+        results.merge(other)
+    if options.out:
+        results.save(options.out)
+        say(f"results: {options.out}")
     return results
 
 
@@ -157,7 +175,9 @@ def _plan(options: argparse.Namespace) -> Plan:
     """The plan that was asked for; contenders that were named are those that take part."""
     plan = FULL if options.full else QUICK
     names = [each.name for each in everyone()]
-    if options.runs:
+    if options.runs is not None:
+        if options.runs < 1:
+            raise ValueError(f"--runs {options.runs}: each row is measured once at least")
         machine_runs = min(plan.machine_runs, options.runs)
         plan = dataclasses.replace(plan, runs=options.runs, machine_runs=machine_runs)
     if options.part:

@@ -161,6 +161,6 @@ def _drift(found: Sequence[Change]) -> str:
         if not change.apart and change.old.median
     )
     if not ratios:
-        return "No peer was measured in both runs."
+        return "No peer was measured on the same work in both runs."
     middle = ratio(ratios[len(ratios) // 2])
     return f"Times of the peers, now of before: {middle} in the median of {len(ratios)} rows."

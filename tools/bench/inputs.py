@@ -8,6 +8,7 @@ many of those were in no earlier state; the limits are about exactly those bytes
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tools.bench import synthetic
+from tools.bench import shape, synthetic
 
 MANIFEST = "series.json"
+STATE = {"name": str, "file": str, "machine": str}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +48,7 @@ def given(texts: Sequence[str]) -> list[Image]:
     images = []
     for text in texts:
         machine, _, file = text.rpartition(":")
-        path = Path(file).resolve()
-        if not path.is_file():
-            raise ValueError(f"no image at {path}")
+        path = _image(Path(file))
         images.append(Image(path.stem, path, machine or "main"))
     return images
 
@@ -57,8 +57,19 @@ def _from_manifest(folder: Path) -> list[Image]:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise ValueError(f"{folder} holds no {MANIFEST}; name the images one by one")
-    states = json.loads(manifest.read_text())["states"]
-    return [Image(s["name"], (folder / s["file"]).resolve(), s["machine"]) for s in states]
+    states = shape.read_as(manifest, {"states": [STATE]})["states"]
+    if not states:
+        raise ValueError(f"{manifest}: it names no image")
+    return [Image(s["name"], _image(folder / s["file"]), s["machine"]) for s in states]
+
+
+def _image(path: Path) -> Path:
+    """The file itself, which must be there and readable: hours later is too late to find out."""
+    if not path.is_file():
+        raise ValueError(f"no image at {path.resolve()}")
+    if not os.access(path, os.R_OK):
+        raise ValueError(f"{path}: not readable")
+    return path.resolve()
 
 
 def made_up(folder: Path, size: int) -> list[Image]:

@@ -8,11 +8,12 @@ from this file alone, so that numbers can be looked at again long after the run.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from tools.bench import saved
 from tools.bench.commands import Cost
 from tools.bench.scope import Scope, scope
 from tools.bench.stats import Summary, summarize
@@ -203,11 +204,9 @@ class Results:
 
     @classmethod
     def load(cls, path: Path) -> Results:
-        """Read what ``save`` wrote; ``ValueError`` for any other file."""
-        document = json.loads(path.read_text())
-        if not isinstance(document, dict) or document.get("format") != FORMAT:
-            raise ValueError(f"{path} holds no benchmark results of format {FORMAT}")
-        rows = [Row(**row) for row in document["rows"]]
+        """Read what ``save`` wrote; ``ValueError`` for any other file, which it names."""
+        document = saved.read(path, FORMAT)
+        rows = [Row(**_known(saved.ROW, row)) for row in document["rows"]]
         return cls(
             facts=document["facts"],
             rows={row.key: row for row in rows},
@@ -225,5 +224,10 @@ class Results:
 
 
 def _cell(value: Mapping[str, Any]) -> Cell:
-    samples = [Sample(**sample) for sample in value["samples"]]
+    samples = [Sample(**_known(saved.SAMPLE, sample)) for sample in value["samples"]]
     return Cell(state=value["state"], reason=value["reason"], samples=samples)
+
+
+def _known(names: Iterable[str], value: Mapping[str, Any]) -> dict[str, Any]:
+    """Without what a later version may have added."""
+    return {name: value[name] for name in names}
