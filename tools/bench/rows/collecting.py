@@ -15,6 +15,7 @@ from tools.bench.commands import CommandFailed
 from tools.bench.commands import run as run_commands
 from tools.bench.peers.nbd import VaultServer
 from tools.bench.results import Row
+from tools.bench.rows import nbd
 from tools.bench.rows.nbd import JOBS, written
 
 GROUP = "gc while a disk is written to"
@@ -30,10 +31,8 @@ LITTER = 4
 
 def run(bench: Bench) -> None:
     """blockvault only: no peer collects garbage while its disk is in use."""
-    if missing := VaultServer.missing():
-        bench.results.leave_out(WITH, VaultServer.name, "not built yet", missing)
-        return
-    if not bench.plan.collecting_runs:
+    rows = (WITH, RATE_WITH, WITHOUT, RATE_WITHOUT, COLLECT)
+    if nbd.left_out(bench, rows, runs=bench.plan.collecting_runs):
         return
     size = bench.plan.nbd_size
     synthetic.write(bench.input, synthetic.scattered(size, size))

@@ -14,6 +14,7 @@ from tools.bench.bench import Bench, Lane, say
 from tools.bench.commands import CommandFailed
 from tools.bench.peers.nbd import QemuNbd, VaultServer
 from tools.bench.results import Row
+from tools.bench.rows import nbd
 from tools.bench.rows.nbd import JOBS, written
 
 GROUP = "snapshot while it is written to"
@@ -28,13 +29,10 @@ JOB = next(job for job in JOBS if job.key == "randwrite-16")
 
 def run(bench: Bench) -> None:
     """blockvault only: for the others it takes a running hypervisor to do it."""
-    results = bench.results
     for row in (SNAPSHOT, WITH, RATE_WITH):
         reason = "qemu-img cannot; a running QEMU can, through its monitor"
-        results.leave_out(row, QemuNbd.name, "not offered", reason)
-        if missing := VaultServer.missing():
-            results.leave_out(row, VaultServer.name, "not built yet", missing)
-    if VaultServer.missing():
+        bench.results.leave_out(row, QemuNbd.name, "not offered", reason)
+    if nbd.left_out(bench, (SNAPSHOT, WITH, RATE_WITH, WITHOUT, RATE_WITHOUT)):
         return
     size = bench.plan.nbd_size
     synthetic.write(bench.input, synthetic.scattered(size, size))

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -114,21 +114,47 @@ def missing() -> str | None:
     return None if find_program("fio") else "fio not installed"
 
 
+def left_out(bench: Bench, rows: Iterable[Row], *, runs: int = 1) -> bool:
+    """Whether rows about blockvault's server and a writer cannot be measured; they say why."""
+    state: State = "not run"
+    if reason := VaultServer.missing():
+        state = "not built yet"
+    elif not runs:
+        reason = "only in a full run"
+    else:
+        reason = missing()
+    if reason is None:
+        return False
+    for row in rows:
+        bench.results.leave_out(row, VaultServer.name, state, reason)
+    return True
+
+
 def run(bench: Bench, kinds: Sequence[type[NbdServer]]) -> None:
     """In each run a disk for each server; then jobs in turn, servers in turn within each job."""
+    for kind in kinds:
+        if reason := kind.missing() or missing():
+            unbuilt = issubclass(kind, VaultServer) and kind.missing()
+            _leave_out(bench, kind, "not built yet" if unbuilt else "not run", reason)
+    here = [kind for kind in kinds if kind.missing() is None]
+    if missing() or not here:
+        return
     size = bench.plan.nbd_size
     synthetic.write(bench.input, synthetic.scattered(size, size))
-    for kind in kinds:
-        if reason := kind.missing():
-            state: State = "not built yet" if issubclass(kind, VaultServer) else "not run"
-            for job in filter(lambda job: kind.does(job.key), _chosen(bench)):
-                bench.results.leave_out(_row(job), kind.name, state, reason)
-    here = [kind for kind in kinds if kind.missing() is None]
     for number in bench.numbers():
         say(f"NBD: run {number + 1} of {bench.plan.runs}")
         with bench.lanes(here) as lanes:
             _run(bench, lanes, number)
         bench.save()
+
+
+def _leave_out(bench: Bench, kind: type[NbdServer], state: State, reason: str) -> None:
+    """Say of all that a server would be asked why it is not."""
+    asked = [_row(job) for job in _chosen(bench) if kind.does(job.key)]
+    if _wanted(bench, EXPORTED) and kind.does(EXPORTED):
+        asked.append(EXPORT)
+    for row in asked:
+        bench.results.leave_out(row, kind.name, state, reason)
 
 
 def _run(bench: Bench, lanes: Sequence[Lane[NbdServer]], number: int) -> None:

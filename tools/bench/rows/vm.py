@@ -96,7 +96,8 @@ def _measure(bench: Bench, size: Size, rows: Rows) -> None:
         try:
             run_commands([each], limit=bench.plan.time_limit)
         except CommandFailed as failure:
-            bench.results.leave_out(rows.pause, OURS, "failed", str(failure))
+            for row in rows:
+                bench.results.leave_out(row, OURS, "failed", str(failure))
             return
         _record(bench, rows, json.loads(report.read_text()))
     names = {bench.work: "WORK", Path(sys.executable): "python"}
