@@ -125,6 +125,7 @@ def left_out(bench: Bench, rows: Iterable[Row], *, runs: int = 1) -> bool:
         reason = missing()
     if reason is None:
         return False
+    say(f"not measured: {reason}")
     for row in rows:
         bench.results.leave_out(row, VaultServer.name, state, reason)
     return True
@@ -138,6 +139,7 @@ def run(bench: Bench, kinds: Sequence[type[NbdServer]]) -> None:
             _leave_out(bench, kind, "not built yet" if unbuilt else "not run", reason)
     here = [kind for kind in kinds if kind.missing() is None]
     if missing() or not here:
+        say(f"NBD: {missing() or 'no server is here'}")
         return
     size = bench.plan.nbd_size
     synthetic.write(bench.input, synthetic.scattered(size, size))
