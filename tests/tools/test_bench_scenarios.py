@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.tools.test_bench_contenders import TINY
-from tests.tools.test_bench_figures import facts
+from tests.tools.test_bench_figures import RATE, facts, results
 from tools.bench import __main__ as cli
 from tools.bench import report
 from tools.bench.bench import Bench
@@ -17,7 +18,7 @@ from tools.bench.commands import CommandFailed
 from tools.bench.peers.yardsticks import NbdkitMemory
 from tools.bench.registry import SERVERS
 from tools.bench.results import Results
-from tools.bench.rows import nbd, vm
+from tools.bench.rows import collecting, live, nbd, vm
 
 
 @pytest.fixture
@@ -93,3 +94,77 @@ def test_machines_that_fail_are_named_in_each_row(
     rows = (*vm.Rows.of(vm.SMALL), *vm.Rows.of(vm.LARGE))
     cells = [bench.results.cells[row.key]["blockvault"] for row in rows]
     assert {(cell.state, cell.reason) for cell in cells} == {("failed", "apt knows no package")}
+
+
+@pytest.mark.parametrize(
+    ("scenario", "shown"),
+    [
+        (
+            live,
+            {
+                "live/snapshot": "BIN/blockvault -V STORE snapshot -b main -m live0-0",
+                "live/worst-without": "SERVER & FIO",
+                "live/rate-without": "SERVER & FIO",
+                "live/worst-with": "SERVER & FIO & SNAPSHOT",
+                "live/rate-with": "SERVER & FIO & SNAPSHOT",
+            },
+        ),
+        (
+            collecting,
+            {
+                "collecting/gc": "BIN/blockvault -V STORE gc",
+                "collecting/slow-without": "SERVER & FIO",
+                "collecting/rate-without": "SERVER & FIO",
+                "collecting/slow-with": "SERVER & FIO & GC",
+                "collecting/rate-with": "SERVER & FIO & GC",
+            },
+        ),
+    ],
+    ids=lambda value: getattr(value, "GROUP", ""),
+)
+def test_what_was_run_beside_a_writer_is_shown(
+    bench: Bench, need_tool: Callable[[str], str], scenario: Any, shown: dict[str, str]
+) -> None:
+    need_tool("fio")
+    bench.plan = dataclasses.replace(TINY, collecting_runs=1, nbd_seconds=0.6, nbd_sustained=0.3)
+    scenario.run(bench)
+    page = report._commands(bench.results)
+    names = {row.key: row.title for row in bench.results.rows.values()}
+    assert len(set(names.values())) == len(names), "no two rows are called the same"
+    for key, words in shown.items():
+        line = page.partition(f"# {names[key]}\n")[2].partition("\n")[0]
+        assert line.startswith("blockvault       ")
+        assert _short(line.removeprefix("blockvault       ")) == words
+    assert names.keys() == shown.keys()
+
+
+def _short(line: str) -> str:
+    """One word for each command of a line with several."""
+    parts = line.split(" & ")
+    if len(parts) == 1:
+        return line
+    words = {" serve ": "SERVER", "fio ": "FIO", " snapshot ": "SNAPSHOT", " gc": "GC"}
+    return " & ".join(next(words[each] for each in words if each in part) for part in parts)
+
+
+def test_rows_without_commands_have_no_heading() -> None:
+    made = results()
+    made.commands[RATE.key] = {}
+    page = report._commands(made)
+    assert "# First imports together" in page
+    assert "# Random write" not in page
+
+
+def test_each_timed_row_of_a_machine_says_what_was_run(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vm, "run_commands", lambda *_, **__: None)
+    monkeypatch.setattr(vm, "_record", lambda *_: None)
+    monkeypatch.setattr(vm, "missing", lambda _: None)
+    (bench.work / "machines.json").write_text("{}")
+    bench.plan = dataclasses.replace(TINY, machine_runs=1, machine_rounds=2)
+    vm.run(bench)
+    for size, memory in (("vm", "512M"), ("vm-large", "4096M")):
+        for row in ("pause", "restore", "order", "clone"):
+            (line,) = bench.results.commands[f"{size}/{row}"]["blockvault"]
+            assert f"tools.bench.machines --rounds 2 --memory {memory}" in line

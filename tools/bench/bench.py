@@ -82,8 +82,26 @@ class Lane(Generic[C]):
             return None
         if row is not None:
             results.add_cost(row, self.name, cost)
-            self._show(row, commands)
+            self.show(row, commands)
         return cost
+
+    def show(
+        self,
+        row: Row,
+        commands: Sequence[Command],
+        *,
+        beside: Sequence[Command] = (),
+        folder: Path | None = None,
+    ) -> None:
+        """Keep what was run for a row, the first time that it is.  What went on ``beside`` the
+        others is shown as a shell would start it; ``folder`` is one that was made for them.
+        """
+        spelled = self.bench.results.commands.setdefault(row.key, {})
+        if self.name in spelled:
+            return
+        names = self.bench.names(self.contender) | ({folder: "OUT"} if folder else {})
+        first = [f"{line} &" for line in shown(beside, names)]
+        spelled[self.name] = [*first, *shown(commands, names)]
 
     def _failed(self, row: Row | None, words: str, optional: bool) -> None:
         say(f"  {self.name}: {words}")
@@ -91,11 +109,6 @@ class Lane(Generic[C]):
             self.bench.results.leave_out(row, self.name, "failed", words)
         if not optional:
             self.out = words
-
-    def _show(self, row: Row, commands: Sequence[Command]) -> None:
-        spelled = self.bench.results.commands.setdefault(row.key, {})
-        if self.name not in spelled:
-            spelled[self.name] = shown(commands, self.bench.names(self.contender))
 
 
 class Bench:

@@ -209,15 +209,20 @@ def _once(names: Sequence[str]) -> str:
 def _commands(results: Results) -> str:
     lines: list[str] = []
     for key, spelled in results.commands.items():
-        lines.append(f"# {results.rows[key].title}")
-        for name, commands in spelled.items():
-            lines.append(f"{name:<16} " + " && ".join(commands))
-        lines.append("")
+        if spelled:  # other rows are about the same commands, or about none
+            lines.append(f"# {results.rows[key].title}")
+            lines += [f"{name:<16} {_in_a_row(commands)}" for name, commands in spelled.items()]
+            lines.append("")
     body = "\n".join(lines).rstrip()
     return (
         "## Commands\n\n<details><summary>Exactly what was run</summary>\n\n"
         f"```sh\n{body}\n```\n\n</details>"
     )
+
+
+def _in_a_row(commands: Sequence[str]) -> str:
+    """One after the other, but for those that go on beside what follows."""
+    return " && ".join(commands).replace("& && ", "& ")
 
 
 def facts_of(contender: Any) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from tools.bench.rows import nbd
 from tools.bench.rows.nbd import JOBS, written
 
 GROUP = "gc while a disk is written to"
-WITH = Row("collecting/slow-with", GROUP, "4 KiB random write, depth 1: 99.9 % within, during gc")
-WITHOUT = Row("collecting/slow-without", GROUP, "The same without gc")
-RATE_WITH = Row("collecting/rate-with", GROUP, "4 KiB random write, depth 1, during gc", "IOPS")
-RATE_WITHOUT = Row("collecting/rate-without", GROUP, "The same without gc", "IOPS")
+WRITE = "4 KiB random write, depth 1"
+WITH = Row("collecting/slow-with", GROUP, f"{WRITE}: 99.9 % within, during gc")
+WITHOUT = Row("collecting/slow-without", GROUP, f"{WRITE}: 99.9 % within, without gc")
+RATE_WITH = Row("collecting/rate-with", GROUP, f"{WRITE}, during gc", "IOPS")
+RATE_WITHOUT = Row("collecting/rate-without", GROUP, f"{WRITE}, without gc", "IOPS")
 COLLECT = Row("collecting/gc", GROUP, "That gc, the command")
 JOB = dataclasses.replace(next(job for job in JOBS if job.key == "randwrite-1"), long=True)
 LITTER = 4
@@ -53,16 +54,18 @@ def _one(bench: Bench, lane: Lane[VaultServer], number: int, *, collecting: bool
     try:
         _litter(bench, server, number)
         collect = (lambda _: server.machine.collect()) if collecting else None
-        figures, taken = written(bench, server, JOB, collect)
+        done = written(bench, server, JOB, collect)
         run_commands(server.machine.collect(), limit=bench.plan.time_limit)
     except CommandFailed as failure:
         lane.out = str(failure)
         bench.results.leave_out(row, lane.name, "failed", lane.out)
         return
-    bench.results.add(row, lane.name, figures["clat_ns"]["percentile"]["99.900000"] / 1e9)
-    bench.results.add(rate, lane.name, figures["iops"])
-    if taken:
-        bench.results.add(COLLECT, lane.name, taken[0])
+    bench.results.add(row, lane.name, done.figures["clat_ns"]["percentile"]["99.900000"] / 1e9)
+    bench.results.add(rate, lane.name, done.figures["iops"])
+    done.show(lane, row, rate)
+    if done.seconds:
+        bench.results.add(COLLECT, lane.name, done.seconds[0])
+        lane.show(COLLECT, done.others)
 
 
 def _litter(bench: Bench, server: VaultServer, number: int) -> None:

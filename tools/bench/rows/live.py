@@ -22,7 +22,9 @@ SNAPSHOT = Row("live/snapshot", GROUP, "Snapshot of a disk under load, the comma
 WITH = Row("live/worst-with", GROUP, "Longest write request while snapshots are taken")
 WITHOUT = Row("live/worst-without", GROUP, "Longest write request without snapshots")
 RATE_WITH = Row("live/rate-with", GROUP, "4 KiB random write, depth 16, with snapshots", "IOPS")
-RATE_WITHOUT = Row("live/rate-without", GROUP, "The same without snapshots", "IOPS")
+RATE_WITHOUT = Row(
+    "live/rate-without", GROUP, "4 KiB random write, depth 16, without snapshots", "IOPS"
+)
 PAUSE = 0.3
 JOB = next(job for job in JOBS if job.key == "randwrite-16")
 
@@ -51,7 +53,7 @@ def _one(bench: Bench, lane: Lane[VaultServer], number: int, *, snapshots: bool)
         return
     try:
         machine = lane.contender.machine
-        figures, taken = written(
+        done = written(
             bench,
             lane.contender,
             JOB,
@@ -62,7 +64,9 @@ def _one(bench: Bench, lane: Lane[VaultServer], number: int, *, snapshots: bool)
         lane.out = str(failure)
         bench.results.leave_out(row, lane.name, "failed", lane.out)
         return
-    bench.results.add(row, lane.name, figures["clat_ns"]["max"] / 1e9)
-    bench.results.add(rate, lane.name, figures["iops"])
-    if taken:
-        bench.results.add(SNAPSHOT, lane.name, statistics.median(taken))
+    bench.results.add(row, lane.name, done.figures["clat_ns"]["max"] / 1e9)
+    bench.results.add(rate, lane.name, done.figures["iops"])
+    done.show(lane, row, rate)
+    if done.seconds:
+        bench.results.add(SNAPSHOT, lane.name, statistics.median(done.seconds))
+        lane.show(SNAPSHOT, done.others)

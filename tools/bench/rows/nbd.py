@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tools.bench import synthetic
 from tools.bench.bench import Bench, Lane, say, turns
 from tools.bench.beside import repeated
-from tools.bench.commands import Command, CommandFailed, command, shown
+from tools.bench.commands import Command, CommandFailed, command
 from tools.bench.commands import run as run_commands
 from tools.bench.peers.base import find_program
 from tools.bench.peers.nbd import SUSTAINED, NbdServer, VaultServer
@@ -219,29 +219,52 @@ def _measure(bench: Bench, lane: Lane[NbdServer], job: Job) -> None:
     if lane.name == NbdkitMemory.name:
         bench.results.add(row, LIMIT, figures["iops"])
     bench.results.add(worst, lane.name, figures["clat_ns"]["percentile"]["99.900000"] / 1e9)
-    spelled = bench.results.commands.setdefault(row.key, {})
-    if lane.name not in spelled:
-        names = {**bench.names(lane.contender), Path(folder): "OUT"}
-        spelled[lane.name] = shown([*server_command, client], names)
+    lane.show(row, [client], beside=server_command, folder=Path(folder))
+
+
+class Written(NamedTuple):
+    """What came of a job that writes, and of what was run meanwhile."""
+
+    figures: dict[str, Any]  # fio's
+    seconds: list[float]  # of each time that the other commands were run
+    server: Sequence[Command]
+    client: Command
+    others: Sequence[Command]  # as they were the first time
+    folder: Path
+
+    def show(self, lane: Lane[Any], *rows: Row) -> None:
+        """Keep what was run under rows that are about the writer."""
+        running = [*self.server, self.client] if self.others else self.server
+        for row in rows:
+            lane.show(row, self.others or [self.client], beside=running, folder=self.folder)
 
 
 def written(
     bench: Bench,
     server: NbdServer,
     job: Job,
-    beside: Callable[[int], Sequence[Command]] | None,
+    meanwhile: Callable[[int], Sequence[Command]] | None,
     pause: float = 0,
-) -> tuple[dict[str, Any], list[float]]:
-    """fio's figures of a job that writes, and the seconds of each time that ``beside`` was run."""
+) -> Written:
+    """Run a job that writes, and again and again what is to be run meanwhile, after a pause."""
+    others: list[Sequence[Command]] = []
+
+    def spell(number: int) -> Sequence[Command]:
+        others.append(meanwhile(number) if meanwhile else ())
+        return others[-1]
+
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         listening, report = Path(folder, "nbd.sock"), Path(folder, "fio.json")
         client = fio(bench, job, server.uri(listening), report)
+        serve = server.serve(listening)
         bench.clean_disk()
         with ExitStack() as running:
-            running.enter_context(serving(server.serve(listening)[0], listening))
-            taken = running.enter_context(repeated(beside, pause)) if beside else []
+            running.enter_context(serving(serve[0], listening))
+            seconds = running.enter_context(repeated(spell, pause)) if meanwhile else []
             run_commands([client], limit=bench.plan.time_limit)
-        return figures_of(report, job.side), taken
+        figures = figures_of(report, job.side)
+    first = others[0] if others else ()
+    return Written(figures, seconds, serve, client, first, Path(folder))
 
 
 def figures_of(report: Path, side: str) -> dict[str, Any]:

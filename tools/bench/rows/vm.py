@@ -101,7 +101,8 @@ def _measure(bench: Bench, size: Size, rows: Rows) -> None:
             return
         _record(bench, rows, json.loads(report.read_text()))
     names = {bench.work: "WORK", Path(sys.executable): "python"}
-    bench.results.commands[rows.pause.key] = {OURS: shown([each], names)}
+    for row in (rows.pause, rows.restore, rows.order, rows.clone):
+        bench.results.commands[row.key] = {OURS: shown([each], names)}
 
 
 def missing(bench: Bench) -> str | None:
