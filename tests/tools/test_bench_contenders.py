@@ -260,3 +260,10 @@ def test_quick_and_full_ask_for_enough_runs() -> None:
     assert {1 * GIB, 64 * GIB, 1024 * GIB} <= set(FULL.virtual)
     names = {kind.name for kind in everyone()}
     assert set(QUICK.left_out) <= names
+    for plan in (QUICK, FULL):
+        once = set(plan.once)
+        assert once <= {kind.name for kind in ARCHIVES} - set(plan.left_out)
+        assert once <= set(plan.slow), "only for whom a round takes minutes"
+        assert not once & {"blockvault", "borg-fixed", "restic", "qcow2-files", "btrfs"}, (
+            "of each family the first is measured as often as blockvault"
+        )

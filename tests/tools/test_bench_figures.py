@@ -250,6 +250,34 @@ def test_page_states_ratios_limits_reasons_and_commands() -> None:
 
 
 @pytest.mark.parametrize(
+    ("samples", "shown"),
+    [(1, "9.00 s (1 run)"), (2, "9.00 s (2 runs)"), (5, "9.00 s"), (7, "9.00 s")],
+)
+def test_figures_of_fewer_runs_than_the_table_says_are_marked(samples: int, shown: str) -> None:
+    made = results()
+    for _ in range(samples):
+        made.add(TIME, "memory", 9.0)
+    page = report.page(made, plots=[], folder="f", raw="r", progress="")
+    assert f"| First imports together | 2.00 s | 4.00 s | not run | {shown} | 1.00 s |" in page
+    assert "Medians of 5 runs" in page
+
+
+def test_the_method_claims_a_warm_up_for_those_that_have_one() -> None:
+    rows = Path(report.__file__).with_name("rows")
+    warm = {path.stem for path in rows.glob("*.py") if "thrown away" in path.read_text().lower()}
+    assert warm == {"series", "start", "latency"}
+    assert "The series, the start and the latency begin with a warm-up" in report.METHOD
+
+
+def test_a_table_of_single_runs_marks_none() -> None:
+    made = Results(facts=facts())
+    made.add(TIME, "blockvault", 9.0)
+    page = report.page(made, plots=[], folder="f", raw="r", progress="")
+    assert "One run, commit 0123456789." in page
+    assert "| First imports together | 9.00 s |" in page
+
+
+@pytest.mark.parametrize(
     ("ours", "cells", "verdict"),
     [
         (2.0, "2.00 s | **2.00** | not run | – | – | – | 1.00 s, 2.00 ×", "borg in 1 of 1 lines."),

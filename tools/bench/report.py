@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -25,10 +26,13 @@ UNWRITTEN = 0.1  # of a command's time, from which on that is shown
 
 METHOD = """## Method
 
-* One warm-up that is thrown away (in the series it checks each round trip byte for byte, and so
-  does the first run), then the runs. In each the contenders take turns at every step, in an order
-  that starts one further each time. Figures are medians; ± is half the distance of the quartiles,
-  shown from 5 % on.{once}
+* The series, the start and the latency begin with a warm-up that is thrown away (in the series it
+  checks each round trip byte for byte, and so does the first run); all else is measured from its
+  first run on.
+* In each run the contenders take turns, in an order that starts one further each time: in the
+  series and over NBD at every step, elsewhere with all that a run does with one of them.
+* Figures are medians of as many runs as stand above the table; behind those of fewer stands how
+  many. ± is half the distance of the quartiles, shown from 5 % on.{once}
 * Each command runs under a launcher of its own. Wall time is the launcher's clock; CPU and peak
   memory are the kernel's (`wait4`), children included. The peak is that of the biggest process;
   mapped pages of a file count, so a store that maps its file shows them.
@@ -93,7 +97,8 @@ def _opening(results: Results, raw: str) -> str:
 
 def _group(results: Results, group: str, rows: Sequence[Row], plots: Sequence[str]) -> str:
     names = _columns(results, rows)
-    lines = [[row.title, *(_cell(results, row, name) for name in names)] for row in rows]
+    asked = _usual(results, rows)
+    lines = [[row.title, *(_cell(results, row, name, asked) for name in names)] for row in rows]
     parts = [f"## {group[0].upper()}{group[1:]}", _runs(results, rows), table(["", *names], lines)]
     if any(cell.samples and cell.samples[0].cpu is not None for cell in _cells(results, rows)):
         parts += [COSTS, _costs(results, rows)]
@@ -103,15 +108,20 @@ def _group(results: Results, group: str, rows: Sequence[Row], plots: Sequence[st
 
 def _runs(results: Results, rows: Sequence[Row]) -> str:
     """How many samples the figures of a table are the medians of, and of which commit."""
-    counts = [len(c.samples) for row in rows for c in results.cells[row.key].values() if c.samples]
-    if not counts:
+    usual = _usual(results, rows)
+    if not usual:
         return ""
-    most = max(set(counts), key=counts.count)
-    text = f"Medians of {most} runs" if most > 1 else "One run"
+    text = f"Medians of {usual} runs" if usual > 1 else "One run"
     commits = sorted({origin.commit for row in rows for origin in results.origin(row.key)})
     where = _processors(results, rows)
     elsewhere = "" if where == [results.facts["processor"]] else f", on {' and '.join(where)}"
     return f"{text}, commit {', '.join(commits)}{elsewhere}."
+
+
+def _usual(results: Results, rows: Sequence[Row]) -> int:
+    """How many samples most cells of a table have; of as many that is the greater number."""
+    counts = Counter(len(cell.samples) for cell in _cells(results, rows) if cell.samples)
+    return max(counts, key=lambda count: (counts[count], count), default=0)
 
 
 def _processors(results: Results, rows: Iterable[Row]) -> list[str]:
@@ -131,13 +141,15 @@ def _cells(results: Results, rows: Sequence[Row]) -> Iterator[Cell]:
         yield from results.cells[row.key].values()
 
 
-def _cell(results: Results, row: Row, name: str) -> str:
-    if name == LIMIT:
-        return floors.cell(results, row)
+def _cell(results: Results, row: Row, name: str, asked: int) -> str:
+    """The median, and of how many samples where those are fewer than the table says."""
     summary = results.summary(row.key, name)
     if summary is None:
         return headlines.why(results, row, name)
-    return spread(summary, row.unit)
+    text = floors.cell(results, row) if name == LIMIT else spread(summary, row.unit)
+    if summary.runs >= asked:
+        return text
+    return f"{text} ({summary.runs} run{'s' if summary.runs > 1 else ''})"
 
 
 def _costs(results: Results, rows: Sequence[Row]) -> str:

@@ -32,7 +32,7 @@ PEAK = Row("memory/series", GROUP, "Peak memory of all imports and exports", "B"
 
 
 def run(bench: Bench, kinds: Sequence[type[Archive]]) -> None:
-    """Warm up on tiny images (which also checks each round trip), then measure.
+    """Warm up on tiny images, thrown away but for the check of each round trip, then measure.
 
     Contenders that need minutes for a round are asked once, and the page says so.
     """

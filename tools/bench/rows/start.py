@@ -17,7 +17,9 @@ HELP = Row("start/help", GROUP, "Start, show the help, end", limit=LIMIT)
 
 
 def run(bench: Bench, kinds: Sequence[type[Contender]]) -> None:
-    """Two turns for every run of the plan: these are quick and small."""
+    """Two turns for every run of the plan, since these are quick and small; one before them is
+    thrown away.
+    """
     say("start")
     with bench.lanes(kinds) as lanes:
         for lane in lanes:
