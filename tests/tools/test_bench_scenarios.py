@@ -167,4 +167,4 @@ def test_each_timed_row_of_a_machine_says_what_was_run(
     for size, memory in (("vm", "512M"), ("vm-large", "4096M")):
         for row in ("pause", "restore", "order", "clone"):
             (line,) = bench.results.commands[f"{size}/{row}"]["blockvault"]
-            assert f"tools.bench.machines --rounds 2 --memory {memory}" in line
+            assert f"tools.bench.machines --rounds 2 --work WORK --memory {memory}" in line

@@ -24,6 +24,7 @@ from tools.bench.results import Results, Row
 
 C = TypeVar("C", bound=Contender)
 P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Lane(Generic[C]):
@@ -182,12 +183,12 @@ class Bench:
         }
 
 
-def turns(lanes: Sequence[Lane[C]], number: int) -> list[Lane[C]]:
-    """The lanes in the order of run ``number``: each starts one further than the last."""
-    if not lanes:
+def turns(parts: Sequence[T], number: int) -> list[T]:
+    """Lanes, or others, in the order of run ``number``: each starts one further than the last."""
+    if not parts:
         return []
-    first = number % len(lanes)
-    return [*lanes[first:], *lanes[:first]]
+    first = number % len(parts)
+    return [*parts[first:], *parts[:first]]
 
 
 def say(text: str) -> None:

@@ -1,7 +1,7 @@
 """A running machine: full snapshot, restore and clone, from ``tools.bench.machines``.
 
-That program boots a guest and takes turns with it; here each of its runs is one sample, the median
-of its rounds.
+That program boots a guest twice, in a vault and on a qcow2 image, which take turns round by round;
+here each of its runs is one sample, the median of its rounds.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def run(bench: Bench) -> None:
 
 def _measure(bench: Bench, size: Size, rows: Rows) -> None:
     report = bench.work / "machines.json"
-    rounds = ("--rounds", str(bench.plan.machine_rounds))
+    rounds = ("--rounds", str(bench.plan.machine_rounds), "--work", bench.work)
     guest = ("--memory", f"{size.memory}M", "--fill", str(size.fill))
     words = (sys.executable, "-m", "tools.bench.machines", *rounds, *guest, "--json", report)
     # its status says whether targets were met, which is not the question here
