@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.bench import machine
+from tools.bench import host
 from tools.bench.commands import Command, CommandFailed, command, environment, run, shown
 from tools.bench.servers import serving
 
@@ -46,13 +46,13 @@ def test_peak_is_not_that_of_the_harness() -> None:
 
 def test_free_memory_is_filled_with_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = 40 * MIB
-    sizes = {"SC_PAGE_SIZE": 1, "SC_AVPHYS_PAGES": free + machine.LEFT_FREE}
-    monkeypatch.setattr(machine.os, "sysconf", sizes.__getitem__)
-    filled = machine.fill_memory(tmp_path)
+    sizes = {"SC_PAGE_SIZE": 1, "SC_AVPHYS_PAGES": free + host.LEFT_FREE}
+    monkeypatch.setattr(host.os, "sysconf", sizes.__getitem__)
+    filled = host.fill_memory(tmp_path)
     assert free <= filled < free + 17 * MIB
     assert (tmp_path / "memory").stat().st_size == filled
-    sizes["SC_AVPHYS_PAGES"] = machine.LEFT_FREE // 2
-    assert machine.fill_memory(tmp_path) == 0
+    sizes["SC_AVPHYS_PAGES"] = host.LEFT_FREE // 2
+    assert host.fill_memory(tmp_path) == 0
 
 
 def test_commands_add_up() -> None:

@@ -11,7 +11,16 @@ Three kinds of things meet here:
 
 Every command runs under ``launcher.py``, which takes wall time, CPU and peak memory of the whole
 process tree from the kernel.  ``results.py`` holds the samples and is the JSON that a run leaves
-behind; ``report.py``, ``plots.py`` and ``compare.py`` only ever read that.
+behind; whoever reports or compares only ever reads that.
+
+    what to do      plan, inputs, synthetic, registry; beforehand refuses what would fail at the end
+    the stage       bench (places and turns), commands, launcher, servers, beside, host
+    results         results, their file (saved, shape), what a row was measured on (scope)
+    the page        report: headlines, growing, floors, plots; stated reads old results by the
+                    rules of today; stats and text for figures
+    since when      compare
+    inside of work  guest (small writes), patch (a changed block), kernels (the limits)
+    on their own    longlog, machines
 
     tools/bench/run --quick                          # under three minutes, small made-up images
     tools/bench/run --full --images DIR --report     # real Debian images, docs/benchmarks.md

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tools.bench import beforehand, compare, inputs, machine, report
+from tools.bench import beforehand, compare, host, inputs, report
 from tools.bench.bench import Bench, say
 from tools.bench.inputs import Image
 from tools.bench.peers.base import Contender
@@ -203,7 +203,7 @@ def _run(options: argparse.Namespace, plan: Plan, work: Path, out: Path) -> Resu
     )
     results = Results(facts=_facts(plan, work, images, given=bool(options.images)))
     if plan.fill_memory:
-        say(f"filled memory with {machine.fill_memory(work) >> 20:,} MiB")
+        say(f"filled memory with {host.fill_memory(work) >> 20:,} MiB")
     bench = Bench(plan, results, work, images, out)
     for name in options.rows or plan.rows or SCENARIOS:
         before = time.monotonic()
@@ -243,7 +243,7 @@ def _wanted(kinds: Sequence[type[K]], plan: Plan) -> list[type[K]]:
 
 
 def _facts(plan: Plan, work: Path, images: Sequence[Image], *, given: bool) -> dict[str, Any]:
-    facts = machine.facts(work)
+    facts = host.facts(work)
     contenders = {kind.name: report.facts_of(kind) for kind in everyone()}
     for name in plan.left_out:
         contenders[name]["missing"] = contenders[name]["missing"] or "left out of this run"

@@ -1,7 +1,8 @@
 """The same operations on a disk that has many snapshots already, 1 to 10,000.
 
-Getting there is not measured, but it is limited: a program that needs minutes for the next number
-of snapshots is shown with the number that it did not reach.
+Getting there is not measured, but it is limited: a program that needs many minutes for the next
+number of snapshots is shown with the number that it did not reach.  Blockvault takes those in one
+process, as whoever has thousands to take would; the others are commands, which start quickly.
 """
 
 from __future__ import annotations

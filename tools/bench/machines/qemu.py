@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from blockvault.vm.qmp import Monitor
-from tools.bench.machines_guest import PAUSE, answers, prepare
+from tools.bench.machines.guest import PAUSE, answers, prepare
 from tools.guest.build import Guest
 
 COLD = "cold"  # the snapshot that a QEMU is started from

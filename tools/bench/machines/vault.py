@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from blockvault.nbd.control import Remote
-from tools.bench.machines_guest import PAUSE, answers, prepare
+from tools.bench.machines.guest import PAUSE, answers, prepare
 from tools.guest.build import Guest
 
 COMMAND = [sys.executable, "-m", "blockvault.cli.main"]

@@ -18,19 +18,13 @@ machine's process: an order.
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from tools.bench.bench import turns
-from tools.bench.machines_qemu import Theirs
-from tools.bench.machines_vault import CLONES, Ours
-from tools.guest.build import build
+from tools.bench.machines.qemu import Theirs
+from tools.bench.machines.vault import CLONES, Ours
 
 Step = Callable[[int], None]
 
@@ -61,7 +55,7 @@ def take_turns(rounds: int, *parts: tuple[Side, Step]) -> None:
                 step(number)
 
 
-def limits(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple[float, float]]:
+def demands(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple[float, float]]:
     """Each demand: what was measured, and what it must not exceed."""
     pause = ours["pause_ms"]
     return {
@@ -77,45 +71,3 @@ def limits(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, tuple[floa
         "clone / start with -loadvm": (ours["clone_s"] / theirs["start_loadvm_s"], 1.0),
         "ten clones / one snapshot": (ours["ten_clones_of_one"], 0.10),
     }
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--memory", default="512M")
-    parser.add_argument(
-        "--fill", type=int, default=0, help="MiB of the guest's memory to fill with noise"
-    )
-    parser.add_argument("--work", type=Path, help="the disk that vault and image are on")
-    parser.add_argument("--json", type=Path)
-    arguments = parser.parse_args()
-    with both(arguments) as (ours, theirs):
-        measure(ours, theirs, arguments.rounds)
-        figures = {"blockvault": ours.figures(), "qemu": theirs.figures()}
-    found = limits(figures["blockvault"], figures["qemu"])
-    for name, (value, limit) in found.items():
-        print(f"{name:32} {value:10.3f}  at most {limit:7.2f}  {'ok' if value <= limit else 'NO'}")
-    together = figures["blockvault"] | figures["qemu"]
-    print({name: round(value, 3) for name, value in together.items()})
-    if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
-    return int(any(value > limit for value, limit in found.values()))
-
-
-@contextmanager
-def both(arguments: argparse.Namespace) -> Iterator[tuple[Ours, Theirs]]:
-    """Both guests, made ready and standing still; whatever happens, they are gone afterwards."""
-    guest = build(Path.home() / ".cache" / "blockvault-guest")
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=arguments.work)))
-        sockets = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bv")))
-        (folder / "vault").mkdir()
-        ours = stack.enter_context(closing(Ours(folder / "vault")))
-        theirs = stack.enter_context(closing(Theirs(folder, sockets)))
-        for side in (ours, theirs):
-            side.boot(guest, arguments.memory, arguments.fill)
-        yield ours, theirs
-
-
-if __name__ == "__main__":
-    sys.exit(main())
