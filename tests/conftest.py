@@ -1,4 +1,4 @@
-"""What all tests share: the tools they need, the long ones, and reproducible randomness."""
+"""What all tests share: tools and certificates, the long ones, and reproducible randomness."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
@@ -88,3 +90,37 @@ def find_tool(name: str) -> str:
 def need_tool() -> Callable[[str], str]:
     """``need_tool("qemu-img")`` in a test: its path, else skip (under CI: fail)."""
     return find_tool
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two authorities with a client each, one server; named as libnbd and qemu expect them."""
+    directory = tmp_path_factory.mktemp("tls")
+    for authority in ("ca", "stranger-ca"):
+        openssl(
+            directory, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
+            "-nodes", "-keyout", f"{authority}-key.pem", "-out", f"{authority}-cert.pem",
+            "-subj", f"/CN={authority}", "-addext", "basicConstraints=critical,CA:TRUE",
+        )  # fmt: skip
+    issue(directory, "server", "ca", "subjectAltName=DNS:localhost,IP:127.0.0.1")
+    issue(directory, "client", "ca", "extendedKeyUsage=clientAuth")
+    issue(directory, "stranger", "stranger-ca", "extendedKeyUsage=clientAuth")
+    return directory
+
+
+def openssl(directory: Path, *arguments: str) -> None:
+    command = [find_tool("openssl"), *arguments]
+    subprocess.run(command, cwd=directory, check=True, capture_output=True)
+
+
+def issue(directory: Path, name: str, authority: str, extension: str) -> None:
+    openssl(
+        directory, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
+        "-keyout", f"{name}-key.pem", "-out", f"{name}.csr", "-subj", f"/CN={name}",
+    )  # fmt: skip
+    (directory / f"{name}.ext").write_text(extension + "\n")
+    openssl(
+        directory, "x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}-cert.pem",
+        "-CAkey", f"{authority}-key.pem", "-CAcreateserial", "-extfile", f"{name}.ext",
+        "-out", f"{name}-cert.pem",
+    )  # fmt: skip

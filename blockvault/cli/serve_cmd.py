@@ -62,7 +62,10 @@ class Listen(NamedTuple):
     "--socket", metavar="PATH", type=click.Path(path_type=Path),
     help="Listen on this unix socket.  [default: nbd.sock in the vault, unless --listen]",
 )  # fmt: skip
-@click.option("--listen", metavar="HOST:PORT", help="Listen on TCP; port 0 takes a free one.")
+@click.option(
+    "--listen", metavar="[HOST]:PORT",
+    help="Listen on TCP, without HOST on all addresses; port 0 takes a free one.",
+)  # fmt: skip
 @click.option("--tls-cert", type=FILE, help="Certificate of this server, PEM.")
 @click.option("--tls-key", type=FILE, help="Its private key.")
 @click.option("--tls-ca", type=FILE, help="Authority that signed the clients' certificates.")

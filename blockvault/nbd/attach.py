@@ -7,12 +7,14 @@ program that reads it wants: revisions are full of ``@{#}`` and paths may hold a
 from __future__ import annotations
 
 import shlex
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 from xml.sax.saxutils import quoteattr
 
 SAFE = "/@~^+-._"  # characters of a name that a URI may hold as they are
+EVERYWHERE = ("", "0.0.0.0", "::")  # hosts that a server can listen on and nobody can connect to
 
 
 @dataclass(frozen=True)
@@ -26,11 +28,16 @@ class Address:
 
     @classmethod
     def parse(cls, text: str, *, tls: bool = False) -> Address:
-        """From the form in which a server states its addresses: unix:PATH or tcp:HOST:PORT."""
+        """From the form in which a server states its addresses: unix:PATH or tcp:HOST:PORT.
+
+        Who listens on all addresses is reached by the name of this machine.
+        """
         kind, _, rest = text.partition(":")
         if kind == "unix":
             return cls(path=Path(rest))
         host, _, port = rest.rpartition(":")
+        if host in EVERYWHERE:
+            host = socket.gethostname()
         return cls(host=host, port=int(port), tls=tls)
 
     def uri(self, export: str) -> str:

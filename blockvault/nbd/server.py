@@ -77,10 +77,10 @@ class Server:
     def listen_tcp(self, host: str, port: int) -> int:
         """Serve on a TCP port, under TLS if the server has a context; return the port."""
         listener = sockets.listen_tcp(host, port)
-        port = int(listener.getsockname()[1])
-        self.addresses.append(f"tcp:{host}:{port}")
+        bound, port = listener.getsockname()[:2]
+        self.addresses.append(f"tcp:{host or bound}:{port}")
         self._accept_on(listener, self._tls)
-        return port
+        return int(port)
 
     def _accept_on(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
         accepting = threading.Thread(

@@ -90,7 +90,11 @@ def _clear(path: Path) -> None:
 
 
 def listen_tcp(host: str, port: int) -> socket.socket:
-    """Listen on one address; port 0 takes a free one."""
+    """Listen on one address, an empty host means all of them; port 0 takes a free one."""
+    everywhere = not host
+    if everywhere:
+        # One socket for both: what comes over IPv4 arrives at an IPv6 socket too.
+        host = "::" if socket.has_dualstack_ipv6() else "0.0.0.0"
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -100,6 +104,8 @@ def listen_tcp(host: str, port: int) -> socket.socket:
     listener = socket.socket(family, kind, proto)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if everywhere and family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         listener.bind(address)
         listener.listen(BACKLOG)
     except OSError as error:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -162,6 +163,21 @@ def test_tcp_without_tls_is_for_loopback_only(home, serve, need_tool) -> None:
     assert "at nbd://127.0.0.1:" in server.first
     assert "export-size" in tool(need_tool("nbdinfo"), server.first.split()[-1])
     assert not (home.path / ".blockvault" / "nbd.sock").exists()
+
+
+def tls_options(certificates: Path) -> list[str]:
+    files = {"cert": "server-cert", "key": "server-key", "ca": "ca-cert"}
+    named = [(f"--tls-{what}", certificates / f"{name}.pem") for what, name in files.items()]
+    return [str(word) for pair in named for word in pair]
+
+
+def test_tls_on_all_addresses(serve, certificates, need_tool) -> None:
+    server = serve("--listen", ":0", *tls_options(certificates))
+    uri = server.first.split()[-1]
+    assert uri.startswith(f"nbds://{socket.gethostname()}:")
+    uri = uri.replace(socket.gethostname(), "localhost", 1)  # for which the certificate is
+    told = tool(need_tool("nbdinfo"), f"{uri}?tls-certificates={certificates}")
+    assert "with TLS" in told
 
 
 @pytest.mark.parametrize(

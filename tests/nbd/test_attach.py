@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import socket
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -34,6 +35,12 @@ def test_uris_hold_any_name(name: str) -> None:
 )
 def test_addresses(text: str, tls: bool, uri: str) -> None:
     assert Address.parse(text, tls=tls).uri("main/vda") == uri
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::"])
+def test_who_listens_everywhere_is_reached_by_name(host: str) -> None:
+    address = Address.parse(f"tcp:{host}:10809", tls=True)
+    assert address.uri("main/vda") == f"nbds://{socket.gethostname()}:10809/main/vda"
 
 
 def blockdev(arguments: list[str]) -> dict[str, str]:

@@ -402,3 +402,15 @@ def test_tcp(exports: Exports) -> None:
     with pytest.raises(IOFailed, match="in use"):
         server.listen_tcp("127.0.0.1", port)
     server.stop()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_tcp_on_all_addresses(exports: Exports, host: str) -> None:
+    if host == "::1" and not socket.has_dualstack_ipv6():
+        pytest.skip("there is no IPv6 here")
+    server = Server(exports)
+    port = server.listen_tcp("", 0)
+    with socket.create_connection((host, port)) as client:
+        assert len(client.recv(18, socket.MSG_WAITALL)) == 18
+    assert server.addresses[0] in (f"tcp::::{port}", f"tcp:0.0.0.0:{port}")
+    server.stop()

@@ -16,44 +16,9 @@ from blockvault.errors import BadRequest
 from blockvault.nbd.exports import Exports
 from blockvault.nbd.server import Server
 from blockvault.nbd.tls import server_context
-from tests.conftest import find_tool
 from tests.nbd import messages as m
 from tests.nbd.conftest import wait_until
 from tests.nbd.memory import MemoryVolume
-
-
-@pytest.fixture(scope="session")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two authorities with a client each, one server; named as libnbd and qemu expect them."""
-    directory = tmp_path_factory.mktemp("tls")
-    for authority in ("ca", "stranger-ca"):
-        openssl(
-            directory, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-            "-nodes", "-keyout", f"{authority}-key.pem", "-out", f"{authority}-cert.pem",
-            "-subj", f"/CN={authority}", "-addext", "basicConstraints=critical,CA:TRUE",
-        )  # fmt: skip
-    issue(directory, "server", "ca", "subjectAltName=DNS:localhost,IP:127.0.0.1")
-    issue(directory, "client", "ca", "extendedKeyUsage=clientAuth")
-    issue(directory, "stranger", "stranger-ca", "extendedKeyUsage=clientAuth")
-    return directory
-
-
-def openssl(directory: Path, *arguments: str) -> None:
-    command = [find_tool("openssl"), *arguments]
-    subprocess.run(command, cwd=directory, check=True, capture_output=True)
-
-
-def issue(directory: Path, name: str, authority: str, extension: str) -> None:
-    openssl(
-        directory, "req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes",
-        "-keyout", f"{name}-key.pem", "-out", f"{name}.csr", "-subj", f"/CN={name}",
-    )  # fmt: skip
-    (directory / f"{name}.ext").write_text(extension + "\n")
-    openssl(
-        directory, "x509", "-req", "-in", f"{name}.csr", "-CA", f"{authority}-cert.pem",
-        "-CAkey", f"{authority}-key.pem", "-CAcreateserial", "-extfile", f"{name}.ext",
-        "-out", f"{name}-cert.pem",
-    )  # fmt: skip
 
 
 @pytest.fixture
