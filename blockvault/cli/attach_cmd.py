@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 PROGRAMS = ("qemu-system", "libvirt", "qemu-nbd", "nbd-client", "nbdfuse", "nbdcopy", "nbdinfo")
+CERTIFICATES = "the directory of your ca-cert.pem, client-cert.pem and client-key.pem"
 
 
 @command(
@@ -25,7 +26,8 @@ PROGRAMS = ("qemu-system", "libvirt", "qemu-nbd", "nbd-client", "nbdfuse", "nbdc
     shape={
         "export": "name of the export: REVISION/VOLUME",
         "read_only": "whether it cannot be written to",
-        "served": "whether a server that has it runs now",
+        "served": "whether a server that offers it runs now",
+        "start": "the command that begins one, else null",
         "recipes.uri": "NBD URI of it",
         "recipes.qemu-system": "arguments for qemu-system-x86_64",
         "recipes.libvirt": "the <disk> element of a domain",
@@ -50,50 +52,34 @@ def run(vault: Vault, revision: str, program: str | None, as_json: bool) -> None
     """Print what to type to use an export.
 
     For each program the exact line (for libvirt the XML), with the address of the server that
-    serves the revision now; if none does, with the one that 'blockvault serve' would use.
+    serves the revision now; if none does, with the one that 'blockvault serve' would use, and how
+    to start that.  For a server with TLS, CERTIFICATES stands for the directory of your
+    ca-cert.pem, client-cert.pem and client-key.pem.
     """
-    from blockvault.nbd.attach import recipes
+    from blockvault.nbd import attach, offers
+    from blockvault.nbd.volumes import branch_of
 
     text, volume = vault.split(revision)
-    text = vault.head if text == "HEAD" else text
-    export = f"{text}/{vault.resolve(text).volume(volume).name}"
-    server = _server(vault, text)
-    address, read_only = _address(vault, server, text)
-    lines = recipes(address, export, read_only=read_only)
+    text = branch_of(vault, text)
+    offer = offers.find(vault, text, vault.resolve(text).volume(volume).name)
+    lines = attach.recipes(offer.address, offer.export, read_only=offer.read_only)
     if as_json:
         output.write_json(
             {
-                "export": export,
-                "read_only": read_only,
-                "served": server is not None,
+                "export": offer.export,
+                "read_only": offer.read_only,
+                "served": offer.start is None,
+                "start": offer.start,
                 "recipes": lines,
             }
         )
     elif program:
         output.write(lines[program])
     else:
-        if server is None:
-            output.write("Nothing serves it now; start with: blockvault serve\n")
+        if offer.start is not None:
+            output.write(f"Nothing serves it now; start with: {offer.start}\n")
+        if offer.address.tls:
+            output.write(f"{attach.CERTIFICATES}: {CERTIFICATES}\n")
         for name in PROGRAMS:
             output.write(click.style(f"{name}:", bold=True))
             output.write(lines[name] + "\n")
-
-
-def _server(vault: Vault, revision: str) -> dict[str, Any] | None:
-    """The status of a server to ask: one that writes the branch, else any."""
-    from blockvault.nbd import control
-
-    found = [status for _, status in control.statuses(vault.path) if status is not None]
-    found.sort(key=lambda status: revision not in status["branches"])
-    return next((status for status in found if status["addresses"]), None)
-
-
-def _address(vault: Vault, server: dict[str, Any] | None, revision: str) -> tuple[Any, bool]:
-    from blockvault.nbd.attach import Address
-    from blockvault.nbd.serving import default_socket
-
-    if server is None:
-        branches = {branch.name for branch in vault.branches()}
-        return Address(path=default_socket(vault.path)), revision not in branches
-    writable = revision in server["branches"] or server["copy_on_write"]
-    return Address.parse(server["addresses"][0], tls=server["tls"]), not writable

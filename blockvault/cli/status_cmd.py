@@ -29,6 +29,7 @@ PERCENTILE = 0.99
         "addresses[]": "where it listens: unix:PATH or tcp:HOST:PORT",
         "branches.NAME.dirty_bytes": "bytes of the branch that are not durable yet",
         "names[]": "the exports it lists",
+        "only_listed": "whether clients may open no others",
         "copy_on_write": "whether clients write to copies that end with the server",
         "tls": "whether its TCP addresses want TLS",
         "refused": "connections turned away",

@@ -15,7 +15,7 @@ channel, tls  a socket, or a socket under TLS
 polling       a look at a socket before a thread sleeps on it
 server        listeners and threads
 serving       all of that for one vault, begun and ended together
-attach        what to type to use an export
+attach        what to type to use an export; offers tells which server has it
 stats         counters, rates, latency histogram
 control       a second socket, for `status` and for `snapshot` while a server runs
 """

@@ -61,10 +61,15 @@ class Server:
         self._ticker = threading.Thread(target=self._tick, name="nbd rates", daemon=True)
         self._ticker.start()
         self.addresses: list[str] = []
+        self.only_listed = False
+        """Whether the catalogue refuses what it does not list; for the status."""
         self.refused = 0
 
     def listen_unix(self, path: Path) -> None:
         """Serve on a unix socket that only its owner can open."""
+        complaint = sockets.unnamable(path)
+        if complaint:
+            log.warning("%s", complaint)
         self.answer_unix(sockets.listen_unix(path), path)
 
     def answer_unix(self, listener: socket.socket, path: Path) -> None:
@@ -179,6 +184,7 @@ class Server:
         """For ``status --json``: addresses, clients, and the figures of every export."""
         return {
             "addresses": list(self.addresses),
+            "only_listed": self.only_listed,
             "refused": self.refused,
             "large_request_bytes": self._budget.held,
             "clients": [

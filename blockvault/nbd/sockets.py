@@ -1,7 +1,8 @@
 """Listening and connecting: unix sockets that only their owner can open, and TCP.
 
 The path of a unix socket is limited to 107 bytes, a vault's directory is not; so both sides go
-through the directory's descriptor in /proc, which is always short.  A socket file that nobody
+through the directory's descriptor in /proc, which is always short.  Other programs do not, so
+``unnamable`` tells what they cannot open.  A socket file that nobody
 listens on any more is replaced; one that somebody listens on is not.
 """
 
@@ -23,6 +24,7 @@ SEND_BUFFER = 2 << 20
 in the middle of it until the client has read the beginning.  The system may give less.
 """
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
+MAX_PATH = 107  # bytes of a path in a socket address
 
 
 @contextlib.contextmanager
@@ -36,6 +38,16 @@ def _short_name(path: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{directory}/{path.name}"
     finally:
         os.close(directory)
+
+
+def unnamable(path: Path) -> str | None:
+    """Why clients cannot open this socket, and what helps; None if they can."""
+    if len(os.fsencode(path.absolute())) <= MAX_PATH:
+        return None
+    return (
+        f"clients cannot open {path.absolute()}: the path of a socket may have {MAX_PATH} bytes; "
+        "'blockvault serve --socket PATH' takes a shorter one"
+    )
 
 
 def connect_unix(path: Path, *, timeout: float | None = None) -> socket.socket:

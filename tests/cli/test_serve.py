@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from blockvault import Vault
 from blockvault.cli.common import Command
 from tests.cli.conftest import COMMAND, World, environment
 from tests.cli.test_json import command, paths
@@ -230,6 +231,79 @@ def test_attach_without_a_server(finished) -> None:
     assert not home("attach", "main:vda", "--json").json["read_only"]
     assert "vda, vdb" in home("attach", code=2).err
     home("attach", "nobody", code=3)
+
+
+def test_attach_says_how_to_serve_what_is_not_served(home, serve) -> None:
+    assert "start with: blockvault serve\n" in home("attach", "main:vda").out
+    assert "start with: blockvault serve\n" in home("attach", "v1:vda").out
+    told = home("attach", "test:vda", "--json").json
+    assert (told["start"], told["read_only"]) == ("blockvault serve --export test", False)
+    serve(*shlex.split(told["start"])[2:])
+    assert home("attach", "test:vda", "--json").json == told | {"start": None, "served": True}
+
+
+def test_attach_names_what_a_server_offers_and_nothing_else(home, serve, need_tool) -> None:
+    serve("--only", "--read-only")
+    told = home("attach", "main:vda", "--json").json
+    assert (told["export"], told["served"], told["read_only"]) == ("HEAD/vda", True, True)
+    tool(need_tool("nbdinfo"), told["recipes"]["uri"])
+    told = home("attach", "test:vda", "--json").json
+    assert (told["served"], told["export"]) == (False, "test/vda")
+    serve("--only", "--export", "v1", "--socket", "past.sock")
+    assert home("attach", "main~1:vda", "--json").json["export"] == "v1/vda"
+    assert home("attach", "test:vda", "--json").json == told
+    serve(*shlex.split(told["start"])[2:])
+    assert home("attach", "test:vda", "--json").json == told | {"start": None, "served": True}
+    tool(need_tool("nbdinfo"), told["recipes"]["uri"])
+
+
+def test_a_socket_whose_path_is_too_long_for_clients(finished, tmp_path) -> None:
+    deep = tmp_path / ("d" * 100)
+    deep.mkdir()
+    home = World(deep)
+    home("init")
+    with Vault.open(deep) as vault, vault.session("main") as session:
+        session.create_volume("vda", 1 << 20)
+    assert "--socket PATH" in home("attach", code=2).err
+    server = Server(home)
+    try:
+        assert server.first.startswith("Serving main/vda")
+        assert "--socket PATH" in home("attach", code=2).err
+    finally:
+        code, said = server.stop()
+    assert code == 0
+    assert "107 bytes" in said
+    server = Server(home, "--socket", str(tmp_path / "short"))
+    assert home("attach", "--for", "uri").out.split() == server.first.split()[-1:]
+    assert server.stop() == (0, "")
+
+
+def test_stock_clients_over_tls_with_what_attach_says(
+    home, serve, certificates, need_tool, tmp_path
+) -> None:
+    serve("--listen", "127.0.0.1:0", *tls_options(certificates))
+    told = home("attach", "main:vda", "--json").json["recipes"]
+    words = {name: shlex.split(line.replace("CERTIFICATES", str(certificates)))
+             for name, line in told.items()}  # fmt: skip
+    tool(need_tool("nbdinfo"), *words["nbdinfo"][1:])
+    copy = [word.replace("FILE", str(tmp_path / "copy")) for word in words["nbdcopy"]]
+    tool(need_tool("nbdcopy"), *copy[1:])
+    assert (tmp_path / "copy").read_bytes() == home("cat", "main:vda").raw
+    device, plain = "--connect=/dev/nbd0", tmp_path / "plain.sock"
+    assert device in words["qemu-nbd"]
+    bridge = [word.replace(device, f"--socket={plain}") for word in words["qemu-nbd"]]
+    running = subprocess.Popen([need_tool("qemu-nbd"), *bridge[1:]])
+    try:
+        deadline = time.monotonic() + 20
+        while not plain.exists():
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        said = tool(need_tool("nbdinfo"), "--json", f"nbd+unix:///?socket={plain}")
+        assert json.loads(said)["exports"][0]["export-size"] == (tmp_path / "copy").stat().st_size
+    finally:
+        running.terminate()
+        running.wait(20)
 
 
 def test_qemu_starts_with_what_attach_says(home, serve, need_tool) -> None:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
 
-from blockvault.nbd.attach import Address, libvirt, nbd_client, qemu, recipes
+from blockvault.nbd.attach import Address, libvirt, nbd_client, qemu, qemu_nbd, recipes
 
 NAMES = ["main/vda", "main@{#12}/vda", "main@{10 minutes ago}/disk 1", "v1/é,&\"'<>", "a%b/c?d#e"]
 ODD = Address(path=Path("/srv/my vms/a,b&c'd/nbd.sock"))
@@ -65,6 +65,18 @@ def test_qemu_over_tls() -> None:
     arguments = qemu(Address(host="h", port=5, tls=True), "main/vda", read_only=False)
     assert "tls-creds-x509" in arguments[1]
     assert blockdev(arguments)["tls-creds"] == "tls0"
+    words = qemu_nbd(Address(host="h", port=5, tls=True), "main/a,b", read_only=True)
+    assert words[1] == "--read-only"
+    assert "export=main/a,,b,server.type=inet,server.host=h,server.port=5" in words[-1]
+
+
+def test_libnbd_is_told_where_certificates_are() -> None:
+    lines = recipes(Address(host="h", port=5, tls=True), "main/vda", read_only=False)
+    assert lines["uri"] == "nbds://h:5/main/vda"
+    for program in ("nbdinfo", "nbdcopy", "nbdfuse"):
+        assert "nbds://h:5/main/vda?tls-certificates=CERTIFICATES" in shlex.split(lines[program])
+    plain = recipes(Address(host="h", port=5), "main/vda", read_only=False)
+    assert plain["nbdinfo"] == "nbdinfo nbd://h:5/main/vda"
 
 
 @pytest.mark.parametrize("name", NAMES)

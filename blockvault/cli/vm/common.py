@@ -95,6 +95,7 @@ class Disks:
         sessions = {self._session.branch.name: self._session}
         self._catalogue = VaultCatalogue(self._vault, sessions, only_listed=True)
         self._server = Server(Exports(self._catalogue))
+        self._server.only_listed = True
         self._server.answer_unix(self._listener, self._path)
 
     def status(self) -> dict[str, Any]:

@@ -1,0 +1,114 @@
+"""Who offers a revision: the server that runs, and the name of the export there.
+
+A server that was told to serve no more than it lists is asked for one of those names, or not at
+all.  If nobody offers the revision, the command that would begin a server for it is told.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from blockvault.errors import BadRequest, NotFound
+from blockvault.nbd import control, sockets
+from blockvault.nbd.attach import Address
+from blockvault.nbd.serving import default_socket
+from blockvault.nbd.volumes import branch_of
+
+if TYPE_CHECKING:
+    from blockvault.vault import Vault
+
+Status = Mapping[str, Any]
+
+
+class Offer(NamedTuple):
+    """An export and where it is; ``start`` is the command to be run first if nobody serves it."""
+
+    export: str
+    address: Address
+    read_only: bool
+    start: str | None = None
+
+
+def find(vault: Vault, revision: str, volume: str) -> Offer:
+    """The offer of a server that writes the branch ``revision``, else of any, else of a new one.
+
+    ``BadRequest`` if clients cannot name its socket.
+    """
+    running = [status for _, status in control.statuses(vault.path) if status is not None]
+    for status in sorted(running, key=lambda status: revision not in status["branches"]):
+        export = _name(vault, status, revision, volume)
+        if export is not None and status["addresses"]:
+            writable = _revision(export) in status["branches"] or status["copy_on_write"]
+            return Offer(export, _address(status), not writable)
+    return _new(vault, running, revision, volume)
+
+
+def _name(vault: Vault, status: Status, revision: str, volume: str) -> str | None:
+    """What the server calls the volume; None if it does not offer it."""
+    export = f"{revision}/{volume}"
+    if not status["only_listed"] or export in status["names"]:
+        return export
+    for name in status["names"]:
+        other = _revision(name)
+        if name == f"{other}/{volume}" and _means(vault, status, other, revision):
+            return str(name)
+    return None
+
+
+def _means(vault: Vault, status: Status, offered: str, revision: str) -> bool:
+    """Whether a name of the server stands for the same as ``revision``."""
+    other = branch_of(vault, offered)
+    if other == revision:
+        return True
+    # A branch moves, so no state is the same; and copies are of what a name meant once.
+    branches = {branch.name for branch in vault.branches()}
+    if {revision, other} & branches or status["copy_on_write"]:
+        return False
+    try:
+        found, wanted = (vault.resolve(text, exact=True) for text in (offered, revision))
+    except NotFound:
+        return False  # it was pruned since
+    return (found.branch, found.seq) == (wanted.branch, wanted.seq)
+
+
+def _revision(export: str) -> str:
+    return export.rpartition("/")[0]
+
+
+def _address(status: Status) -> Address:
+    """The first one that clients can name."""
+    addresses = [Address.parse(text, tls=status["tls"]) for text in status["addresses"]]
+    for address in addresses:
+        if address.path is None or not sockets.unnamable(address.path):
+            return address
+    return _named(addresses[0])
+
+
+def _named(address: Address) -> Address:
+    complaint = address.path and sockets.unnamable(address.path)
+    if complaint:
+        raise BadRequest(complaint)
+    return address
+
+
+def _new(vault: Vault, running: Sequence[Status], revision: str, volume: str) -> Offer:
+    """What ``blockvault serve`` would offer, beside the servers that run."""
+    branches = {branch.name for branch in vault.branches()}
+    words = ["blockvault", "serve"]
+    if running or (revision in branches and revision != vault.head):
+        words += ["--export", revision]
+    path = _free_socket(vault.path, {text for status in running for text in status["addresses"]})
+    if path != default_socket(vault.path):
+        words += ["--socket", str(path)]
+    address = _named(Address(path=path))
+    return Offer(f"{revision}/{volume}", address, revision not in branches, shlex.join(words))
+
+
+def _free_socket(vault: Path, taken: set[str]) -> Path:
+    first = default_socket(vault)
+    others = (first.with_name(f"nbd{number}.sock") for number in count(2))
+    return next(path for path in chain([first], others) if f"unix:{path}" not in taken)
