@@ -63,12 +63,13 @@ def run(
     if follow and limits.bounded:
         raise click.UsageError("--follow has no end: it takes neither --until nor a past REV")
     write = _Writer(vault, as_json)
-    last = limits.first - 1
+    with vault.read() as reader:
+        newest = reader.last().seq  # what is there by now and not asked for is not told later
     for logged in _chosen(vault, branch, limits, count):
         write(logged)
-        last = logged.seq
+        newest = max(newest, logged.seq)
     if follow:
-        _follow(vault, branch, last, write)
+        _follow(vault, branch, newest, write)
 
 
 class Limits(NamedTuple):

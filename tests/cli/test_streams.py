@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
@@ -48,6 +50,24 @@ def test_colours_on_a_terminal_only(finished) -> None:
     assert b"\x1b[33m" in on_terminal(["log", "--oneline"], finished.path)
     assert b"\x1b" not in on_terminal(["log", "--oneline"], finished.path, NO_COLOR="1")
     assert "\x1b" not in finished("log", "--oneline").out
+
+
+@pytest.mark.parametrize("words", [["main", "-n", "0"], ["--since", "now"]])
+def test_following_begins_with_what_is_new(world, words) -> None:
+    """Also where nothing is asked for of what there is."""
+    before = world("events", "--json").lines[-1]["seq"]
+    command = [*COMMAND, "events", *words, "--follow", "--json"]
+    process = subprocess.Popen(command, cwd=world.path, env=ENVIRONMENT, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    try:
+        for _ in range(100):
+            world("snapshot", "-m", "again")
+            if select.select([process.stdout], [], [], 0.5)[0]:
+                break
+        assert json.loads(process.stdout.readline())["seq"] > before
+    finally:
+        process.kill()
+        process.communicate()
 
 
 def test_progress_only_when_it_takes_long(finished, tmp_path) -> None:
