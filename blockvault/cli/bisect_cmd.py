@@ -79,10 +79,11 @@ def run_command(vault: Vault, words: tuple[str, ...]) -> None:
     The file is one and the same, rewritten where states differ; what COMMAND writes to it is gone
     with the next state.
     """
-    from blockvault.cli import bisecting
+    from blockvault.cli import bisecting, signals
     from blockvault.ops import bisect
 
     bisection = bisect.load(vault.path)
+    signals.on_end(signals.interrupt)
     with bisecting.Judge(vault, bisection, words) as judge:
         bisecting.run(vault, bisection, judge)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import islice
@@ -41,12 +40,13 @@ class Judge:
         self._socket: Path | None = None
 
     def __enter__(self) -> Judge:
+        bisect.clean(self._vault.path)
         with self._stack:
             if any(FILE in word for word in self._words):
                 from blockvault.ops.statefile import StateFile
 
-                # Beside the vault's data, not in /tmp: a disk may be larger than the memory.
-                self._file = StateFile(self._vault, self._folder(self._vault.path) / "state.raw")
+                folder = self._stack.enter_context(bisect.state_folder(self._vault.path))
+                self._file = StateFile(self._vault, folder / "state.raw")
             if any(NBD in word for word in self._words):
                 self._serve()
             self._stack = self._stack.pop_all()
@@ -55,18 +55,13 @@ class Judge:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def _folder(self, parent: Path | None = None) -> Path:
-        made = tempfile.TemporaryDirectory(prefix="bisect-", dir=parent)
-        return Path(self._stack.enter_context(made))
-
     def _serve(self) -> None:
         """One server offers every state by name."""
         from blockvault.nbd.exports import Exports
         from blockvault.nbd.server import Server
         from blockvault.nbd.volumes import VaultCatalogue
 
-        # Not in the vault's directory: clients are held to 107 bytes of path.
-        self._socket = self._folder() / "nbd.sock"
+        self._socket = self._stack.enter_context(bisect.socket_folder()) / "nbd.sock"
         catalogue = VaultCatalogue(self._vault, {}, exact=True)
         self._stack.callback(catalogue.close)
         server = Server(Exports(catalogue))

@@ -8,6 +8,8 @@ millions of events reads a few records of the log.  It is kept in the vault's di
 from __future__ import annotations
 
 import json
+import tempfile
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +18,7 @@ from blockvault import files
 from blockvault.errors import BadRequest, IOFailed, NotFound
 from blockvault.model import projections
 from blockvault.model.bisect import Search, Verdict
-from blockvault.ops import points
+from blockvault.ops import points, scratch
 
 if TYPE_CHECKING:
     from blockvault.ops.points import Stretch
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 FILE_NAME = "bisect.json"
 VERSION = 1
+STATES, SOCKETS = "bisect-", "blockvault-bisect-"  # begin the names of directories
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,3 +200,26 @@ def _from_json(value: dict[str, Any]) -> Bisection:
 def reset(directory: Path) -> None:
     """Forget the search, if there is one."""
     (directory / FILE_NAME).unlink(missing_ok=True)
+    clean(directory)
+
+
+# -- while states are judged -------------------------------------------------------------------
+
+
+def state_folder(directory: Path) -> AbstractContextManager[Path]:
+    """A directory for a state as a file.
+
+    It is beside the vault's data, not in /tmp: a disk may be larger than the memory.
+    """
+    return scratch.folder(directory, STATES)
+
+
+def socket_folder() -> AbstractContextManager[Path]:
+    """A directory for a socket, not in the vault's: clients are held to 107 bytes of path."""
+    return scratch.folder(Path(tempfile.gettempdir()), SOCKETS)
+
+
+def clean(directory: Path) -> None:
+    """Remove both where a killed process left them."""
+    scratch.clean(directory, STATES)
+    scratch.clean(Path(tempfile.gettempdir()), SOCKETS)

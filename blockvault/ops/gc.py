@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 from blockvault import pins
 from blockvault.errors import Busy, IOFailed
 from blockvault.model import events
-from blockvault.ops import Progress, base, marksfile, recompress, silent
+from blockvault.ops import Progress, base, bisect, marksfile, recompress, silent
 from blockvault.ops.mark import Marker
 from blockvault.ops.marks import Counted, Marks
 from blockvault.ops.prune import Plan as PrunePlan
@@ -120,6 +120,7 @@ def freed_by(vault: Vault, what: PrunePlan, *, progress: Progress = silent) -> t
 
 def collect(vault: Vault, *, wait: float = WAIT, progress: Progress | None = None) -> Collected:
     """Collect what can be collected; ``Busy`` if another collection is at it."""
+    bisect.clean(vault.path)
     with pins.sole(vault.path, "gc"):
         collection = Collection(vault, progress or silent)
         done = collection.run(wait)

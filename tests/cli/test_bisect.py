@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from blockvault import Vault
+from tests.cli.conftest import COMMAND, environment
 
 SIZE = 16 << 20
 
@@ -113,6 +118,53 @@ def test_a_command_that_stops_it_and_goes_on_later(small, cli, ending) -> None:
     assert "next: barrier" in kept
     words = script(small, "sys.exit(data[0] > 5)").split()
     assert "is the first bad barrier" in cli("bisect", "run", *words, cwd=small).out
+
+
+def folders(home: Path) -> int:
+    """How many directories of ``bisect run`` there are, in the vault and for sockets."""
+    found = [*(home / ".blockvault").glob("bisect-*"), *(home / "sockets").glob("*bisect-*")]
+    return len(found)
+
+
+@pytest.fixture
+def judging(small, cli) -> Iterator[subprocess.Popen[bytes]]:
+    """``bisect run`` while its command looks at a state, in a process group of its own."""
+    (small / "sockets").mkdir()
+    cli("bisect", "start", "main~0", "main", cwd=small)
+    words = ["sh", "-c", "touch begun; exec sleep 60", "{file}", "{nbd}"]
+    process = subprocess.Popen(
+        [*COMMAND, "bisect", "run", *words], cwd=small, start_new_session=True,
+        env=environment(TMPDIR=str(small / "sockets")),
+    )  # fmt: skip
+    deadline = time.monotonic() + 20
+    while not (small / "begun").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    yield process
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait(20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_who_ends_it_finds_nothing_left(small, judging, number) -> None:
+    assert folders(small) == 2
+    judging.send_signal(number)
+    assert judging.wait(20) == 130
+    assert folders(small) == 0
+
+
+@pytest.mark.parametrize("words", ["gc", "bisect reset", "bisect run sh -c true {nbd}{file}"])
+def test_what_a_killed_run_left_goes_with_the_next_command(small, cli, judging, words) -> None:
+    env = {"TMPDIR": str(small / "sockets")}
+    cli("gc", cwd=small, env=env)
+    assert folders(small) == 2, "it is in use"
+    os.killpg(judging.pid, signal.SIGKILL)
+    judging.wait(20)
+    assert folders(small) == 2
+    cli(*words.split(), cwd=small, env=env, code=None)
+    assert folders(small) == 0
 
 
 def test_ends_are_tried(small, cli) -> None:
