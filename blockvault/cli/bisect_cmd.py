@@ -10,7 +10,25 @@ from blockvault.cli import complete, output
 from blockvault.cli.common import CONTEXT, Command, Group, command, vault_option, with_vault
 
 if TYPE_CHECKING:
+    from blockvault.ops.bisect import Bisection
     from blockvault.vault import Vault
+
+SHAPE = {
+    "volume": "the volume that is looked at",
+    "exact": "whether the search goes on to single writes",
+    "good": "the state that was good when it began",
+    "bad": "the state that was bad",
+    "judged[].revision": "a state that was judged since",
+    "judged[].verdict": "good, bad or skip",
+    "next.level": "snapshot, barrier or event; 'next' is null when the search has ended",
+    "next.revision": "the state to judge next",
+    "next.left": "states of this level that may be it",
+    "next.steps": "how many of them to judge, about",
+    "found.level": "snapshot, barrier or event; 'found' is null until the search has ended",
+    "found.good": "the last state that is good",
+    "found.bad": "the first one that is bad, unless it is one of the suspects",
+    "found.suspects[]": "states between them that were skipped",
+}
 
 
 @click.group(
@@ -31,6 +49,7 @@ def run() -> None:
         "blockvault bisect start main~5 main": "Between five snapshots ago and now.",
         "blockvault bisect start 'main@{1 hour ago}' main --exact": "Down to the very write.",
     },
+    shape=SHAPE,
 )
 @click.argument("good", metavar="GOOD", shell_complete=complete.revisions)
 @click.argument("bad", metavar="BAD", shell_complete=complete.revisions)
@@ -44,7 +63,13 @@ def run() -> None:
 @click.option("--exact", is_flag=True, help="Go on from flushes to single writes.")
 @with_vault
 def start(
-    vault: Vault, good: str, bad: str, branch: str | None, volume: str | None, exact: bool
+    vault: Vault,
+    good: str,
+    bad: str,
+    branch: str | None,
+    volume: str | None,
+    exact: bool,
+    as_json: bool,
 ) -> None:
     """Begin a search between a good and a later, bad revision.
 
@@ -54,7 +79,7 @@ def start(
     from blockvault.ops import bisect
 
     made = bisect.start(vault, good, bad, branch=branch, volume=volume, exact=exact)
-    bisecting.show(vault, made)
+    bisecting.show(vault, made, as_json=as_json)
 
 
 @command(
@@ -65,10 +90,11 @@ def start(
             "The states over NBD, nothing is copied."
         ),
     },
+    shape=SHAPE,
 )
 @click.argument("words", metavar="COMMAND...", nargs=-1, required=True, type=click.UNPROCESSED)
 @with_vault
-def run_command(vault: Vault, words: tuple[str, ...]) -> None:
+def run_command(vault: Vault, words: tuple[str, ...], as_json: bool) -> None:
     """Judge states with a command until the first bad one is found.
 
     In COMMAND, {file} stands for a raw file that holds the state, {nbd} for the URI of a read-only
@@ -77,15 +103,15 @@ def run_command(vault: Vault, words: tuple[str, ...]) -> None:
     when run again.  No shell is involved: use sh -c for one.  The two ends are tried first.
 
     The file is one and the same, rewritten where states differ; what COMMAND writes to it is gone
-    with the next state.
+    with the next state.  With --json, what COMMAND prints goes to standard error.
     """
     from blockvault.cli import bisecting, signals
     from blockvault.ops import bisect
 
     bisection = bisect.load(vault.path)
     signals.on_end(signals.interrupt)
-    with bisecting.Judge(vault, bisection, words) as judge:
-        bisecting.run(vault, bisection, judge)
+    with bisecting.Judge(vault, bisection, words, aside=as_json) as judge:
+        bisecting.run(vault, bisection, judge, as_json=as_json)
 
 
 # What follows COMMAND is its own, options too.
@@ -101,10 +127,11 @@ def _marker(verdict: str, summary: str, example: str) -> Command:
             f"blockvault bisect {verdict}": example,
             f"blockvault bisect {verdict} main~3": "Another state than the one proposed.",
         },
+        shape=SHAPE,
     )
     @click.argument("revision", metavar="[REV]", required=False, shell_complete=complete.revisions)
     @with_vault
-    def mark(vault: Vault, revision: str | None) -> None:
+    def mark(vault: Vault, revision: str | None, as_json: bool) -> None:
         from blockvault.cli import bisecting
         from blockvault.errors import BadRequest
         from blockvault.model.bisect import Verdict
@@ -118,7 +145,8 @@ def _marker(verdict: str, summary: str, example: str) -> Command:
             if isinstance(proposed, bisect.Found):
                 raise BadRequest("the search has ended; 'bisect log' shows it")
             seq = proposed.seq
-        bisecting.show(vault, bisect.mark(vault, bisection, seq, Verdict(verdict)))
+        marked = bisect.mark(vault, bisection, seq, Verdict(verdict))
+        bisecting.show(vault, marked, as_json=as_json)
 
     mark.help = (
         f"{summary}\n\nWithout REV: the state that was proposed last.  Prints what to look at next."
@@ -129,21 +157,30 @@ def _marker(verdict: str, summary: str, example: str) -> Command:
 @command(
     "log",
     examples={"blockvault bisect log": "What is known so far, and what to look at next."},
+    shape=SHAPE,
 )
 @with_vault
-def log(vault: Vault) -> None:
+def log(vault: Vault, as_json: bool) -> None:
     """Show the search so far."""
+    from blockvault.cli import bisecting
+    from blockvault.ops import bisect
+
+    bisection = bisect.load(vault.path)
+    if not as_json:
+        _known(vault, bisection)
+    bisecting.show(vault, bisection, as_json=as_json)
+
+
+def _known(vault: Vault, bisection: Bisection) -> None:
     from blockvault.cli import bisecting
     from blockvault.model.bisect import Verdict
     from blockvault.ops import bisect
 
-    bisection = bisect.load(vault.path)
     for seq, verdict in ((bisection.good, Verdict.GOOD), (bisection.bad, Verdict.BAD)):
         name = bisect.revision(vault, bisection, seq)
         output.write(f"{verdict:4} {name}  (stated)")
     for seq, verdict in bisection.marks:
         bisecting.tell(vault, bisection, seq, verdict)
-    bisecting.show(vault, bisection)
 
 
 @command("reset", examples={"blockvault bisect reset": "Forget the search."})

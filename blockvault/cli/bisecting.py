@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -23,18 +23,25 @@ if TYPE_CHECKING:
 
 FILE, NBD = "{file}", "{nbd}"
 _SKIP, _STOP = 125, 128
+_STDERR = 2
 _SHOWN = 20  # events that are listed of those that broke it
 
 
 class Judge:
-    """Runs a command on one state after another; a context, for what it serves and writes."""
+    """Runs a command on one state after another; a context, for what it serves and writes.
 
-    def __init__(self, vault: Vault, bisection: Bisection, words: Sequence[str]) -> None:
+    ``aside``: what the command prints goes to stderr, for what we print is JSON.
+    """
+
+    def __init__(
+        self, vault: Vault, bisection: Bisection, words: Sequence[str], *, aside: bool = False
+    ) -> None:
         if not any(place in word for word in words for place in (FILE, NBD)):
             raise click.UsageError(f"the command gets the state as {FILE} or {NBD}: say where")
         self._vault = vault
         self._bisection = bisection
         self._words = words
+        self._stdout = _STDERR if aside else None
         self._stack = ExitStack()
         self._file: StateFile | None = None
         self._socket: Path | None = None
@@ -100,7 +107,9 @@ class Judge:
     def _verdict(self, words: Sequence[str]) -> Verdict:
         output.flush()
         try:
-            code = subprocess.run(words, stdin=subprocess.DEVNULL, check=False).returncode
+            code = subprocess.run(
+                words, stdin=subprocess.DEVNULL, stdout=self._stdout, check=False
+            ).returncode
         except OSError as error:
             raise ToolFailed(f"{words[0]} cannot be run: {error.strerror}") from None
         if code < 0 or code >= _STOP:
@@ -111,12 +120,18 @@ class Judge:
         return Verdict.BAD if code else Verdict.GOOD
 
 
-def run(vault: Vault, bisection: Bisection, judge: Judge) -> None:
-    """Judge until the answer is known."""
+def run(vault: Vault, bisection: Bisection, judge: Judge, *, as_json: bool = False) -> None:
+    """Judge until the answer is known; JSON tells only that."""
+
+    def told(seq: int, step: Step | None = None) -> Verdict:
+        verdict = judge(seq)
+        if not as_json:
+            tell(vault, bisection, seq, verdict, step)
+        return verdict
+
     ends = bisection.untried_ends
     for seq, stated in ends:
-        verdict = judge(seq)
-        tell(vault, bisection, seq, verdict)
+        verdict = told(seq)
         if verdict is not stated:
             name = bisect.revision(vault, bisection, seq)
             raise Conflict(
@@ -128,10 +143,8 @@ def run(vault: Vault, bisection: Bisection, judge: Judge) -> None:
     for seq, stated in ends:
         bisection = bisect.mark(vault, bisection, seq, stated)
     while isinstance(now := bisect.step(vault, bisection), Step):
-        verdict = judge(now.seq)
-        tell(vault, bisection, now.seq, verdict, now)
-        bisection = bisect.mark(vault, bisection, now.seq, verdict)
-    answer(vault, bisection, now)
+        bisection = bisect.mark(vault, bisection, now.seq, told(now.seq, now))
+    show(vault, bisection, as_json=as_json)
 
 
 def tell(
@@ -142,9 +155,12 @@ def tell(
     output.write(f"{verdict:4} {bisect.revision(vault, bisection, seq)}{level}")
 
 
-def show(vault: Vault, bisection: Bisection) -> None:
-    """What to judge next, or the answer."""
+def show(vault: Vault, bisection: Bisection, *, as_json: bool = False) -> None:
+    """What to judge next, or the answer; as JSON with all that is known."""
     now = bisect.step(vault, bisection)
+    if as_json:
+        output.write_json(_json(vault, bisection, now))
+        return
     if isinstance(now, Found):
         answer(vault, bisection, now)
         return
@@ -154,6 +170,29 @@ def show(vault: Vault, bisection: Bisection) -> None:
         f"next: {now.level} {name}, volume {bisection.volume}"
         f"  ({left} left, about {output.plural(steps(now.left), 'step')})"
     )
+
+
+def _json(vault: Vault, bisection: Bisection, now: Step | Found) -> dict[str, Any]:
+    def name(seq: int) -> str:
+        return bisect.revision(vault, bisection, seq)
+
+    proposed: dict[str, Any] | None = None
+    found: dict[str, Any] | None = None
+    if isinstance(now, Step):
+        proposed = {"level": now.level, "revision": name(now.seq)}
+        proposed |= {"left": now.left, "steps": steps(now.left)}
+    else:
+        found = {"level": now.level, "good": name(now.good), "bad": name(now.bad)}
+        found |= {"suspects": [name(seq) for seq in now.suspects]}
+    return {
+        "volume": bisection.volume,
+        "exact": bisection.exact,
+        "good": name(bisection.good),
+        "bad": name(bisection.bad),
+        "judged": [{"revision": name(seq), "verdict": str(v)} for seq, v in bisection.marks],
+        "next": proposed,
+        "found": found,
+    }
 
 
 def answer(vault: Vault, bisection: Bisection, found: Found) -> None:

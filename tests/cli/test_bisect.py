@@ -11,11 +11,14 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from blockvault import Vault
+from blockvault.cli.bisect_cmd import SHAPE
 from tests.cli.conftest import COMMAND, environment
+from tests.cli.test_json import paths
 
 SIZE = 16 << 20
 
@@ -118,6 +121,29 @@ def test_a_command_that_stops_it_and_goes_on_later(small, cli, ending) -> None:
     assert "next: barrier" in kept
     words = script(small, "sys.exit(data[0] > 5)").split()
     assert "is the first bad barrier" in cli("bisect", "run", *words, cwd=small).out
+
+
+def check_json(shown: dict[str, Any], null: str) -> None:
+    """It has the documented fields, but for those of ``null``."""
+    assert shown.pop(null) is None
+    found = {path.removesuffix("*") for path in paths(shown)}
+    assert found == {path for path in SHAPE if not path.startswith(f"{null}.")}
+
+
+def test_json(small, cli) -> None:
+    begun = cli("bisect", "start", "main~0", "main", "--json", cwd=small).json
+    assert (begun["judged"], begun["next"]["level"], begun["found"]) == ([], "barrier", None)
+    assert begun["good"].startswith("main@{#")
+    marked = cli("bisect", "skip", "--json", cwd=small).json
+    assert marked["judged"] == [{"revision": begun["next"]["revision"], "verdict": "skip"}]
+    check_json(marked, "found")
+    words = script(small, "print('looked at')\nsys.exit(data[0] > 5)").split()
+    ended = cli("bisect", "run", "--json", *words, cwd=small)
+    assert "looked at" in ended.err
+    assert cli("bisect", "log", "--json", cwd=small).json == ended.json
+    with Vault.open(small) as vault:
+        assert vault.device(ended.json["found"]["bad"]).read(0, 1) == b"\x06"
+    check_json(ended.json, "next")
 
 
 def folders(home: Path) -> int:
