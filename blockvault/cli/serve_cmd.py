@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from blockvault.cli import complete, output, tuning
+from blockvault.cli import complete, output, signals, tuning
 from blockvault.cli.common import command, size_option, with_vault
 
 if TYPE_CHECKING:
     from blockvault.nbd.serving import Serving
     from blockvault.vault import Vault
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 FILE = click.Path(path_type=Path)
 TLS_EXAMPLE = "--tls-cert c.pem --tls-key k.pem --tls-ca ca.pem"
 LOOPBACK_ONLY = "without TLS only a loopback address may be served, with --insecure"
@@ -119,8 +118,7 @@ def run(
     _log(verbose)
     tuning.for_months()
     stop = threading.Event()
-    for number in STOP_SIGNALS:
-        signal.signal(number, lambda *_: stop.set())
+    heeded = signals.on_end(stop.set)
     with Serving(
         vault, exports or ("HEAD",), read_only=read_only, copy_on_write=copy_on_write,
         only_listed=only, exact=exact, tls=tls, max_connections=max_connections, cache=cache,
@@ -135,7 +133,7 @@ def run(
         _announce(serving, tls is not None, as_json)
         stop.wait()
         # Who asks again wants out whatever it costs; nothing that was promised is lost even so.
-        for number in STOP_SIGNALS:
+        for number in heeded:
             signal.signal(number, signal.SIG_DFL)
 
 

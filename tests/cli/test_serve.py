@@ -126,6 +126,19 @@ def test_signals_end_it_with_exit_code_0(home, serve, number) -> None:
     assert list((home.path / ".blockvault" / "servers").iterdir()) == []
 
 
+def test_what_nohup_ignores_stays_ignored(home, serve) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a process that begins now inherits it
+    try:
+        server = serve()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    server.process.send_signal(signal.SIGHUP)
+    time.sleep(0.5)
+    assert server.process.poll() is None
+    home("attach", "main:vda")
+    assert server.stop() == (0, "")
+
+
 def test_a_second_server_of_a_branch_is_refused_by_name(home, serve) -> None:
     server = serve()
     refused = home("serve", "--socket", "other.sock", code=5)

@@ -9,12 +9,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blockvault.cli import output, tuning
+from blockvault.cli import output, signals, tuning
 from blockvault.cli.vm import common
 
 if TYPE_CHECKING:
@@ -43,7 +42,7 @@ def run_machine(vault: Vault, branch: str, how: How, tell: Tell) -> None:
             lambda it: _take_orders(it, stack),
             how,
         )
-        _on_signals(lambda: setattr(supervisor, "told_to_end", True))
+        signals.on_end(lambda: setattr(supervisor, "told_to_end", True))
         told = supervisor.start()
         tell({"branch": branch, "told": told, "pid": os.getpid()})
         output.write(f"Machine {branch} {told}")
@@ -59,8 +58,3 @@ def _take_orders(supervisor: Supervisor, stack: contextlib.ExitStack) -> Path:
     control = ControlServer(supervisor.vault.path, Orders(supervisor).handlers())
     stack.callback(control.close)
     return control.path
-
-
-def _on_signals(act: Callable[[], None]) -> None:
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, lambda *_: act())
