@@ -29,11 +29,19 @@ def server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLCont
 
     All are PEM files; ``BadRequest`` names what cannot be used.
     """
+
+    def no_password() -> str:
+        # Without this function the passphrase would be asked for on the terminal.
+        raise BadRequest(
+            f"the key {key} is encrypted; a server needs one that is not, as "
+            "'openssl pkey -in KEY -out PLAIN' writes it"
+        )
+
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.verify_mode = ssl.CERT_REQUIRED
     try:
-        context.load_cert_chain(certificate, key)
+        context.load_cert_chain(certificate, key, no_password)
     except (OSError, ValueError) as error:
         raise BadRequest(f"cannot use certificate {certificate} with key {key}: {error}") from None
     try:

@@ -16,6 +16,7 @@ from blockvault.errors import BadRequest
 from blockvault.nbd.exports import Exports
 from blockvault.nbd.server import Server
 from blockvault.nbd.tls import server_context
+from tests.conftest import openssl
 from tests.nbd import messages as m
 from tests.nbd.conftest import wait_until
 from tests.nbd.memory import MemoryVolume
@@ -217,6 +218,14 @@ def test_who_is_connected(exports: Exports, certificates: Path, volume: MemoryVo
 )
 def test_certificates_that_cannot_be_used(certificates: Path, names: tuple[str, ...]) -> None:
     with pytest.raises(BadRequest, match="cannot use"):
+        server_context(*(certificates / name for name in names))
+
+
+def test_an_encrypted_key_is_refused_and_nobody_is_asked(certificates: Path) -> None:
+    files = ("-in", "server-key.pem", "-out", "locked-key.pem")
+    openssl(certificates, "pkey", *files, "-aes256", "-passout", "pass:secret")
+    names = ("server-cert.pem", "locked-key.pem", "ca-cert.pem")
+    with pytest.raises(BadRequest, match=r"locked-key\.pem is encrypted"):
         server_context(*(certificates / name for name in names))
 
 
