@@ -259,6 +259,10 @@ class Vault:
         """The snapshots that lead to a revision, newest first."""
         return snapshots.log(self, self.resolve(rev))
 
+    def first_event_since(self, time_us: int) -> int:
+        """A number from which on all events lie that happened at a moment or later."""
+        return snapshots.record_before(self, time_us)
+
     def events(
         self,
         branch: str | None = None,

@@ -99,7 +99,8 @@ def _limits(
     before, end_us = _bound(vault, until)
     if before is not None:
         last = before if last is None else min(last, before)
-    return branch, Limits((after or 0) + 1, last, start_us or 0, end_us)
+    first = after + 1 if after is not None else vault.first_event_since(start_us or 0)
+    return branch, Limits(first, last, start_us or 0, end_us)
 
 
 def _bound(vault: Vault, text: str | None) -> tuple[int | None, int | None]:

@@ -125,7 +125,6 @@ def run(
         read_cache=read_cache,
         stop=stop,
     ) as serving:  # fmt: skip
-        serving.server.only_listed = only
         if where.socket is not None:
             serving.server.listen_unix(where.socket)
         if where.tcp is not None:

@@ -87,6 +87,7 @@ class Serving:
             undo.callback(self.catalogue.close)
             self.names = self.catalogue.names()
             self.server = Server(Exports(self.catalogue), tls=tls, max_connections=max_connections)
+            self.server.only_listed = only_listed
             undo.callback(self.server.stop)
             control = ControlServer(vault.path, self._handlers())
             undo.callback(control.close)

@@ -140,6 +140,17 @@ def events_of(
         at = record_.first_seq - 1 if reverse else record_.last_seq + 1
 
 
+def record_before(vault: Vault, time_us: int) -> int:
+    """The first event of the record in which a moment lies: none before it came later.
+
+    Found by halves, in a few look-ups however long the log is.
+    """
+    with vault.read() as reader:
+        behind = reader.record_at(time_us)
+        before = reader.record(behind - 1) if behind > 1 else None
+    return 1 if before is None else before.first_seq
+
+
 def _concerns(row: Row, seq: int, branch: int) -> bool:
     """Whether an event moves the branch, renames it or makes it current."""
     if row[0] == events.BRANCH_CREATED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,23 @@ def test_events_in_both_directions_and_in_parts(vault: Vault, tmp_path: Path) ->
     }
     rest = [logged for logged in every if not any(logged in held for held in of_branches.values())]
     assert {type(logged.event) for logged in rest} == {events.Init, events.Tagged}
+
+
+def test_where_a_moment_lies_in_the_log(vault: Vault) -> None:
+    """Two writes and a flush are one record; a moment may lie between its first and last event."""
+    with vault.session() as session:
+        head = session.create_volume("v", 20 * BLOCK)
+        for number in range(40):
+            head.write(number % 20 * BLOCK, b"x")
+            time.sleep(0.001)
+            head.write(0, bytes([number]))
+            session.flush()
+    every = list(vault.events())
+    moments = {logged.time_us + off for logged in every for off in (-1, 0, 1)} | {0, 1 << 60}
+    for moment in moments:
+        first = vault.first_event_since(moment)
+        later = [logged.seq for logged in every if logged.time_us >= moment]
+        assert first <= min(later, default=len(every))
+        earlier = [logged for logged in every if logged.seq < first]
+        assert len(every) - first < len(later) + 10, "not much more than is wanted is read"
+        assert all(logged.time_us < moment for logged in earlier)
