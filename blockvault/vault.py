@@ -69,10 +69,11 @@ class Vault:
     def open(cls, path: str | os.PathLike[str] = ".") -> Vault:
         """Open the vault at or around ``path``; ``NotFound`` when there is none.
 
-        What servers that were killed had promised to their guests is stored first.
+        What servers that were killed had promised to their guests is stored first.  A vault that
+        cannot be written can be read: whoever then changes it gets ``IOFailed``.
         """
         home = cls.discover(Path(path))
-        vault = cls(LmdbStore.open(home), home)
+        vault = cls(LmdbStore.open(home, readonly=None), home)
         try:
             if vault.journals:
                 from blockvault.ops import recovery

@@ -9,10 +9,14 @@ import pytest
 
 import blockvault
 from blockvault import Vault
-from blockvault.errors import BadRequest, Conflict, NotFound, VaultError
+from blockvault.errors import BadRequest, Conflict, IOFailed, NotFound, VaultError
 from blockvault.model import events
+from blockvault.nbd import control
+from blockvault.nbd.exports import Exports
+from blockvault.nbd.serving import Serving
 from blockvault.ops import check
 from blockvault.store.format import BLOCK_SIZES
+from blockvault.vault import DIRECTORY
 from tests.oracle import noise
 
 
@@ -135,3 +139,43 @@ def test_splitting_off_a_volume() -> None:
     assert Vault.split(":vda") == ("HEAD", "vda")
     with pytest.raises(BadRequest):
         Vault.split("main:")
+
+
+@pytest.fixture
+def unwritable(tmp_path: Path) -> Iterator[Path]:
+    """A vault with a snapshot, whose files nobody may write."""
+    with Vault.create(tmp_path) as made, made.session() as session:
+        session.create_volume("v", 4096).write(0, b"kept")
+        session.snapshot("kept")
+    home = tmp_path / DIRECTORY
+    for path in home.iterdir():
+        if path.is_file():
+            path.chmod(0o400)
+    home.chmod(0o500)
+    yield tmp_path
+    home.chmod(0o700)
+
+
+def test_a_vault_that_cannot_be_written_can_be_read(unwritable: Path) -> None:
+    with Vault.open(unwritable) as vault:
+        assert vault.store.readonly
+        assert vault.device("main", "v").read(0, 4) == b"kept"
+        assert [made.message for made in vault.log()] == ["kept"]
+        assert check.verify(vault).problems == []
+        for change in (lambda: vault.tag("t"), lambda: vault.create_branch("b"), vault.snapshot):
+            with pytest.raises(IOFailed, match="read-only"):
+                change()
+
+
+def test_a_vault_that_cannot_be_written_can_be_served(unwritable: Path) -> None:
+    with Vault.open(unwritable) as vault:
+        for how in ({"read_only": True}, {"copy_on_write": True}):
+            with Serving(vault, ["main"], **how) as serving:
+                assert serving.names == ["main/v"]
+                assert list(control.statuses(vault.path)) == []
+                exports = Exports(serving.catalogue)
+                export = exports.attach(exports.find("main/v"))
+                assert export.device.read(0, 4) == b"kept"
+                if not export.read_only:
+                    export.device.write(0, b"copy")
+                exports.release(export)

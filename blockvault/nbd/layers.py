@@ -29,8 +29,8 @@ class _State:
 class Layers:
     """The layers of one server; safe to use from several threads."""
 
-    def __init__(self, directory: Path) -> None:
-        """What is written goes to files without a name in ``directory``."""
+    def __init__(self, directory: Path | None) -> None:
+        """What is written goes to files without a name in ``directory``, or where others go."""
         self._directory = directory
         self._states: dict[str, _State] = {}
         """By canonical name."""

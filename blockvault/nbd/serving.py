@@ -89,8 +89,9 @@ class Serving:
             self.server = Server(Exports(self.catalogue), tls=tls, max_connections=max_connections)
             self.server.only_listed = only_listed
             undo.callback(self.server.stop)
-            control = ControlServer(vault.path, self._handlers())
-            undo.callback(control.close)
+            if not vault.store.readonly:  # else nothing can be put there, and nobody has to wait
+                control = ControlServer(vault.path, self._handlers())
+                undo.callback(control.close)
             self._undo = undo.pop_all()
 
     def _split(

@@ -160,7 +160,9 @@ class VaultCatalogue:
         self._sessions = dict(sessions)
         self._listed = list(listed)
         self._only_listed = only_listed
-        self._layers = Layers(vault.path) if copy_on_write else None
+        # Beside the vault's data, not in /tmp: a disk may be larger than the memory.
+        beside = None if vault.store.readonly else vault.path
+        self._layers = Layers(beside) if copy_on_write else None
         if self._layers is not None:
             for revision in self._listed:
                 self._layers.offer(revision, self._position(revision))

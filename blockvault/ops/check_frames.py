@@ -17,6 +17,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from contextlib import suppress
 from itertools import chain, islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -91,7 +92,8 @@ class FrameCheck:
                 "found; 'blockvault rebuild' mends that"
             )
             self.report.problems.append(Problem("index-differs", message))
-        (self.vault.path / STATE).unlink(missing_ok=True)
+        with suppress(OSError):
+            (self.vault.path / STATE).unlink(missing_ok=True)
 
     def _part(self, pool: Executor, part: Part) -> None:
         """Frames are decoded and hashed by threads, a few batches ahead."""
@@ -186,7 +188,8 @@ class FrameCheck:
         """Say how far this came; problems found so far stop that, for they must be told again."""
         if self.report.problems or self._lying:
             return
-        files.replace(self.vault.path / STATE, str(start).encode())
+        with suppress(OSError):  # a disk that takes nothing is read all the same
+            files.replace(self.vault.path / STATE, str(start).encode())
 
 
 def _looked_at(datas: Sequence[bytes], theirs: Sequence[Sequence[bytes]]) -> _Seen:

@@ -93,10 +93,10 @@ class LmdbStore:
         cls,
         path: str | os.PathLike[str],
         *,
-        readonly: bool = False,
+        readonly: bool | None = False,
         write_timeout: float = writelock.TIMEOUT,
     ) -> LmdbStore:
-        """Open the vault directory at ``path``.
+        """Open the vault directory at ``path``; ``readonly`` None: to write if that is possible.
 
         Errors: ``NotFound``, ``Unsupported`` (newer format, unknown feature, network file system),
         ``Damaged``, ``NoSpace`` (no room for the lock file), ``IOFailed``.
@@ -104,10 +104,12 @@ class LmdbStore:
         path = Path(os.path.abspath(path))
         filesystem.refuse_network(path)
         environment = shared.open_environment(path, 0 if readonly else OPEN_WAIT)
+        if readonly is None:
+            readonly = not environment.writable
         store = cls(environment, readonly=readonly, write_timeout=write_timeout)
         try:
             if not readonly and not environment.writable:
-                raise IOFailed(f"{path}: this vault is read-only", kind="not-permitted")
+                raise _not_writable(path)
             store._check_head()
         except BaseException:
             store.close()
@@ -123,7 +125,7 @@ class LmdbStore:
         """The write transaction, as a context manager: one at a time, whoever writes."""
         self._check_open()
         if self.readonly:
-            raise IOFailed(f"{self.path}: this vault was opened read-only", kind="not-permitted")
+            raise _not_writable(self.path)
         return LmdbWriter(self._env, self._write_timeout)
 
     def give_back(self, least: int = 1) -> int:
@@ -243,4 +245,12 @@ def _rolled_back(path: Path, expected: int, found: int) -> Damaged:
         "silently gone back to an older state. Copy the vault directory before anything else. If "
         f"you restored an older data.mdb on purpose, delete {path / shared.HEAD} to accept it.",
         kind="rolled-back",
+    )
+
+
+def _not_writable(path: Path) -> IOFailed:
+    return IOFailed(
+        f"{path}: this vault is read-only: it was opened so, its file system is, or its files are "
+        "not yours to write; it can be read, and nothing was changed",
+        kind="not-permitted",
     )
