@@ -15,8 +15,8 @@ from tools.bench.commands import Command, command
 from tools.bench.peers import vault
 from tools.bench.peers.base import Contender, NotOffered, first_version
 
-SEQUENTIAL = "seqwrite"
-"""The job that writes the disk from end to end."""
+SEQUENTIAL = ("seqwrite", "seqwrite-1", "seqwrite-16")
+"""The jobs that write the disk from end to end."""
 SUSTAINED = "sustained"
 """The job that goes on and on."""
 LONG = (SUSTAINED, "warmread-1", "warmread-16", "seqread-warm")
@@ -108,7 +108,7 @@ class QemuNbdZstd(QemuNbd):
 
     @classmethod
     def does(cls, job: str) -> bool:
-        return job != SEQUENTIAL and super().does(job)
+        return job not in SEQUENTIAL and super().does(job)
 
 
 class QemuNbdCompressing(EmptyDisk, QemuNbd):
@@ -122,7 +122,7 @@ class QemuNbdCompressing(EmptyDisk, QemuNbd):
 
     @classmethod
     def does(cls, job: str) -> bool:
-        return job == SEQUENTIAL
+        return job in SEQUENTIAL
 
     def refresh(self) -> list[Command]:
         options = ("-f", "qcow2", "-o", "compression_type=zstd")

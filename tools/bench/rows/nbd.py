@@ -70,6 +70,11 @@ def _warm(key: str, what: str, depth: int, span: int) -> Job:
     return replace(job, span=span, warm=RANDOM)
 
 
+def _in_order(kind: str, depth: int) -> Job:
+    title = f"256 KiB sequential {kind}, depth {depth}"
+    return _job(f"seq{kind}-{depth}", title, kind, "256k", depth)
+
+
 JOBS = (
     _job("randwrite-1", "4 KiB random write, depth 1", "randwrite", "4k", 1),
     _job("randwrite-16", "4 KiB random write, depth 16", "randwrite", "4k", 16),
@@ -94,12 +99,15 @@ JOBS = (
         RANDOM,
         made=True,
     ),
+    # What these write, the minute of random writes buries before the last reads and the export.
+    *(_in_order("write", depth) for depth in (1, 16)),
     Job(
         SUSTAINED,
         "4 KiB random write, depth 16, on and on, flushed at the end",
         ("--rw=randwrite", "--bs=4k", "--iodepth=16", "--end_fsync=1"),
         long=True,
     ),
+    *(_in_order("read", depth) for depth in (1, 16)),
 )
 
 
