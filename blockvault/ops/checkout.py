@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -126,7 +127,10 @@ class _Planner:
     def item(self, volume: Volume, attachment: bool) -> Item:
         file = volume.name if attachment else f"{volume.name}.raw"
         path = self.directory / file
-        if path.exists():
+        if path.is_symlink():
+            self._refuse(path, "is a symbolic link; --force puts a file in its place")
+            mode, old = "new", Side(0, ZERO_ID)
+        elif path.exists():
             mode, old = "update", self._present(path, volume)
         else:
             mode, old = "new", Side(0, ZERO_ID)
@@ -145,14 +149,14 @@ class _Planner:
     def removal(self, entry: Entry) -> Item:
         path = self.directory / entry.file
         if path.exists() and entry.complete and not entry.unchanged(self.directory):
-            self._refuse(path)
+            self._refuse_changed(path)
         return Item(entry.name, path, 0, "remove", 0, entry.attachment, ZERO_ID, ())
 
     def _present(self, path: Path, volume: Volume) -> Side:
         """What the file holds: from the manifest, or by reading it."""
         entry = self.before.entry(path.name) if self.before else None
         if entry is None or (entry.complete and not entry.unchanged(self.directory)):
-            self._refuse(path)
+            self._refuse_changed(path)
         elif entry.complete and root_known(self.vault, bytes.fromhex(entry.root)):
             return Side(entry.size, bytes.fromhex(entry.root))
         with images.opened(path, "raw", self.vault.path, False) as source:
@@ -162,13 +166,16 @@ class _Planner:
             read = intake.volume(volume.name, source, volume)
         return Side(read.size, read.root)
 
-    def _refuse(self, path: Path) -> None:
+    def _refuse_changed(self, path: Path) -> None:
+        self._refuse(
+            path,
+            "holds changes that no snapshot has; 'blockvault snapshot --from "
+            f"{self.directory}' takes them in, --force overwrites them",
+        )
+
+    def _refuse(self, path: Path, why: str) -> None:
         if not self.force:
-            raise Conflict(
-                f"{path} holds changes that no snapshot has; 'blockvault snapshot --from "
-                f"{self.directory}' takes them in, --force overwrites them",
-                kind="file-changed",
-            )
+            raise Conflict(f"{path} {why}", kind="file-changed")
 
 
 def execute(vault: Vault, what: Plan, *, progress: Progress | None = None) -> Plan:
@@ -210,10 +217,9 @@ def _shifted(report: Progress, start: int, total: int, count: int) -> None:
 def _write(vault: Vault, what: Plan, item: Item, report: Callable[[int], None]) -> None:
     """Write the item's extents into its file; in a new file zeros stay holes."""
     device = _device(vault, what.position, item)
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC
     with (
         copying.writing(f"{item.path} is incomplete: run the checkout again"),
-        open(os.open(item.path, flags, 0o666), "wb", buffering=0) as file,
+        _opened(item) as file,
     ):
         os.ftruncate(file.fileno(), item.size)
         if item.mode == "new":
@@ -226,6 +232,16 @@ def _write(vault: Vault, what: Plan, item: Item, report: Callable[[int], None]) 
         now = time.time_ns()
         os.utime(file.fileno(), ns=(now, now))
         os.fsync(file.fileno())
+
+
+def _opened(item: Item) -> FileIO:
+    """The item's file, never what a link in its place points to: that is somebody else's."""
+    flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+    if item.mode == "new":
+        flags |= os.O_CREAT
+        if item.path.is_symlink():
+            item.path.unlink()
+    return open(os.open(item.path, flags, 0o666), "wb", buffering=0)
 
 
 def _device(vault: Vault, position: Position, item: Item) -> StateDevice:

@@ -63,9 +63,9 @@ class Manifest:
 
 
 def fingerprint(path: Path) -> tuple[int, int, int]:
-    """Size, time of the last write and inode; ``WRITING`` for no file."""
+    """Size, time of the last write and inode, of a link its own; ``WRITING`` for no file."""
     try:
-        info = path.stat()
+        info = path.lstat()
     except FileNotFoundError:
         return WRITING
     return (info.st_size, info.st_mtime_ns, info.st_ino)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from blockvault import Vault
-from blockvault.errors import BadRequest, Conflict, NoSpace, NotFound
+from blockvault.errors import BadRequest, Conflict, IOFailed, NoSpace, NotFound
 from blockvault.ops import attachments, checkin, checkout, copying, ingest, intake, manifest
 from tests.oracle import BLOCK, noise
 
@@ -118,6 +118,42 @@ def test_a_file_that_nobody_checked_out_stays(vault: Vault, folder: Path) -> Non
     assert found(folder) == {"vda.raw": b"mine"}
     go(vault, "v1", folder, force=True)
     assert found(folder) == contents(vault, "v1")
+
+
+@pytest.mark.parametrize("start", [None, "v1"])
+@pytest.mark.parametrize("target", [None, b"", b"theirs" * BLOCK])
+def test_what_a_link_points_to_stays(
+    vault: Vault, folder: Path, tmp_path: Path, start: str | None, target: bytes | None
+) -> None:
+    """In place of a file that was checked out, or of one that never was; dangling or not."""
+    outside, link = tmp_path / "outside", folder / "vda.raw"
+    folder.mkdir()
+    if start:
+        go(vault, start, folder)
+        link.unlink()
+    if target is not None:
+        outside.write_bytes(target)
+    link.symlink_to(outside)
+    with pytest.raises(Conflict, match="symbolic link") as refused:
+        go(vault, "v2", folder)
+    assert refused.value.reason == "file-changed"
+    assert link.is_symlink()
+    go(vault, "v2", folder, force=True)
+    assert not link.is_symlink()
+    assert found(folder) == contents(vault, "v2")
+    assert (outside.read_bytes() if outside.exists() else None) == target
+
+
+def test_a_link_that_comes_after_the_plan_is_not_followed(
+    vault: Vault, folder: Path, tmp_path: Path
+) -> None:
+    go(vault, "v1", folder)
+    plan = checkout.plan(vault, "v2", folder)
+    (folder / "vda.raw").rename(tmp_path / "outside")
+    (folder / "vda.raw").symlink_to(tmp_path / "outside")
+    with pytest.raises(IOFailed, match="incomplete"):
+        checkout.execute(vault, plan)
+    assert (tmp_path / "outside").read_bytes() == contents(vault, "v1")["vda.raw"]
 
 
 @pytest.mark.parametrize("size", [0, 1, BLOCK, SIZE - 1, SIZE + 1, 3 * SIZE])
