@@ -27,7 +27,12 @@ if TYPE_CHECKING:
     shape=history.SNAPSHOT_SHAPE,
 )
 @click.option("-m", "--message", default="", help="What this state is.")
-@click.option("-b", "--branch", shell_complete=complete.branches, help="Record this branch.")
+@click.option(
+    "-b",
+    "--branch",
+    shell_complete=complete.branches,
+    help="Record this branch.  [default: the current one; with --from, the one checked out]",
+)
 @click.option("--author", help="Who made it.  [default: user@host]")
 @click.option(
     "--from",
@@ -48,8 +53,11 @@ def run(
     """Record the head of a branch as a new snapshot.
 
     A snapshot is an immutable version of all volumes of the branch.  It copies nothing and takes
-    the same short time whatever their size.  With --from, the volumes changed in a checkout
-    directory become the new state first.
+    the same short time whatever their size.
+
+    With --from, the volumes changed in a checkout directory become the new state first.  They go
+    to the branch that was checked out; -b names another one, and has to where no branch was
+    checked out but a tag, a snapshot or a moment.  A branch that -b names anew gets all the files.
     """
     if directory is None:
         snapshot = _recorded(vault, message, branch, author)
@@ -63,10 +71,14 @@ def run(
     if as_json:
         output.write_json(history.snapshot_json(snapshot))
         return
-    output.write(history.recorded(branch or vault.head, snapshot))
+    output.write(history.recorded(_branch(vault, snapshot), snapshot))
     if directory is not None:
         for line in changes.since_parent(vault, snapshot, {v.name for v in snapshot.volumes}):
             output.write(f" {line}")
+
+
+def _branch(vault: Vault, snapshot: Snapshot) -> str:
+    return vault.resolve(snapshot.id.hex()).name or ""
 
 
 def _recorded(vault: Vault, message: str, branch: str | None, author: str | None) -> Snapshot:

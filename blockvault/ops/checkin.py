@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blockvault.errors import Conflict, NotFound
+from blockvault.errors import BadRequest, Conflict, NotFound
 from blockvault.ids import ZERO_ID
 from blockvault.model.names import check_volume_name
 from blockvault.model.snapshot import Snapshot, Volume
@@ -20,6 +20,7 @@ from blockvault.ops.checkout import root_known
 from blockvault.ops.images import RawImage
 from blockvault.ops.intake import Intake
 from blockvault.ops.manifest import Entry, Manifest
+from blockvault.ops.snapshots import NewBranch
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -36,12 +37,14 @@ def snapshot_from(
 ) -> Snapshot:
     """Make what the files of a checkout hold now the branch's next snapshot.
 
-    Files that nobody wrote to are not read.  Every ``.raw`` file in the directory is a volume, new
-    ones too; a file that the manifest names and that is gone is an error, not a deletion.
+    Without ``branch`` it is the branch that was checked out.  Files that nobody wrote to are not
+    read.  Every ``.raw`` file in the directory is a volume, new ones too; a file that the manifest
+    names and that is gone is an error, not a deletion.
     """
     held = manifest.load(directory)
     if held is None:
         raise NotFound(f"{directory} is no checkout: it has no {manifest.FILE_NAME}")
+    name = _checked_out(held, directory) if branch is None else branch
     files = _files(held, directory)
     with ExitStack() as stack:
         stack.enter_context(vault.guard())
@@ -52,7 +55,13 @@ def snapshot_from(
             for entry in files
             if not _still(vault, held, directory, entry)
         }
-        target = ingest.hold_target(vault, branch, stack)
+        target = ingest.hold_target(vault, name, stack)
+        if branch is None and isinstance(target.branch, NewBranch):
+            raise NotFound(
+                f"branch '{name}', which {directory} is a checkout of, was deleted or renamed; "
+                "nothing was recorded. -b NAME records into another one",
+                kind="no-branch",
+            )
         volumes = {volume.name: volume for volume in target.volumes}
         attachments: dict[str, Volume] = {}
         total = sum(source.size for source in sources.values())
@@ -71,8 +80,18 @@ def snapshot_from(
             volumes.values(), str(directory), message, author, list(attachments.values())
         )
     entries = [_taken(entry, made, sources.get(entry.file)) for entry in files]
-    manifest.save(directory, Manifest(held.vault, made.id.hex(), branch, tuple(entries)))
+    manifest.save(directory, Manifest(held.vault, made.id.hex(), name, tuple(entries)))
     return made
+
+
+def _checked_out(held: Manifest, directory: Path) -> str:
+    if held.branch is None:
+        raise BadRequest(
+            f"{directory} is a checkout of {held.revision}, which is no branch, so it is not known "
+            "where to record it; -b NAME says that",
+            kind="not-a-branch",
+        )
+    return held.branch
 
 
 def _files(held: Manifest, directory: Path) -> list[Entry]:

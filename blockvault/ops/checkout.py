@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.errors import BadRequest, Conflict, IOFailed
 from blockvault.ids import ZERO_ID
-from blockvault.model import diff, tree
+from blockvault.model import diff, events, refs, tree
 from blockvault.model.diff import Side
 from blockvault.model.overlay import Overlay
 from blockvault.model.snapshot import Volume
@@ -189,7 +189,7 @@ def execute(vault: Vault, what: Plan, *, progress: Progress | None = None) -> Pl
     held = Manifest(
         vault.options.vault_id.hex(),
         what.position.text,
-        what.position.name,
+        _branch(what.position),
         what.before.entries if what.before else (),
     )
     for item in what.items:
@@ -208,6 +208,14 @@ def execute(vault: Vault, what: Plan, *, progress: Progress | None = None) -> Pl
     manifest.save(what.directory, held)
     report(total, total)
     return what
+
+
+def _branch(position: Position) -> str | None:
+    """The branch that was asked for; None for a tag, a snapshot or a moment, though on a branch."""
+    asked = refs.parse(position.text, events.now_us())
+    names = (refs.HEAD, position.name, f"heads/{position.name}")
+    plain = asked.at is None and not asked.steps and asked.base in names
+    return position.name if plain else None
 
 
 def _shifted(report: Progress, start: int, total: int, count: int) -> None:

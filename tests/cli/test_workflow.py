@@ -114,6 +114,18 @@ def test_checkout_and_back(world) -> None:
     assert (work / "vda.raw").read_bytes() == (world.path / "second.img").read_bytes()
 
 
+def test_a_checkout_goes_back_to_its_branch(world) -> None:
+    world("branch", "dev")
+    world("checkout", "dev", "work")
+    with open(world.path / "work/vda.raw", "r+b") as file:
+        file.write(b"changed")
+    assert world("snapshot", "--from", "work", "-m", "edited").out.startswith("[dev ")
+    assert world("log", "main", "--oneline").out.splitlines()[0].endswith("second")
+    world("branch", "-m", "dev", "other")
+    assert "no-branch" in world("snapshot", "--from", "work", "--json", code=3).err
+    assert world("snapshot", "--from", "work", "-b", "other").out.startswith("[other ")
+
+
 def test_checkout_dry_run_writes_nothing(finished, tmp_path) -> None:
     target = tmp_path / "work"
     assert "vda.raw" in finished("checkout", "--dry-run", "main", target).out

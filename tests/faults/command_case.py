@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "import": ("import", "image.raw", "--volume", "vda", "-m", "step"),
     "import two": ("import", "image.raw", "other.raw", "-b", "fresh", "-m", "step"),
     "snapshot": ("snapshot", "-m", "step"),
-    "snapshot --from": ("snapshot", "--from", "work", "-m", "step"),
+    "snapshot --from": ("snapshot", "--from", "work", "-b", "main", "-m", "step"),
     "branch": ("branch", "step", "main~1"),
     "branch -m": ("branch", "-m", "side", "step"),
     "branch -d": ("branch", "-d", "side"),

@@ -220,7 +220,7 @@ def test_an_interrupted_checkout_is_done_again(
         go(vault, "v2", folder)
     except _Interrupted:
         with pytest.raises(Conflict) as refused:
-            checkin.snapshot_from(vault, folder)
+            checkin.snapshot_from(vault, folder, branch="main")
         assert refused.value.reason == "file-incomplete"
     else:
         assert writes == 2
@@ -283,7 +283,7 @@ def test_changed_files_become_a_snapshot(vault: Vault, folder: Path) -> None:
     change(folder / "vda.raw", 20 * BLOCK - 2, b"across")
     (folder / "vdc.raw").write_bytes(b"new volume")
     expected = found(folder)
-    made = checkin.snapshot_from(vault, folder, message="mine")
+    made = checkin.snapshot_from(vault, folder, branch="main", message="mine")
     assert {k: v for k, v in contents(vault, made.id.hex()).items() if k != "vdb.raw"} == expected
     assert go(vault, made.id.hex(), folder, volumes=["vda"]) == {"vda.raw": "unchanged"}
     go(vault, "v1", folder)
@@ -304,7 +304,7 @@ def test_changes_to_a_head_that_has_no_tree_yet(vault: Vault, folder: Path) -> N
 def test_files_that_nobody_wrote_to_are_not_read(
     vault: Vault, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go(vault, "v2", folder)
+    go(vault, "main", folder)
 
     def refuse(*_: Any) -> None:
         raise AssertionError("read")
@@ -316,7 +316,7 @@ def test_files_that_nobody_wrote_to_are_not_read(
 def test_a_write_after_the_file_was_read_is_seen_later(
     vault: Vault, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    go(vault, "v2", folder)
+    go(vault, "main", folder)
     change(folder / "vda.raw", 0, b"read")
     record = ingest.Target.record
 
@@ -333,9 +333,64 @@ def test_a_write_after_the_file_was_read_is_seen_later(
 
 
 def test_a_missing_file_is_no_deletion(vault: Vault, folder: Path) -> None:
-    go(vault, "v2", folder)
+    go(vault, "main", folder)
     (folder / "vdb.raw").unlink()
     with pytest.raises(NotFound):
         checkin.snapshot_from(vault, folder)
     with pytest.raises(NotFound):
         checkin.snapshot_from(vault, folder.parent)
+
+
+@pytest.mark.parametrize("rev", ["dev", "heads/dev"])
+def test_the_branch_that_was_checked_out_is_recorded(vault: Vault, folder: Path, rev: str) -> None:
+    vault.create_branch("dev", "main")
+    before = vault.branch("main")
+    go(vault, rev, folder)
+    for number in range(2):
+        change(folder / "vdb.raw", number, b"mine")
+        made = checkin.snapshot_from(vault, folder)
+        assert vault.branch("dev").tip == made.id
+        held = manifest.load(folder)
+        assert held is not None
+        assert (held.branch, held.revision) == ("dev", made.id.hex())
+    assert vault.branch("main") == before
+
+
+def test_head_is_the_branch_that_was_current(vault: Vault, folder: Path) -> None:
+    vault.create_branch("dev", "main")
+    go(vault, "HEAD", folder)
+    vault.switch("dev")
+    change(folder / "vdb.raw", 0, b"mine")
+    assert checkin.snapshot_from(vault, folder).id == vault.branch("main").tip
+
+
+@pytest.mark.parametrize("rev", ["v2", "main~0", "main@{0 minutes ago}", "main^0"])
+def test_what_is_no_branch_needs_one(vault: Vault, folder: Path, rev: str) -> None:
+    go(vault, rev, folder)
+    change(folder / "vdb.raw", 0, b"mine")
+    before = vault.branch("main")
+    with pytest.raises(BadRequest, match="-b NAME") as refused:
+        checkin.snapshot_from(vault, folder)
+    assert refused.value.reason == "not-a-branch"
+    assert vault.branch("main") == before
+    made = checkin.snapshot_from(vault, folder, branch="main")
+    assert vault.branch("main").tip == made.id
+    change(folder / "vdb.raw", 1, b"more")
+    assert checkin.snapshot_from(vault, folder).parents == (made.id,)
+
+
+@pytest.mark.parametrize("fate", ["deleted", "renamed"])
+def test_a_branch_that_is_gone_does_not_come_back(vault: Vault, folder: Path, fate: str) -> None:
+    vault.create_branch("dev", "main")
+    go(vault, "dev", folder)
+    change(folder / "vdb.raw", 0, b"mine")
+    if fate == "deleted":
+        vault.delete_branch("dev")
+    else:
+        vault.rename_branch("dev", "other")
+    with pytest.raises(NotFound, match="deleted or renamed") as refused:
+        checkin.snapshot_from(vault, folder)
+    assert refused.value.reason == "no-branch"
+    assert "dev" not in [branch.name for branch in vault.branches()]
+    checkin.snapshot_from(vault, folder, branch="dev")
+    assert contents(vault, "dev") == found(folder)

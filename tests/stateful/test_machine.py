@@ -276,7 +276,7 @@ class VaultMachine(RuleBasedStateMachine):
         with open(folder / f"{volume}.raw", "r+b") as file:
             file.seek(BLOCK - 300)
             file.write(data)
-        made = checkin.snapshot_from(self.vault, folder)
+        made = checkin.snapshot_from(self.vault, folder, branch=self.model.head)
         old = contents[volume]
         changed = old[: BLOCK - 300] + data + old[BLOCK + 300 :]
         self.model.branches[self.model.head] = {**contents, volume: changed}
