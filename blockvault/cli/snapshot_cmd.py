@@ -41,6 +41,9 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="First take in the files of DIR, a directory that checkout made.",
 )
+@click.option(
+    "-f", "--force", is_flag=True, help="With --from, prefer files to what the branch has by now."
+)
 @with_vault
 def run(
     vault: Vault,
@@ -48,6 +51,7 @@ def run(
     branch: str | None,
     author: str | None,
     directory: Path | None,
+    force: bool,
     as_json: bool,
 ) -> None:
     """Record the head of a branch as a new snapshot.
@@ -56,9 +60,16 @@ def run(
     the same short time whatever their size.
 
     With --from, the volumes changed in a checkout directory become the new state first.  They go
-    to the branch that was checked out; -b names another one, and has to where no branch was
-    checked out but a tag, a snapshot or a moment.  A branch that -b names anew gets all the files.
+    to the branch that was checked out, which keeps what it has of all others; -b names another
+    one, and has to where no branch was checked out but a tag, a snapshot or a moment.  A branch
+    that -b names anew gets all the files.
+
+    A volume that was changed in DIR and on the branch as well is a conflict, and nothing is
+    recorded: -b with a new name keeps the files as a branch of their own, and --force puts the
+    file of DIR in the volume's place.
     """
+    if force and directory is None:
+        raise click.UsageError("--force goes with --from")
     if directory is None:
         snapshot = _recorded(vault, message, branch, author)
     else:
@@ -66,7 +77,13 @@ def run(
 
         with progress("Reading", quiet=as_json) as report:
             snapshot = snapshot_from(
-                vault, directory, branch=branch, message=message, author=author, progress=report
+                vault,
+                directory,
+                branch=branch,
+                message=message,
+                author=author,
+                force=force,
+                progress=report,
             )
     if as_json:
         output.write_json(history.snapshot_json(snapshot))

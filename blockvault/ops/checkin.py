@@ -1,7 +1,8 @@
 """The files of a checkout back into the vault: ``snapshot --from``.
 
-What the manifest says of a file that nobody wrote to since is believed; the others are read, and
-what they share with the state that was checked out is not stored again.
+What the manifest says of a file that nobody wrote to since is believed, and the branch keeps what
+it has of it, be it newer; the others are read, and what they share with the state that was checked
+out is not stored again.  A file and its volume that were both changed are a conflict.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from blockvault.errors import BadRequest, Conflict, NotFound
 from blockvault.ids import ZERO_ID
 from blockvault.model.names import check_volume_name
 from blockvault.model.snapshot import Snapshot, Volume
-from blockvault.ops import Progress, images, ingest, manifest, silent
+from blockvault.model.tree import Scratch
+from blockvault.ops import Progress, images, ingest, manifest, positions, refs, silent
 from blockvault.ops.checkout import root_known
 from blockvault.ops.images import RawImage
+from blockvault.ops.ingest import Target
 from blockvault.ops.intake import Intake
 from blockvault.ops.manifest import Entry, Manifest
 from blockvault.ops.snapshots import NewBranch
@@ -33,28 +36,21 @@ def snapshot_from(
     branch: str | None = None,
     message: str = "",
     author: str | None = None,
+    force: bool = False,
     progress: Progress | None = None,
 ) -> Snapshot:
-    """Make what the files of a checkout hold now the branch's next snapshot.
+    """Make the files of a checkout that were changed part of the branch's next snapshot.
 
-    Without ``branch`` it is the branch that was checked out.  Files that nobody wrote to are not
-    read.  Every ``.raw`` file in the directory is a volume, new ones too; a file that the manifest
-    names and that is gone is an error, not a deletion.
+    Without ``branch`` it is the branch that was checked out; one that is new gets all the files.
+    Files that nobody wrote to are not read.  Every ``.raw`` file in the directory is a volume, new
+    ones too; a file that the manifest names and that is gone is an error, not a deletion.
+    ``Conflict`` where the branch was changed in the same place, unless ``force`` prefers the file.
     """
-    held = manifest.load(directory)
-    if held is None:
-        raise NotFound(f"{directory} is no checkout: it has no {manifest.FILE_NAME}")
+    held = _held(vault, directory)
     name = _checked_out(held, directory) if branch is None else branch
     files = _files(held, directory)
     with ExitStack() as stack:
         stack.enter_context(vault.guard())
-        sources = {
-            entry.file: stack.enter_context(
-                images.opened(directory / entry.file, "raw", vault.path, False)
-            )
-            for entry in files
-            if not _still(vault, held, directory, entry)
-        }
         target = ingest.hold_target(vault, name, stack)
         if branch is None and isinstance(target.branch, NewBranch):
             raise NotFound(
@@ -62,26 +58,117 @@ def snapshot_from(
                 "nothing was recorded. -b NAME records into another one",
                 kind="no-branch",
             )
-        volumes = {volume.name: volume for volume in target.volumes}
-        attachments: dict[str, Volume] = {}
-        total = sum(source.size for source in sources.values())
+        state = _State(vault, name, target)
+        sources = {
+            entry.file: stack.enter_context(
+                images.opened(directory / entry.file, "raw", vault.path, False)
+            )
+            for entry in files
+            if state.reads(directory, entry)
+        }
+        taken = [
+            entry for entry in files if state.takes(entry, sources.get(entry.file), force=force)
+        ]
+        total = sum(sources[entry.file].size for entry in taken if entry.file in sources)
         intake = Intake(vault, progress or silent, total)
-        for entry in files:
-            into = attachments if entry.attachment else volumes
-            known = Volume(entry.name, entry.size, bytes.fromhex(entry.root))
-            source = sources.get(entry.file)
-            # The tree of a head that was checked out between two checkpoints is not stored.
-            before = known if root_known(vault, known.root) else into.get(entry.name)
-            into[entry.name] = intake.volume(entry.name, source, before) if source else known
+        for entry in taken:
+            state.take(entry, sources.get(entry.file), intake)
         intake.finish()
         for source in sources.values():
             source.check_unchanged()
         made = target.record(
-            volumes.values(), str(directory), message, author, list(attachments.values())
+            state.volumes.values(),
+            str(directory),
+            message,
+            author,
+            list(state.attachments.values()),
         )
-    entries = [_taken(entry, made, sources.get(entry.file)) for entry in files]
+    entries = [
+        _seen(state.entry(entry) if entry in taken else entry, sources.get(entry.file))
+        for entry in files
+    ]
     manifest.save(directory, Manifest(held.vault, made.id.hex(), name, tuple(entries)))
     return made
+
+
+class _State:
+    """What a branch holds now, and what files make of it."""
+
+    def __init__(self, vault: Vault, name: str, target: Target) -> None:
+        self.name = name
+        self.volumes = {volume.name: volume for volume in target.volumes}
+        self.attachments: dict[str, Volume] = {}
+        self._vault = vault
+        self._new = isinstance(target.branch, NewBranch)
+        if not self._new:
+            head = positions.head_of(vault, refs.find(vault, name), exact=False)
+            self.attachments = {each.name: each for each in head.attachments}
+
+    def reads(self, directory: Path, entry: Entry) -> bool:
+        """Whether the manifest does not tell what is needed of a file."""
+        return not entry.unchanged(directory) or (self._new and self._stored(entry) is None)
+
+    def takes(self, entry: Entry, source: RawImage | None, *, force: bool) -> bool:
+        """Whether a file's content goes into the branch, for it is the one that was changed.
+
+        Only a file that was written to, and whose volume is another by now, is read for that.
+        """
+        if self._new or source is None:
+            return self._new
+        then, now = _checked(entry), self._among(entry).get(entry.name)
+        if now == then:
+            return True
+        scratch = Intake(self._vault, silent, source.size, Scratch(self._vault.objects))
+        mine = scratch.volume(entry.name, source, self._stored(entry) or now)
+        if mine not in (then, now) and not force:
+            raise self._conflict(entry, source.path)
+        return mine != then
+
+    def take(self, entry: Entry, source: RawImage | None, intake: Intake) -> None:
+        among, stored = self._among(entry), self._stored(entry)
+        if source is not None:
+            stored = intake.volume(entry.name, source, stored or among.get(entry.name))
+        assert stored is not None, "what is not stored is read"
+        among[entry.name] = stored
+
+    def entry(self, entry: Entry) -> Entry:
+        """The manifest's entry of a file whose content the branch has."""
+        volume = self._among(entry)[entry.name]
+        return replace(entry, size=volume.size, root=volume.root.hex())
+
+    def _among(self, entry: Entry) -> dict[str, Volume]:
+        return self.attachments if entry.attachment else self.volumes
+
+    def _stored(self, entry: Entry) -> Volume | None:
+        """What was checked out; the tree of a head between two checkpoints is not stored."""
+        then = _checked(entry)
+        return then if then and root_known(self._vault, then.root) else None
+
+    def _conflict(self, entry: Entry, path: Path) -> Conflict:
+        what = f"{'attachment' if entry.attachment else 'volume'} '{entry.name}'"
+        if _checked(entry) is None:
+            why = f"{path} was not checked out, and branch '{self.name}' has a {what}"
+        elif entry.name not in self._among(entry):
+            why = f"{path} was changed, and branch '{self.name}' no longer has the {what}"
+        else:
+            why = f"{path} was changed, and so was {what} of branch '{self.name}'"
+        return Conflict(
+            f"{why}; nothing was recorded. -b with a new name keeps the files as a branch of "
+            "their own, --force prefers the file",
+            kind="volume-changed",
+        )
+
+
+def _held(vault: Vault, directory: Path) -> Manifest:
+    held = manifest.load(directory)
+    if held is None:
+        raise NotFound(f"{directory} is no checkout: it has no {manifest.FILE_NAME}")
+    if held.vault != vault.options.vault_id.hex():
+        raise Conflict(
+            f"{directory} is a checkout of another vault; 'blockvault import' takes its files",
+            kind="other-vault",
+        )
+    return held
 
 
 def _checked_out(held: Manifest, directory: Path) -> str:
@@ -113,27 +200,20 @@ def _files(held: Manifest, directory: Path) -> list[Entry]:
 
 
 def _new_entry(path: Path) -> Entry:
-    return Entry(check_volume_name(path.stem), path.name, False, 0, ZERO_ID.hex(), (0, 0, 0))
+    name = check_volume_name(path.stem)
+    return Entry(name, path.name, False, 0, ZERO_ID.hex(), manifest.WRITING)
 
 
-def _still(vault: Vault, held: Manifest, directory: Path, entry: Entry) -> bool:
-    """Whether the file is as it was checked out, and the vault still has that tree."""
-    if held.vault != vault.options.vault_id.hex() or not entry.unchanged(directory):
-        return False
-    return root_known(vault, bytes.fromhex(entry.root))
+def _checked(entry: Entry) -> Volume | None:
+    """What was checked out as this file; None for one that came since."""
+    if not entry.complete:
+        return None
+    return Volume(entry.name, entry.size, bytes.fromhex(entry.root))
 
 
-def _taken(entry: Entry, made: Snapshot, source: RawImage | None) -> Entry:
-    """The manifest's entry of a file whose content the snapshot has, as it was when it was read."""
-    seen = entry.fingerprint
-    if source is not None:
-        now = source.fingerprint
-        seen = (now.size, now.mtime_ns, now.inode)
-    among = made.attachments if entry.attachment else made.volumes
-    volume = next(volume for volume in among if volume.name == entry.name)
-    return replace(
-        entry,
-        size=volume.size,
-        root=volume.root.hex(),
-        fingerprint=seen,
-    )
+def _seen(entry: Entry, source: RawImage | None) -> Entry:
+    """The entry of a file as it was when it was read, if it was."""
+    if source is None:
+        return entry
+    now = source.fingerprint
+    return replace(entry, fingerprint=(now.size, now.mtime_ns, now.inode))

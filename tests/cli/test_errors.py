@@ -81,6 +81,7 @@ BAD_REQUESTS = {
     "checkout main out --volume nosuch": (3, "nosuch"),
     "snapshot --from nosuch": (3, "nosuch"),
     "snapshot --from folder": (3, "folder"),
+    "snapshot --force": (2, "--from"),
     "snapshot -b nosuch": (3, "nosuch"),
     "events --since 'no such time'": (2, "no such time"),
     "events v1 --follow": (2, "--follow has no end"),

@@ -126,6 +126,23 @@ def test_a_checkout_goes_back_to_its_branch(world) -> None:
     assert world("snapshot", "--from", "work", "-b", "other").out.startswith("[other ")
 
 
+def test_a_checkout_reverts_nothing_that_is_newer(world) -> None:
+    world("checkout", "main", "work")
+    world("import", "second.img", "--volume", "vdb", "-m", "newer")
+    with open(world.path / "work/vda.raw", "r+b") as file:
+        file.write(b"changed")
+    world("snapshot", "--from", "work", "-m", "edited")
+    assert world("diff", "main~1", "main", "--extents").out == f"vda\t0\t{BLOCK}\n"
+    world("import", "first.img", "--volume", "vda", "-m", "newer")
+    with open(world.path / "work/vda.raw", "r+b") as file:
+        file.write(b"CHANGED")
+    refused = world("snapshot", "--from", "work", "--json", code=4).err
+    assert "volume-changed" in refused
+    assert "vda" in refused
+    assert "changed" in world("snapshot", "--from", "work", "--force").out
+    assert world("cat", "main:vda", "--length", "7").raw == b"CHANGED"
+
+
 def test_checkout_dry_run_writes_nothing(finished, tmp_path) -> None:
     target = tmp_path / "work"
     assert "vda.raw" in finished("checkout", "--dry-run", "main", target).out

@@ -30,7 +30,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "import": ("import", "image.raw", "--volume", "vda", "-m", "step"),
     "import two": ("import", "image.raw", "other.raw", "-b", "fresh", "-m", "step"),
     "snapshot": ("snapshot", "-m", "step"),
-    "snapshot --from": ("snapshot", "--from", "work", "-b", "main", "-m", "step"),
+    "snapshot --from": ("snapshot", "--from", "work", "-m", "step"),
     "branch": ("branch", "step", "main~1"),
     "branch -m": ("branch", "-m", "side", "step"),
     "branch -d": ("branch", "-d", "side"),
@@ -89,7 +89,7 @@ def build(folder: Path) -> None:
         vault.delete_branch("gone")
         vault.tag("v1", "main~1")
         policy.hold(vault, "v1")
-        checkout.execute(vault, checkout.plan(vault, "main~0", folder / "work"))
+        checkout.execute(vault, checkout.plan(vault, "main", folder / "work"))
     for name in ("broken", "dusty"):
         shutil.copytree(folder / ".blockvault", folder / name / ".blockvault")
     damage_tables(folder / "broken/.blockvault")

@@ -283,8 +283,8 @@ def test_changed_files_become_a_snapshot(vault: Vault, folder: Path) -> None:
     change(folder / "vda.raw", 20 * BLOCK - 2, b"across")
     (folder / "vdc.raw").write_bytes(b"new volume")
     expected = found(folder)
-    made = checkin.snapshot_from(vault, folder, branch="main", message="mine")
-    assert {k: v for k, v in contents(vault, made.id.hex()).items() if k != "vdb.raw"} == expected
+    made = checkin.snapshot_from(vault, folder, branch="mine", message="mine")
+    assert contents(vault, made.id.hex()) == expected
     assert go(vault, made.id.hex(), folder, volumes=["vda"]) == {"vda.raw": "unchanged"}
     go(vault, "v1", folder)
     assert found(folder) == contents(vault, "v1")
@@ -394,3 +394,152 @@ def test_a_branch_that_is_gone_does_not_come_back(vault: Vault, folder: Path, fa
     assert "dev" not in [branch.name for branch in vault.branches()]
     checkin.snapshot_from(vault, folder, branch="dev")
     assert contents(vault, "dev") == found(folder)
+
+
+# -- when the branch went on meanwhile -----------------------------------------------------------
+
+
+def imported(vault: Vault, folder: Path, volume: str, data: bytes) -> None:
+    """The branch main goes on: one of its volumes gets another content."""
+    image = folder.parent / "image.raw"
+    image.write_bytes(data)
+    ingest.import_images(vault, [ingest.Image(image, volume)], branch="main")
+
+
+def settled(vault: Vault, folder: Path) -> None:
+    """What the manifest says of the files is true."""
+    held = manifest.load(folder)
+    assert held is not None
+    for entry in held.entries:
+        assert entry.unchanged(folder)
+    go(vault, "main", folder)
+    assert found(folder) == contents(vault, "main")
+
+
+def test_what_nobody_wrote_to_stays_as_the_branch_has_it(vault: Vault, folder: Path) -> None:
+    go(vault, "main", folder)
+    imported(vault, folder, "vdb", noise(8, 900))
+    change(folder / "vda.raw", 0, b"mine")
+    checkin.snapshot_from(vault, folder)
+    assert contents(vault, "main") == {
+        "vda.raw": (folder / "vda.raw").read_bytes(),
+        "vdb.raw": noise(8, 900),
+    }
+    settled(vault, folder)
+
+
+def test_the_file_that_stayed_behind_is_a_conflict_when_it_is_changed_later(
+    vault: Vault, folder: Path
+) -> None:
+    go(vault, "main", folder)
+    imported(vault, folder, "vdb", noise(8, 700))
+    checkin.snapshot_from(vault, folder)
+    change(folder / "vdb.raw", 0, b"mine")
+    with pytest.raises(Conflict, match="vdb"):
+        checkin.snapshot_from(vault, folder)
+
+
+@pytest.mark.parametrize("size", [SIZE, SIZE - BLOCK, SIZE + BLOCK])
+@pytest.mark.parametrize("mine", [b"mine", b""], ids=["written", "emptied"])
+def test_two_changes_of_one_volume_are_a_conflict(
+    vault: Vault, folder: Path, size: int, mine: bytes
+) -> None:
+    go(vault, "main", folder)
+    imported(vault, folder, "vda", noise(8, size))
+    if mine:
+        change(folder / "vda.raw", 0, mine)
+    else:
+        (folder / "vda.raw").write_bytes(b"")
+    change(folder / "vdb.raw", 0, b"mine too")
+    branch, files = vault.branch("main"), found(folder)
+    with pytest.raises(Conflict, match=r"volume 'vda' of branch 'main'.*--force") as refused:
+        checkin.snapshot_from(vault, folder)
+    assert refused.value.reason == "volume-changed"
+    assert (vault.branch("main"), found(folder)) == (branch, files)
+    checkin.snapshot_from(vault, folder, force=True)
+    assert contents(vault, "main") == files
+    settled(vault, folder)
+
+
+def test_a_write_through_a_server_is_a_change_too(vault: Vault, folder: Path) -> None:
+    go(vault, "main", folder)
+    with vault.session("main") as session:
+        session.device("vda").write(30 * BLOCK, b"theirs")
+    change(folder / "vda.raw", 0, b"mine")
+    with pytest.raises(Conflict):
+        checkin.snapshot_from(vault, folder)
+    assert vault.device("main", "vda").read(30 * BLOCK, 6) == b"theirs"
+
+
+def test_equal_changes_and_mere_touches_are_none(vault: Vault, folder: Path) -> None:
+    """A file that was closed without a change, and a snapshot whose manifest was not written."""
+    go(vault, "main", folder)
+    change(folder / "vda.raw", 0, b"mine")
+    imported(vault, folder, "vda", (folder / "vda.raw").read_bytes())
+    imported(vault, folder, "vdb", noise(8, 900))
+    (folder / "vdb.raw").touch()
+    files = found(folder)
+    checkin.snapshot_from(vault, folder, force=True)
+    assert contents(vault, "main") == files | {"vdb.raw": noise(8, 900)}
+    settled(vault, folder)
+
+
+def test_a_volume_that_was_deleted_meanwhile(vault: Vault, folder: Path) -> None:
+    go(vault, "main", folder)
+    vault.rollback("main", "v1")
+    checkin.snapshot_from(vault, folder)
+    assert contents(vault, "main") == contents(vault, "v1")
+    change(folder / "vdb.raw", 0, b"mine")
+    with pytest.raises(Conflict, match="no longer has the volume 'vdb'"):
+        checkin.snapshot_from(vault, folder)
+    checkin.snapshot_from(vault, folder, force=True)
+    assert contents(vault, "main")["vdb.raw"] == (folder / "vdb.raw").read_bytes()
+    assert contents(vault, "main")["vda.raw"] == contents(vault, "v1")["vda.raw"]
+
+
+def test_a_new_file_takes_no_name_that_the_branch_has(vault: Vault, folder: Path) -> None:
+    go(vault, "main", folder, volumes=["vda"])
+    (folder / "vdb.raw").write_bytes(b"another disk")
+    with pytest.raises(Conflict, match="was not checked out"):
+        checkin.snapshot_from(vault, folder)
+    (folder / "vdb.raw").rename(folder / "vdc.raw")
+    checkin.snapshot_from(vault, folder)
+    assert set(contents(vault, "main")) == {"vda.raw", "vdb.raw", "vdc.raw"}
+
+
+def test_attachments_follow_the_same_rule(vault: Vault, folder: Path) -> None:
+    vault.create_branch("old", "v1")
+    go(vault, "old", folder)
+    change(folder / "vda.raw", 0, b"mine")
+    checkin.snapshot_from(vault, folder)
+    assert contents(vault, "old") == found(folder), "with the notes"
+    change(folder / "notes", 0, b"V")
+    checkin.snapshot_from(vault, folder)
+    assert contents(vault, "old") == found(folder)
+    with vault.session("old") as session:
+        session.snapshot("without notes")
+    change(folder / "vda.raw", 1, b"mine")
+    checkin.snapshot_from(vault, folder)
+    assert set(contents(vault, "old")) == {"vda.raw"}
+    change(folder / "notes", 0, b"W")
+    with pytest.raises(Conflict, match="attachment 'notes'"):
+        checkin.snapshot_from(vault, folder)
+    checkin.snapshot_from(vault, folder, force=True)
+    assert contents(vault, "old") == found(folder)
+
+
+def test_a_new_branch_gets_all_the_files(vault: Vault, folder: Path) -> None:
+    with vault.session("main") as session:
+        session.device("vda").write(40 * BLOCK, noise(5, BLOCK))  # a tree that is not stored yet
+    go(vault, "main", folder)
+    checkin.snapshot_from(vault, folder, branch="beside")
+    assert contents(vault, "beside") == contents(vault, "main") == found(folder)
+
+
+def test_the_files_of_another_vault_are_not_taken(
+    vault: Vault, folder: Path, tmp_path: Path
+) -> None:
+    go(vault, "main", folder)
+    with Vault.create(tmp_path / "another") as other, pytest.raises(Conflict) as refused:
+        checkin.snapshot_from(other, folder, branch="main")
+    assert refused.value.reason == "other-vault"

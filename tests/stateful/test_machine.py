@@ -276,10 +276,11 @@ class VaultMachine(RuleBasedStateMachine):
         with open(folder / f"{volume}.raw", "r+b") as file:
             file.seek(BLOCK - 300)
             file.write(data)
-        made = checkin.snapshot_from(self.vault, folder, branch=self.model.head)
+        made = checkin.snapshot_from(self.vault, folder, branch=self.model.head, force=True)
         old = contents[volume]
         changed = old[: BLOCK - 300] + data + old[BLOCK + 300 :]
-        self.model.branches[self.model.head] = {**contents, volume: changed}
+        if changed != old:
+            self.model.branches[self.model.head] = {**self.held, volume: changed}
         self.snapshots[made.id] = dict(self.held)
         self._settled()
 
