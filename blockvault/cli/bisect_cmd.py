@@ -105,11 +105,10 @@ def run_command(vault: Vault, words: tuple[str, ...], as_json: bool) -> None:
     The file is one and the same, rewritten where states differ; what COMMAND writes to it is gone
     with the next state.  With --json, what COMMAND prints goes to standard error.
     """
-    from blockvault.cli import bisecting, signals
+    from blockvault.cli import bisecting
     from blockvault.ops import bisect
 
     bisection = bisect.load(vault.path)
-    signals.on_end(signals.interrupt)
     with bisecting.Judge(vault, bisection, words, aside=as_json) as judge:
         bisecting.run(vault, bisection, judge, as_json=as_json)
 

@@ -4,7 +4,8 @@
     1        ``diff --exit-code``: there is a difference
     2..9     an error of ``blockvault.errors``, each class its own code; 2 for usage, too
     70       an error that was not foreseen
-    130/141  interrupted by Ctrl-C / the reader of our output went away
+    130      interrupted by Ctrl-C; by another signal: 128 and its number, as a shell has it
+    141      the reader of our output went away
 
 No traceback reaches the user; BLOCKVAULT_TRACEBACK=1 shows it.
 """
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 
 import click
 
+from blockvault.cli.signals import Ended
 from blockvault.errors import IOFailed, NoSpace, NotFound, VaultError
 
 PROGRAM = "blockvault"
@@ -66,7 +68,8 @@ def describe(error: BaseException) -> tuple[str, str, int]:
     if isinstance(error, VaultError):
         return error.reason, error.message, error.exit_code
     if isinstance(error, KeyboardInterrupt | click.Abort):
-        return "interrupted", "interrupted; what was acknowledged is safe", INTERRUPTED
+        code = 128 + error.number if isinstance(error, Ended) else INTERRUPTED
+        return "interrupted", "interrupted; what was acknowledged is safe", code
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else PROGRAM
         message = error.format_message().rstrip(".")

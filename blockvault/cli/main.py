@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import click
 
-from blockvault.cli import tuning
+from blockvault.cli import signals, tuning
 from blockvault.cli.common import CONTEXT, Settings, vault_option
 from blockvault.cli.failing import PROGRAM, report, wants_json
 
@@ -147,6 +147,7 @@ def main() -> NoReturn:
     interpreter down piece by piece would be a tenth of the time of a short command.
     """
     tuning.threads()
+    signals.unwind()
     os._exit(run(sys.argv[1:]))
 
 

@@ -1,25 +1,55 @@
-"""The signals that end a program, for commands that have something to put in order first."""
+"""The signals that end a program.
+
+A command leaves what is under way by its own way out, as after Ctrl-C: ``unwind``.  Ended where it
+stands it would leave half an image beside its target, which nobody else removes.  One that serves
+until it is told to stop puts ``on_end`` in the place of that.
+
+What was ignored when the program began stays so: ``nohup`` did that to SIGHUP, or a shell to the
+SIGINT of what it runs in the background.
+"""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
+_ONE = 1.0
+"""Seconds within which signals are one: ``timeout`` sends its own to the program and to its group,
+and a terminal that closes is heard of from the kernel and from the shell."""
+
+
+class Ended(KeyboardInterrupt):
+    """A signal other than that of Ctrl-C ended the program."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def unwind() -> None:
+    """Have ``Ended`` raised where the program is when it is told to end; Ctrl-C does so anyway."""
+    raised = float("-inf")
+
+    def end(number: int, _: object) -> None:
+        nonlocal raised
+        if time.monotonic() - raised > _ONE:  # who asks again later wants out whatever it costs
+            raised = time.monotonic()
+            raise Ended(number)
+
+    for number in _heeded((signal.SIGTERM, signal.SIGHUP)):
+        signal.signal(number, end)
+
 
 def on_end(act: Callable[[], None]) -> list[signal.Signals]:
-    """Have ``act`` called by the signals that end a program; return them.
-
-    One that was ignored when the program began stays so: ``nohup`` did that to SIGHUP, or a shell
-    to the SIGINT of what it runs in the background.
-    """
-    heeded = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    """Have ``act`` called by the signals that end a program; return them."""
+    heeded = _heeded(ENDING)
     for number in heeded:
         signal.signal(number, lambda *_: act())
     return heeded
 
 
-def interrupt() -> None:
-    """End like Ctrl-C: all that is under way is left by its own way out."""
-    raise KeyboardInterrupt
+def _heeded(numbers: Sequence[signal.Signals]) -> list[signal.Signals]:
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]

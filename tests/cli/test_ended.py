@@ -1,0 +1,122 @@
+"""Told to end by a signal: nothing is left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import pytest
+
+from tests.cli.conftest import COMMAND, World, environment
+
+INTERRUPTED = "blockvault: interrupted; what was acknowledged is safe\n"
+
+QEMU_IMG = """#!/bin/sh
+case $1 in info) echo '{}'; exit;; esac
+touch begun
+exec sleep 60
+"""
+
+COMPACT = """
+import pathlib, sys, time
+from blockvault.cli.main import main
+from blockvault.store import compaction
+compaction._copy = lambda *_: (pathlib.Path("begun").touch(), time.sleep(60))
+sys.argv[1:] = ["compact"]
+main()
+"""
+
+SLOW = {
+    # what a command is at for long: its words, and where the file is that it removes at its end
+    "export": ([*COMMAND, "export", "main:vda", "out.qcow2"], ".out.qcow2.*"),
+    "import": ([*COMMAND, "import", "new.qcow2", "--volume", "q"], ".blockvault/import-*"),
+    "compact": ([sys.executable, "-c", COMPACT], ".blockvault/.compact-*"),
+}
+
+
+class Slow(NamedTuple):
+    """A command that is at something for long, in a process group of its own."""
+
+    process: subprocess.Popen[str]
+    left: Callable[[], int]
+    """How many of its files there are."""
+
+    def told(self, number: int) -> tuple[int, str]:
+        """Its exit code and what it says when it gets a signal."""
+        self.process.send_signal(number)
+        _, err = self.process.communicate(timeout=20)
+        return self.process.returncode, err
+
+
+@pytest.fixture(params=SLOW)
+def slow(request: pytest.FixtureRequest, world: World) -> Iterator[Slow]:
+    (world.path / "bin").mkdir()
+    (world.path / "bin" / "qemu-img").write_text(QEMU_IMG)
+    (world.path / "bin" / "qemu-img").chmod(0o755)
+    (world.path / "new.qcow2").write_bytes(b"an image")
+    words, pattern = SLOW[request.param]
+    process = subprocess.Popen(
+        words, cwd=world.path, start_new_session=True, stderr=subprocess.PIPE, text=True,
+        env=environment(PATH=f"{world.path / 'bin'}:{os.environ['PATH']}"),
+    )  # fmt: skip
+    deadline = time.monotonic() + 20
+    while not (world.path / "begun").exists():
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    yield Slow(process, lambda: len(list(world.path.glob(pattern))))
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.communicate(timeout=20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_nothing_is_left(slow: Slow, number: signal.Signals) -> None:
+    assert slow.left() == 1
+    assert slow.told(number) == (128 + number, INTERRUPTED)
+    assert slow.left() == 0
+
+
+def test_an_ignored_signal_stays_ignored(world: World) -> None:
+    words = ["sh", "-c", 'trap "" HUP; exec "$@"', "sh", *COMMAND, "events", "--follow", "-n", "1"]
+    with subprocess.Popen(
+        words, cwd=world.path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline()
+        process.send_signal(signal.SIGHUP)
+        world("tag", "now")
+        assert b"tagged now" in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 143
+
+
+TWICE = """
+import os, signal, time
+from blockvault.cli import signals
+signals.unwind()
+try:
+    os.kill(os.getpid(), signal.SIGTERM)
+except signals.Ended:
+    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), signal.SIGHUP)
+    print("put in order")
+time.sleep(signals._ONE)
+try:
+    os.kill(os.getpid(), signal.SIGHUP)
+except signals.Ended as again:
+    print(again.number)
+"""
+
+
+def test_signals_that_come_together_are_one() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TWICE], env=environment(), capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines() == ["put in order", "1"]
