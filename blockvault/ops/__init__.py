@@ -26,7 +26,6 @@ What is kept, and whether it is whole:
     check     verify all that is stored, with entries, check_frames, needed, damage, report
     repair    bring back what is lost              rebuild   projections from the log
     recovery  what a killed session had promised   stats, metrics  who takes how much space
-    scratch   directories that end with a process
 
 Each function takes the vault first.  Those that change files or drop data compute a plan that can
 be shown, then execute it.

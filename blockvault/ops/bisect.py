@@ -18,7 +18,8 @@ from blockvault import files
 from blockvault.errors import BadRequest, IOFailed, NotFound
 from blockvault.model import projections
 from blockvault.model.bisect import Search, Verdict
-from blockvault.ops import points, scratch
+from blockvault.ops import points
+from blockvault.store import scratch
 
 if TYPE_CHECKING:
     from blockvault.ops.points import Stretch

@@ -24,15 +24,17 @@ from typing import TYPE_CHECKING
 from blockvault import pins
 from blockvault.errors import Busy, IOFailed
 from blockvault.model import events
-from blockvault.ops import Progress, base, bisect, marksfile, recompress, silent
+from blockvault.ops import Progress, base, bisect, images, marksfile, recompress, silent
 from blockvault.ops.mark import Marker
 from blockvault.ops.marks import Counted, Marks
 from blockvault.ops.prune import Plan as PrunePlan
 from blockvault.ops.sweep import Sweeper
 from blockvault.ops.turns import Turns
-from blockvault.store import tables
+from blockvault.store import compaction, scratch, tables
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from blockvault.vault import Vault
 
 WAIT = 60.0
@@ -120,13 +122,20 @@ def freed_by(vault: Vault, what: PrunePlan, *, progress: Progress = silent) -> t
 
 def collect(vault: Vault, *, wait: float = WAIT, progress: Progress | None = None) -> Collected:
     """Collect what can be collected; ``Busy`` if another collection is at it."""
-    bisect.clean(vault.path)
+    _clean(vault.path)
     with pins.sole(vault.path, "gc"):
         collection = Collection(vault, progress or silent)
         done = collection.run(wait)
         if done.complete and collection.behind:
             done = done.followed_by(Collection(vault, progress or silent).run(wait))
         return done
+
+
+def _clean(path: Path) -> None:
+    """Remove what killed processes left beside the data."""
+    bisect.clean(path)
+    scratch.clean(path, images.DECODED)
+    scratch.clean(path, compaction.BUILDING)
 
 
 class _Choice:

@@ -16,16 +16,19 @@ import shutil
 import stat
 import struct
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from blockvault.errors import BadRequest, IOFailed, NoSpace, NotFound, ToolFailed
+from blockvault.store import scratch
 
 FORMATS = ("raw", "qcow2", "vmdk", "vdi", "vhdx", "vpc")
 """What can be imported and exported, by qemu's names; ``vpc`` is VirtualPC's and Azure's vhd."""
+
+DECODED = "import-"
+"""Begins the name of a directory for an image that is being decoded."""
 
 _SUFFIXES = {".qcow2": "qcow2", ".vmdk": "vmdk", ".vdi": "vdi", ".vhdx": "vhdx", ".vhd": "vpc"}
 _RAW_SUFFIXES = ("", ".img", ".raw", ".bin", ".ext4", ".iso", ".dd")
@@ -133,16 +136,16 @@ def format_of(path: Path, stated: str | None) -> str:
 
 
 @contextmanager
-def opened(path: Path, image_format: str, scratch: Path, allow_backing: bool) -> Iterator[RawImage]:
-    """Open an image for reading; formats other than raw are decoded into ``scratch`` first."""
+def opened(path: Path, image_format: str, place: Path, allow_backing: bool) -> Iterator[RawImage]:
+    """Open an image for reading; formats other than raw are decoded first, in ``place``."""
     fd = _open(path)
     try:
         if image_format == "raw":
             yield RawImage(fd, path)
             return
         source = RawImage(fd, path)
-        with tempfile.TemporaryDirectory(dir=scratch, prefix="import-") as folder:
-            decoded = Path(folder) / "decoded.raw"
+        with scratch.folder(place, DECODED) as folder:
+            decoded = folder / "decoded.raw"
             _decode(path, image_format, decoded, allow_backing)
             source.check_unchanged()
             inner = os.open(decoded, os.O_RDONLY | os.O_CLOEXEC)

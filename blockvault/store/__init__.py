@@ -36,6 +36,7 @@ Reading order:
     pages, subpages            the file as seen without the engine
       freespace, compaction    unused pages given back, and the file written anew without them
       salvage                  a destroyed meta page, written anew
+    scratch                    directories that end with a process
     memory                     the same store in dictionaries
     objects                    objects out of either
       locating, decoding       where many are; frames decoded once

@@ -11,8 +11,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,9 +20,11 @@ import lmdb
 from lmdb import verify as lmdb_verify
 
 from blockvault.errors import Busy, Damaged
-from blockvault.store import env, faults, filesystem, shared, tables
+from blockvault.store import env, faults, filesystem, scratch, shared, tables
 
-_BUILDING = ".compact-"
+BUILDING = ".compact-"
+"""Begins the name of a directory for the copy."""
+
 _COMMIT_BYTES = 16 << 20
 
 
@@ -44,25 +44,16 @@ def compact(path: Path) -> Compacted:
     try:
         with alone(path) as head:
             before = _taken(data)
-            _clean(path)
-            building = Path(tempfile.mkdtemp(prefix=_BUILDING, dir=path))
-            try:
+            scratch.clean(path, BUILDING)
+            with scratch.folder(path, BUILDING) as building:
                 _copy(path, building)
                 _replace(building / shared.DATA, data, head)
-            finally:
-                shutil.rmtree(building, ignore_errors=True)
     except lmdb.Error as error:
         raise faults.from_lmdb(error, path) from error
     except OSError as error:
         raise faults.from_os(error, path) from error
     _note_head(path)
     return Compacted(before, _taken(data))
-
-
-def _clean(path: Path) -> None:
-    """Remove what a killed run left behind; there is no other, for this one is alone."""
-    for left in path.glob(_BUILDING + "*"):
-        shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

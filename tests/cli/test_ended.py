@@ -1,4 +1,4 @@
-"""Told to end by a signal: nothing is left behind."""
+"""Told to end by a signal: nothing is left behind, and what a killed process left goes with gc."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -44,8 +45,8 @@ class Slow(NamedTuple):
     """A command that is at something for long, in a process group of its own."""
 
     process: subprocess.Popen[str]
-    left: Callable[[], int]
-    """How many of its files there are."""
+    left: Callable[[], list[Path]]
+    """What there is of its files."""
 
     def told(self, number: int) -> tuple[int, str]:
         """Its exit code and what it says when it gets a signal."""
@@ -70,7 +71,7 @@ def slow(request: pytest.FixtureRequest, world: World) -> Iterator[Slow]:
         assert process.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    yield Slow(process, lambda: len(list(world.path.glob(pattern))))
+    yield Slow(process, lambda: list(world.path.glob(pattern)))
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.communicate(timeout=20)
@@ -78,9 +79,24 @@ def slow(request: pytest.FixtureRequest, world: World) -> Iterator[Slow]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_nothing_is_left(slow: Slow, number: signal.Signals) -> None:
-    assert slow.left() == 1
+    assert slow.left()
     assert slow.told(number) == (128 + number, INTERRUPTED)
-    assert slow.left() == 0
+    assert slow.left() == []
+
+
+@pytest.mark.parametrize("slow", ["import", "compact"], indirect=True)
+def test_what_a_killed_one_left_goes_with_gc(slow: Slow, world: World) -> None:
+    os.killpg(slow.process.pid, signal.SIGKILL)
+    slow.process.wait(20)
+    assert slow.left()
+    world("gc")
+    assert slow.left() == []
+
+
+@pytest.mark.parametrize("slow", ["import"], indirect=True)
+def test_what_is_in_use_stays(slow: Slow, world: World) -> None:
+    world("gc", "--wait", "0", code=None)
+    assert slow.left()
 
 
 def test_an_ignored_signal_stays_ignored(world: World) -> None:
