@@ -41,7 +41,12 @@ _STDOUT = "-"
     help="Format of the file; all but raw are written through qemu-img.  [default: what its "
     "name says, else raw]",
 )
-@click.option("-f", "--force", is_flag=True, help="Replace FILE if it exists.")
+@click.option(
+    "-f",
+    "--force",
+    is_flag=True,
+    help="Replace FILE if it exists; the new one has its mode and owner.",
+)
 @with_vault
 def run(
     vault: Vault, source: str, file: str, image_format: str | None, force: bool, as_json: bool
@@ -49,7 +54,8 @@ def run(
     """Write one volume to an image file.
 
     The volume may be left out where the revision has only one.  The file appears under its name
-    only when it is complete.  With - as FILE the raw bytes go to standard output.
+    only when it is complete; of a symbolic link, what it points at is replaced.  With - as FILE the
+    raw bytes go to standard output.
     """
     from blockvault.ops.export import export
 

@@ -13,7 +13,7 @@ In and out:
 
     images    image files as runs of bytes         ingest    images -> volumes of a snapshot
     intake    the bytes of images -> objects, trees, commits; hasher, hashing beside it
-    export    volume -> image file or stream, by copying or streaming, ahead
+    export    volume -> image file or stream (targets), by copying or streaming, ahead
     checkout  snapshot -> a directory of files (manifest, overwrite); checkin back
     compose   a branch from several sources        attachments  files kept with snapshots
     capture   a file as of one instant, while others write it: the memory of a machine

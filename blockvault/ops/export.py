@@ -7,15 +7,14 @@ other than raw are qemu-img's to write, from a sparse temporary raw file.
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from blockvault.device import Device
-from blockvault.errors import BadRequest, Conflict, IOFailed, NoSpace, NotFound
-from blockvault.ops import Progress, copying, images, silent, streaming
+from blockvault.errors import BadRequest, Busy, Conflict, NoSpace
+from blockvault.ops import Progress, copying, images, silent, streaming, targets
 
 if TYPE_CHECKING:
     from blockvault.ops.reading import StateDevice
@@ -71,8 +70,8 @@ def _to_file(
     if target.exists() and not target.is_file():
         raise BadRequest(f"{target} is neither a file nor a block device; name the file to write")
     if target.exists() and not force:
-        raise Conflict(f"{target} exists; --force replaces it", kind="file-exists")
-    with _replacing(target) as (fd, temporary):
+        raise targets.taken(target)
+    with targets.written(target, force=force) as (fd, temporary):
         with copying.writing("the target was left as it was"):
             data = copying.copy_out(device, fd, progress)
             os.ftruncate(fd, device.size)
@@ -99,40 +98,10 @@ def cat(
     return wanted
 
 
-@contextmanager
-def _replacing(target: Path) -> Iterator[tuple[int, Path]]:
-    """A temporary file beside ``target`` that becomes it when the block ends well.
-
-    As with any copy, it is the system that brings it to the disk in its own time.
-    """
-    import tempfile  # dear to load, and who only reads attachments needs it not
-
-    try:
-        fd, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    except FileNotFoundError:
-        raise NotFound(f"directory {target.parent} does not exist") from None
-    except OSError as error:
-        raise IOFailed(f"{target} cannot be written: {error.strerror}") from None
-    temporary = Path(name)
-    try:
-        yield fd, temporary
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(target)
-    finally:
-        os.close(fd)
-        temporary.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 def _to_block_device(device: StateDevice, target: Path, force: bool, progress: Progress) -> int:
     if not force:
         raise Conflict(f"{target} is a block device; --force overwrites it", kind="file-exists")
-    with open(target, "r+b") as out:
+    with _alone(target) as out:
         room = out.seek(0, os.SEEK_END)
         if room < device.size:
             raise NoSpace(f"{target} holds {room:,} bytes, the volume has {device.size:,}")
@@ -144,6 +113,20 @@ def _to_block_device(device: StateDevice, target: Path, force: bool, progress: P
             _zero_out(device, out.fileno(), lambda at, total: progress((total + at) // 2, total))
             os.fsync(out.fileno())
     return data
+
+
+def _alone(target: Path) -> BinaryIO:
+    """Open a block device that nobody else has claimed: a mount, a RAID, swap."""
+    try:
+        return open(os.open(target, os.O_RDWR | os.O_EXCL | os.O_CLOEXEC), "r+b")
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+    raise Busy(
+        f"{target} is mounted or otherwise in use; nothing was written. "
+        "Unmount it, or name another device",
+        kind="device-busy",
+    )
 
 
 def _zero_out(device: Device, fd: int, progress: Progress) -> None:
@@ -161,6 +144,7 @@ def _convert(raw: Path, image_format: str) -> None:
     """Turn the raw file at ``raw`` into another format, in place."""
     made = raw.with_name(f"{raw.name}.{image_format}")
     try:
+        made.touch(0o600)  # qemu-img would let everybody read it
         images.run_tool(
             [
                 *("qemu-img", "convert", "-f", "raw", "-O", image_format, "-W"),

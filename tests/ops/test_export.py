@@ -10,7 +10,7 @@ import pytest
 
 from blockvault import Vault
 from blockvault.errors import BadRequest, Conflict, NoSpace, NotFound
-from blockvault.ops import export
+from blockvault.ops import export, targets
 from tests.oracle import BLOCK, Disk, noise
 
 SIZE = (3 << 20) + 77
@@ -37,7 +37,7 @@ def test_into_a_file(vault: Vault, content: bytes, tmp_path: Path) -> None:
     assert (done.size, done.path, progress[-1]) == (SIZE, target, SIZE)
     assert progress == sorted(progress)
     assert target.stat().st_blocks * 512 < SIZE, "zeros are holes"
-    assert target.stat().st_mode & 0o777 == 0o666 & ~export._umask()
+    assert target.stat().st_mode & 0o777 == 0o666 & ~targets._umask()
     with pytest.raises(Conflict) as refused:
         export.export(vault, "main", None, target)
     assert refused.value.reason == "file-exists"
@@ -71,6 +71,75 @@ def test_only_files_are_replaced(vault: Vault, content: bytes, tmp_path: Path, n
     assert (tmp_path / "fifo").is_fifo()
     with pytest.raises(NotFound):
         export.export(vault, "main", None, tmp_path / "no" / "out.raw")
+
+
+def test_a_replaced_file_keeps_its_mode(
+    vault: Vault, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The owner too, as far as we may give files away."""
+    target = tmp_path / "out.raw"
+    target.write_bytes(b"before")
+    target.chmod(0o640)
+    given: list[tuple[int, int]] = []
+
+    def refuse(path: Path, owner: int, group: int) -> None:
+        given.append((owner, group))
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "chown", refuse)
+    export.export(vault, "main", None, target, force=True)
+    assert target.read_bytes() == content
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert given == [(-1, os.getgid()), (os.getuid(), -1)]
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
+def test_a_replaced_file_keeps_its_owner(vault: Vault, content: bytes, tmp_path: Path) -> None:
+    target = tmp_path / "out.raw"
+    target.write_bytes(b"before")
+    os.chown(target, 1234, 5678)
+    export.export(vault, "main", None, target, force=True)
+    assert (target.stat().st_uid, target.stat().st_gid) == (1234, 5678)
+
+
+def test_a_link_stays_a_link(vault: Vault, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "disks").mkdir()
+    link = tmp_path / "out.raw"
+    link.symlink_to("disks/real.raw")
+    export.export(vault, "main", None, link)  # it points at nothing yet
+    with pytest.raises(Conflict):
+        export.export(vault, "main", None, link)
+    (tmp_path / "disks" / "real.raw").write_bytes(b"before")
+    export.export(vault, "main", None, link, force=True)
+    assert link.is_symlink()
+    assert [path.name for path in (tmp_path / "disks").iterdir()] == ["real.raw"]
+    assert link.read_bytes() == content
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_what_appears_meanwhile_stays(
+    vault: Vault, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+) -> None:
+    """Also where a file system has no hard links."""
+    target = tmp_path / "out.raw"
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    def appear(at: int, total: int) -> None:
+        target.write_bytes(b"somebody else's")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(Conflict) as refused:
+        export.export(vault, "main", None, target, progress=appear)
+    assert refused.value.reason == "file-exists"
+    assert target.read_bytes() == b"somebody else's"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".blockvault", "out.raw"]
+    target.unlink()
+    export.export(vault, "main", None, target)
+    assert target.read_bytes() == content
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".blockvault", "out.raw"]
 
 
 def test_into_a_stream(vault: Vault, content: bytes) -> None:

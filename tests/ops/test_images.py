@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from blockvault import Vault
-from blockvault.errors import BadRequest, Conflict, NoSpace, ToolFailed
+from blockvault.errors import BadRequest, Busy, Conflict, NoSpace, ToolFailed
 from blockvault.ops import check, compare, export, images
 from blockvault.ops.ingest import Image, import_images
 from tests.conftest import skip
@@ -157,3 +158,35 @@ def test_block_devices_in_and_out(vault: Vault, loop: Path) -> None:
         export.export(vault, "main", "large", loop, force=True)
     assert loop.read_bytes() == expected
     assert check.verify(vault).ok
+
+
+def test_a_device_in_use_is_left_alone(vault: Vault, loop: Path) -> None:
+    """Whatever claims it does so as a mount does."""
+    with vault.session() as session:
+        session.create_volume("v", SIZE)
+    holder = os.open(loop, os.O_RDONLY | os.O_EXCL)
+    try:
+        with pytest.raises(Busy) as refused:
+            export.export(vault, "main", "v", loop, force=True)
+    finally:
+        os.close(holder)
+    assert refused.value.reason == "device-busy"
+    assert loop.read_bytes() == DATA + bytes(512)
+
+
+def test_a_converted_image_is_private_until_it_has_its_name(
+    vault: Vault, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_images(vault, [Image(raw, "v")])
+    modes: list[int] = []
+
+    def look(command: list[str], failure: str) -> str:
+        modes.append(Path(command[-1].removeprefix("file:")).stat().st_mode & 0o777)
+        return ""
+
+    monkeypatch.setattr(images, "run_tool", look)
+    target = tmp_path / "out.qcow2"
+    target.touch(0o600)
+    export.export(vault, "main", "v", target, force=True)
+    assert modes == [0o600]
+    assert target.stat().st_mode & 0o777 == 0o600
