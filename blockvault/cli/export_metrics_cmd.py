@@ -35,8 +35,10 @@ def run(vault: Vault, target: Path | None) -> None:
     Sizes, numbers of names, times of the last event and of the last maintenance; and what running
     servers of this vault have done.  Takes no longer for a larger vault.
     """
-    from blockvault.ops import metrics
+    from blockvault.ops import metrics, targets
 
+    if target is not None:
+        targets.refuse_inside(vault.path, target)
     found = [*metrics.of_vault(vault), *metrics.of_servers(_servers(vault))]
     text = metrics.render(found)
     if target is None:

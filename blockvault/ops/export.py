@@ -45,7 +45,8 @@ def export(
     """Write one volume of a revision as an image; a stream gets raw bytes.
 
     The format is what was stated, or what the ending of the file's name says, or raw.  A file
-    appears under its name only when it is complete; ``force`` lets it replace another.
+    appears under its name only when it is complete; ``force`` lets it replace another.  No target
+    may be inside the vault.
     """
     device = vault.device(rev, volume)
     report = progress or silent
@@ -54,6 +55,7 @@ def export(
             raise BadRequest(f"a {format} image cannot be written to a stream; name a file")
         data = streaming.stream(device, target, 0, device.size, report)
         return Exported(device.name, device.size, data, None)
+    targets.refuse_inside(vault.path, target)
     chosen = images.format_to_write(target, format)
     if target.is_block_device():
         if chosen != "raw":

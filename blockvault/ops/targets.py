@@ -1,4 +1,4 @@
-"""Files that a command writes for its user: there whole or not at all."""
+"""Files that a command writes for its user: never in the vault, and there whole or not at all."""
 
 from __future__ import annotations
 
@@ -8,7 +8,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from blockvault.errors import Conflict, IOFailed, NotFound
+from blockvault.errors import BadRequest, Conflict, IOFailed, NotFound
+
+
+def refuse_inside(vault: Path, target: Path) -> None:
+    """``BadRequest`` if ``target`` is the vault's own directory or a place in it, by any name."""
+    own, place = vault.stat(), Path(os.path.realpath(target))
+    for each in (place, *place.parents):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(each.stat(), own):
+                raise BadRequest(
+                    f"{target} is inside the vault's own directory, {vault}; nothing was "
+                    "changed. Name a place outside of it"
+                )
 
 
 def taken(target: Path) -> Conflict:

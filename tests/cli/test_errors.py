@@ -75,6 +75,8 @@ BAD_REQUESTS = {
     "export main:vda first.img": (4, "--force"),
     "export main:vda nosuch/out.img": (3, "nosuch"),
     "export main:vda - --format qcow2": (2, "stream"),
+    "export main:vda .blockvault/data.mdb -f": (2, "inside the vault"),
+    "export-metrics -o .blockvault/data.mdb": (2, "inside the vault"),
     "cat main:vda --offset 1T": (2, "beyond"),
     "cat main:vda --offset=-1": (2, "-1"),
     "checkout main first.img": (2, "first.img"),

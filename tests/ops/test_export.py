@@ -142,6 +142,21 @@ def test_what_appears_meanwhile_stays(
     assert sorted(path.name for path in tmp_path.iterdir()) == [".blockvault", "out.raw"]
 
 
+@pytest.mark.parametrize("name", ["data.mdb", "new.raw", "machines/new.raw", "../link/new.raw"])
+def test_nothing_is_written_into_the_vault(
+    vault: Vault, content: bytes, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "link").symlink_to(vault.path)
+    (vault.path / "machines").mkdir()
+    before = sorted(vault.path.rglob("*"))
+    with pytest.raises(BadRequest, match="inside the vault"):
+        export.export(vault, "main", None, vault.path / name, force=True)
+    assert sorted(vault.path.rglob("*")) == before
+    out = io.BytesIO()
+    export.export(vault, "main", None, out)
+    assert out.getvalue() == content
+
+
 def test_into_a_stream(vault: Vault, content: bytes) -> None:
     out = io.BytesIO()
     export.export(vault, "main", None, out)
