@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -132,8 +131,7 @@ def run(
         _announce(serving, tls is not None, as_json)
         stop.wait()
         # Who asks again wants out whatever it costs; nothing that was promised is lost even so.
-        for number in heeded:
-            signal.signal(number, signal.SIG_DFL)
+        signals.end_at_once_if_told_again(heeded)
 
 
 def _where(vault: Vault, socket: Path | None, listen: str | None) -> Listen:

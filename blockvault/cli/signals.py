@@ -10,6 +10,7 @@ SIGINT of what it runs in the background.
 
 from __future__ import annotations
 
+import os
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -49,6 +50,19 @@ def on_end(act: Callable[[], None]) -> list[signal.Signals]:
     for number in heeded:
         signal.signal(number, lambda *_: act())
     return heeded
+
+
+def end_at_once_if_told_again(heeded: Sequence[signal.Signals]) -> None:
+    """From now on a signal ends the program where it stands, unless it is still the first one."""
+    began = time.monotonic()
+
+    def end(number: int, _: object) -> None:
+        if time.monotonic() - began > _ONE:
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+
+    for number in heeded:
+        signal.signal(number, end)
 
 
 def _heeded(numbers: Sequence[signal.Signals]) -> list[signal.Signals]:

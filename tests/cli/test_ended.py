@@ -136,3 +136,25 @@ def test_signals_that_come_together_are_one() -> None:
         [sys.executable, "-c", TWICE], env=environment(), capture_output=True, text=True, check=True
     )
     assert done.stdout.splitlines() == ["put in order", "1"]
+
+
+SERVED = """
+import os, signal, time
+from blockvault.cli import signals
+told = []
+heeded = signals.on_end(lambda: told.append(1))
+os.kill(os.getpid(), signal.SIGTERM)
+signals.end_at_once_if_told_again(heeded)
+os.kill(os.getpid(), signal.SIGTERM)
+os.kill(os.getpid(), signal.SIGHUP)
+print(told, flush=True)
+time.sleep(signals._ONE)
+os.kill(os.getpid(), signal.SIGHUP)
+"""
+
+
+def test_a_server_that_is_told_twice_at_once_puts_all_in_order() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", SERVED], env=environment(), stdout=subprocess.PIPE, check=False
+    )
+    assert (done.stdout, done.returncode) == (b"[1]\n", -signal.SIGHUP)
