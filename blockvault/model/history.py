@@ -8,7 +8,7 @@ was merged into it.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count
 
 from blockvault.model.snapshot import Snapshot
@@ -55,3 +55,35 @@ def nth_parent(load: Load, snapshot: Snapshot, number: int) -> Snapshot | None:
     if number == 0:
         return snapshot
     return load(snapshot.parents[number - 1]) if number <= len(snapshot.parents) else None
+
+
+class Nearest:
+    """The nearest ancestors that are kept, when others go; each snapshot is looked at once."""
+
+    def __init__(
+        self, parents: Callable[[bytes], Sequence[bytes]], is_kept: Callable[[bytes], bool]
+    ) -> None:
+        self._parents = parents
+        self._is_kept = is_kept
+        self._found: dict[bytes, tuple[bytes, ...]] = {}
+
+    def of(self, oid: bytes) -> tuple[bytes, ...]:
+        """The snapshot itself if it is kept, else its nearest kept ancestors, each once."""
+        # On a stack of its own: a line that goes may be longer than calls can be nested.
+        waiting = [oid]
+        parents: dict[bytes, Sequence[bytes]] = {}
+        while waiting:
+            last = waiting[-1]
+            if last in self._found:
+                waiting.pop()
+            elif last in parents:
+                self._found[last] = self._joined(parents[last])
+            elif self._is_kept(last):
+                self._found[last] = (last,)
+            else:
+                parents[last] = self._parents(last)
+                waiting += parents[last]
+        return self._found[oid]
+
+    def _joined(self, parents: Sequence[bytes]) -> tuple[bytes, ...]:
+        return tuple(dict.fromkeys(each for oid in parents for each in self._found[oid]))

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.encoding import pack
-from blockvault.model import events, projections
+from blockvault.model import events, history, projections
 from blockvault.model.projected import BranchRow, CutRow, GraftRow, WaypointRow
 from blockvault.model.snapshot import Snapshot
 from blockvault.ops import base
@@ -61,7 +61,7 @@ class _After:
         self.branches = {n: row for n, row in branches.items() if n not in self.dropped}
         self.cuts = self._cuts()
         self.gone = set(plan.forgotten) - self._needed()
-        self._nearest: dict[bytes, tuple[bytes, ...]] = {}
+        self._nearest = history.Nearest(self._parents, self._is_kept)
 
     def _cuts(self) -> dict[int, CutRow]:
         """From where each branch is complete; a branch that was deleted since keeps what it has."""
@@ -141,19 +141,7 @@ class _After:
 
     def _tip(self, tip: bytes | None) -> bytes | None:
         """The newest snapshot in a line, which may have been pruned, or its nearest ancestor."""
-        return next(iter(self._kept_from(tip)), None) if tip else None
-
-    def _kept_from(self, oid: bytes) -> tuple[bytes, ...]:
-        """The snapshot itself if it is kept, else its nearest kept ancestors."""
-        known = self._nearest.get(oid)
-        if known is None:
-            if self._is_kept(oid):
-                known = (oid,)
-            else:
-                found = [each for parent in self._parents(oid) for each in self._kept_from(parent)]
-                known = tuple(dict.fromkeys(found))
-            self._nearest[oid] = known
-        return known
+        return next(iter(self._nearest.of(tip)), None) if tip else None
 
     def _parents(self, oid: bytes) -> tuple[bytes, ...]:
         if projections.recorded(self.reader, oid) is not None:
@@ -176,7 +164,7 @@ class _After:
         return found
 
     def _graft(self, oid: bytes) -> GraftRow:
-        parents = self._kept_from(oid)
+        parents = self._nearest.of(oid)
         if projections.recorded(self.reader, oid) is None:
             graft = projections.graft(self.reader, oid)
             return GraftRow(parents, graft.seq if graft else 0, graft.time_us if graft else 0)

@@ -102,3 +102,34 @@ def test_random_histories(seed: int) -> None:
             todo += [vault.names[parent] for parent in vault.named[name].parents]
     walked = [snapshot.message for snapshot in history.walk(vault.load, ids)]
     assert sorted(walked) == sorted(reach)
+
+
+def test_the_nearest_that_are_kept(vault: Vault) -> None:
+    def nearest(name: str, kept: str) -> str:
+        found = history.Nearest(
+            lambda oid: vault.load(oid).parents, lambda oid: vault.names[oid] in kept
+        )
+        return "".join(vault.names[oid] for oid in found.of(vault.named[name].id))
+
+    assert nearest("g", "gfedcba") == "g"
+    assert nearest("g", "ba") == "ba"
+    assert nearest("g", "da") == "ad"
+    assert nearest("g", "a") == "a"
+    assert nearest("g", "") == ""
+
+
+@pytest.mark.parametrize("merged", [1, 3])
+def test_a_line_that_goes_may_be_long(merged: int) -> None:
+    """However many ways lead through it, each snapshot is looked at once."""
+    asked = []
+
+    def parents(oid: bytes) -> list[bytes]:
+        asked.append(oid)
+        number = int.from_bytes(oid)
+        return [before.to_bytes(4) for before in range(max(0, number - merged), number)]
+
+    nearest = history.Nearest(parents, lambda oid: oid == bytes(4))
+    assert nearest.of((10_000).to_bytes(4)) == (bytes(4),)
+    assert len(asked) == len(set(asked)) == 10_000
+    assert nearest.of((5_000).to_bytes(4)) == (bytes(4),)
+    assert len(asked) == 10_000
