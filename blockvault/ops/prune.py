@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.ids import short
@@ -216,13 +217,26 @@ class _Planner:
     def _dependents(self, oid: bytes) -> tuple[str, ...]:
         """What came out of a snapshot and goes on without it."""
         where = self.rows[oid]
-        born = [
-            row.name
-            for row in self.branches.values()
-            if not row.deleted and row.source and (row.source, row.source_seq) == where[::-1]
-        ]
-        children = [s for s in self.snapshots.values() if oid in s.parents and self.reasons[s.id]]
+        born = self._born.get((where.branch, where.seq), ())
+        children = (child for child in self._children.get(oid, ()) if self.reasons[child])
         return (
             *(f"branch {name}" for name in born),
-            *(f"snapshot {short(child.id)}" for child in children),
+            *(f"snapshot {short(child)}" for child in children),
         )
+
+    @cached_property
+    def _born(self) -> dict[tuple[int, int], list[str]]:
+        """The branches that began at an event of another one."""
+        found: dict[tuple[int, int], list[str]] = {}
+        for row in self.branches.values():
+            if row.source and not row.deleted:
+                found.setdefault((row.source, row.source_seq), []).append(row.name)
+        return found
+
+    @cached_property
+    def _children(self) -> dict[bytes, list[bytes]]:
+        found: dict[bytes, list[bytes]] = {}
+        for oid, snapshot in self.snapshots.items():
+            for parent in snapshot.parents:
+                found.setdefault(parent, []).append(oid)
+        return found

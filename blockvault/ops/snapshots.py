@@ -95,7 +95,8 @@ def kept_parents(reader: Reader, parents: Sequence[bytes]) -> tuple[bytes, ...]:
         if projections.recorded(reader, parent) is not None:
             found[parent] = None
         elif (graft := projections.graft(reader, parent)) is not None:
-            found.update(dict.fromkeys(kept_parents(reader, graft.parents)))
+            # A prune makes all grafts anew, of what it keeps: none leads to another.
+            found.update(dict.fromkeys(graft.parents))
     return tuple(found)
 
 
