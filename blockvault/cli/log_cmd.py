@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -46,29 +45,21 @@ def run(
 
     Newest first, starting from the head of the current branch or from the revisions given.
     """
+    from blockvault.ops import snapshots
+
     names = history.names_of(vault)
     if everything:
         revisions += tuple(branch.name for branch in vault.branches())
         revisions += tuple(f"tags/{tag.name}" for tag in vault.tags())
-    snapshots = islice(_merged(vault, revisions or ("HEAD",)), count)
+    found = islice(snapshots.log(vault, *map(vault.resolve, revisions or ("HEAD",))), count)
     if as_json:
-        for snapshot in snapshots:
+        for snapshot in found:
             known = {"names": list(names.get(snapshot.id, ()))}
             output.write_json(history.snapshot_json(snapshot) | known)
     elif graph:
-        _write_graph(snapshots, names, oneline)
+        _write_graph(found, names, oneline)
     else:
-        _write_list(snapshots, names, oneline)
-
-
-def _merged(vault: Vault, revisions: Sequence[str]) -> Iterator[Snapshot]:
-    """The histories of several revisions as one, newest first, each snapshot once."""
-    lines = [vault.log(revision) for revision in revisions]
-    seen = None
-    for snapshot in heapq.merge(*lines, key=lambda snapshot: (-snapshot.seq, snapshot.id)):
-        if snapshot.id != seen:
-            yield snapshot
-        seen = snapshot.id
+        _write_list(found, names, oneline)
 
 
 def _write_list(snapshots: Iterator[Snapshot], names: history.Names, oneline: bool) -> None:

@@ -100,11 +100,10 @@ def kept_parents(reader: Reader, parents: Sequence[bytes]) -> tuple[bytes, ...]:
     return tuple(found)
 
 
-def log(vault: Vault, position: Position) -> Iterator[Snapshot]:
-    """The snapshots that a position stands on, newest first, each once."""
-    if position.tip is None:
-        return iter(())
-    return history.walk(lambda oid: load(vault, oid), [position.tip])
+def log(vault: Vault, *positions: Position) -> Iterator[Snapshot]:
+    """The snapshots that positions stand on, newest first, each once."""
+    tips = [position.tip for position in positions if position.tip is not None]
+    return history.walk(lambda oid: load(vault, oid), tips)
 
 
 def events_of(

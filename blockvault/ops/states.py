@@ -77,12 +77,14 @@ def freeze(vault: Vault, position: Position, message: str) -> bytes:
     It becomes reachable with the event that names it, such as a tag.
     """
     volumes, frames = materialized(vault, position)
+    with vault.read() as reader:
+        last = reader.last().time_us
     snapshot = Snapshot(
         parents=(position.tip,) if position.tip else (),
         volumes=volumes,
         message=message,
         author=vault.author,
-        time_us=events.now_us(),
+        time_us=max(events.now_us(), last),  # as the log's: a clock may have gone back
         seq=position.seq,
     )
     objects = vault.new_objects()

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from blockvault import Vault
+from blockvault.cli import main
 from blockvault.errors import Conflict, NotFound
 from blockvault.model import events
-from blockvault.ops import ingest
+from blockvault.ops import ingest, snapshots
 from blockvault.ops.snapshots import NewBranch, record
 from tests.oracle import BLOCK
 
@@ -32,6 +33,32 @@ def test_a_snapshot_says_what_it_is(vault: Vault) -> None:
 
 def test_snapshots_of_the_same_state_differ(vault: Vault) -> None:
     assert vault.snapshot("same").id != vault.snapshot("same").id
+
+
+def test_the_log_of_several_states_loads_each_snapshot_once(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = [vault.snapshot(str(number)).id for number in range(20)]
+    for number in range(20):
+        vault.create_branch(f"b{number}", f"main~{number}")
+    loaded, load = [], snapshots.load
+    monkeypatch.setattr(snapshots, "load", lambda v, oid: loaded.append(oid) or load(v, oid))
+    monkeypatch.chdir(vault.path)
+    vault.close()
+    assert main.run(["log", "--all", "--oneline"]) == 0
+    assert sorted(loaded) == sorted(made)
+
+
+def test_no_parent_comes_before_its_child(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it where a clock went back before the child, which a tag made, came to be."""
+    parent = vault.snapshot("parent")
+    with vault.session() as session:
+        session.create_volume("v", 10)
+    monkeypatch.setattr(events, "now_us", lambda: parent.time_us - 1)
+    child = vault.tag("t", "main").snapshot
+    states = [vault.resolve(name) for name in ("main", "tags/t")]
+    for order in (states, states[::-1]):
+        assert [made.id for made in snapshots.log(vault, *order)] == [child, parent.id]
 
 
 def test_a_branch_that_exists_by_now(vault: Vault) -> None:
