@@ -93,7 +93,7 @@ def start(
     if branch is None and last.name is None:
         raise BadRequest(f"'{bad}' is of no branch that has a name: name one")
     chosen = vault.branch(branch or last.name)
-    name = last.volume(volume).name
+    name = last.volume(volume, "with --volume").name
     first.volume(name)
     made = Bisection(chosen.id, name, exact, first.seq, last.seq)
     for end in (first, last):

@@ -104,7 +104,7 @@ def diff_file(
     opened = images.opened(path, images.format_of(path, format), vault.path, False)
     with vault.guard(), opened as source:
         position = vault.resolve(rev)
-        chosen = position.volume(volume)
+        chosen = position.volume(volume, "with --volume")
         nodes = Scratch(vault.objects)
         intake = Intake(vault, silent, source.size, nodes)
         read = intake.volume(chosen.name, source, chosen)

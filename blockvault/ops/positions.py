@@ -49,8 +49,8 @@ class Position(NamedTuple):
             return self.snapshot.hex()
         return f"{self.name or self.text}@{{#{self.seq}}}"
 
-    def volume(self, name: str | None) -> Volume:
-        """The volume of this name, or the only one for None."""
+    def volume(self, name: str | None, how: str | None = None) -> Volume:
+        """The volume of this name, or the only one for None; ``how`` says how else to name one."""
         if name is None and len(self.volumes) == 1:
             return self.volumes[0]
         for volume in self.volumes:
@@ -58,9 +58,9 @@ class Position(NamedTuple):
                 return volume
         have = ", ".join(volume.name for volume in self.volumes) or "none"
         if name is None and self.volumes:
+            how = how or f"as {self.text}:VOLUME"
             raise BadRequest(
-                f"'{self.text}' has several volumes ({have}); name one as {self.text}:VOLUME",
-                kind="which-volume",
+                f"'{self.text}' has several volumes ({have}); name one {how}", kind="which-volume"
             )
         wanted = "no volume" if name is None else f"no volume '{name}'"
         raise NotFound(f"'{self.text}' has {wanted}; it has: {have}", kind="no-volume")
