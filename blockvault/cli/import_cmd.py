@@ -90,7 +90,7 @@ def run(
             f"{output.plural(len(images), 'image')} but "
             f"{output.plural(len(volumes), 'volume name')}: give --volume once for each image"
         )
-    names = volumes or tuple(image.stem for image in images)
+    names = volumes or tuple(map(_name, images))
     wanted = [Image(path, name, image_format) for path, name in zip(images, names, strict=True)]
     with progress("Importing", quiet=as_json) as report:
         snapshot = import_images(
@@ -108,6 +108,14 @@ def run(
     output.write(history.recorded(branch or vault.head, snapshot))
     for line in changes.since_parent(vault, snapshot, names):
         output.write(f" {line}")
+
+
+def _name(image: Path) -> str:
+    """What the volume of an image is called unless told."""
+    if image.is_dir():
+        # Said here, because the name of a folder such as "." would be refused first.
+        raise BadRequest(f"{image} is neither a file nor a block device", kind="not-an-image")
+    return image.stem
 
 
 def _machine(
