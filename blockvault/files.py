@@ -26,7 +26,9 @@ def replace(
                 file.flush()
                 os.fsync(file.fileno())
         fresh.replace(path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             fresh.unlink()
+        if isinstance(error, OSError):
+            error.filename = str(path)  # the caller's, who knows of no other
         raise

@@ -65,12 +65,13 @@ def test_what_cannot_be_written_changes_nothing(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(OSError, match="space"):
+    with pytest.raises(OSError, match=f"space.*'{path}'"):
         files.replace(path, b"after", durable=True)
     assert path.read_bytes() == b"before"
     assert list(tmp_path.iterdir()) == [path]
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError) as missing:
         files.replace(tmp_path / "no" / "such", b"")
+    assert missing.value.filename == str(tmp_path / "no" / "such")
 
 
 def test_the_bytes_are_durable_before_the_name(

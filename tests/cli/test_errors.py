@@ -92,6 +92,8 @@ BAD_REQUESTS = {
     "events v1 --follow": (2, "--follow has no end"),
     "verify nosuch": (3, "nosuch"),
     "completion tcsh": (2, "tcsh"),
+    "export-metrics -o nosuch/metrics": (3, "blockvault: nosuch/metrics: no such file"),
+    "export-metrics -o folder": (7, "blockvault: folder: is a directory"),
 }
 
 
