@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.encoding import unpack
@@ -36,12 +38,25 @@ class Base(NamedTuple):
         runs: tuple[tuple[int, int, bytes], ...] = self.row[2]
         return runs
 
+
+class Account:
+    """What a prune says of gaps in the log; asked for many, with many runs that it kept."""
+
+    def __init__(self, prune: Base) -> None:
+        runs = sorted(prune.kept)
+        self._seq = prune.seq
+        self._starts = [first for first, _, _ in runs]
+        self._chains = [chain for _, _, chain in runs]
+        # How far any run goes up to here: those of a damaged log may overlap.
+        self._reach = list(accumulate((stop for _, stop, _ in runs), max))
+
     def accounts_for(self, gap: Record) -> bool:
-        """Whether this prune forgot those records, and says the same of how the log goes on."""
+        """Whether the prune forgot those records, and says the same of how the log goes on."""
         end = gap.last_seq + 1
-        apart = all(end <= first or stop <= gap.first_seq for first, stop, _ in self.kept)
-        ahead = [chain for first, _, chain in self.kept if first == end]
-        return apart and end <= self.seq and all(chain == gap.chain for chain in ahead)
+        at = bisect_left(self._starts, end)
+        apart = not at or self._reach[at - 1] <= gap.first_seq
+        ahead = self._chains[at : bisect_right(self._starts, end, at)]
+        return apart and end <= self._seq and all(chain == gap.chain for chain in ahead)
 
 
 def find(vault: Vault) -> Base | None:

@@ -134,12 +134,13 @@ class _Roots:
     def _log(self, cuts: dict[int, int]) -> None:
         """Every record continues the one before it, and every write that is kept has its blocks."""
         latest = base.find(self.vault)
+        account = base.Account(latest) if latest else None
         for record in base.records(self.vault):
             self.report.events += record.count
             with self.vault.read() as reader:
                 if not reader.stands(tables.LOG, record.first_seq):
                     self.report.problems.append(hidden(f"record of event {record.first_seq}"))
-            if record.pruned and (latest is None or not latest.accounts_for(record)):
+            if record.pruned and (account is None or not account.accounts_for(record)):
                 raise Damaged(
                     f"the log has a gap at event {record.first_seq} that no prune accounts for",
                     kind="broken-chain",

@@ -209,10 +209,10 @@ def _common(a: list[tuple[int, int]], b: list[tuple[int, int]]) -> Iterator[tupl
     for start, stop in a:
         while at < len(b) and b[at][1] <= start:
             at += 1
-        for other_start, other_stop in b[at:]:
-            if other_start >= stop:
-                break
-            yield max(start, other_start), min(stop, other_stop)
+        here = at
+        while here < len(b) and b[here][0] < stop:
+            yield max(start, b[here][0]), min(stop, b[here][1])
+            here += 1
 
 
 def _needed_records(reader: Reader, after: _After, tail: int) -> Iterator[int]:

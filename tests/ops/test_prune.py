@@ -1,12 +1,15 @@
-"""Pruning a history that is long: every step of it takes time in proportion to its length."""
+"""Pruning what is long: every step takes time in proportion to the snapshots or the records."""
 
 from __future__ import annotations
+
+import random
 
 from blockvault.ids import short
 from blockvault.model import events
 from blockvault.model.retention import Policy
 from blockvault.model.snapshot import Snapshot
-from blockvault.ops import check, forget, gc, prune, rebuild
+from blockvault.ops import base, check, forget, gc, prune, rebuild
+from blockvault.store.eventlog import Record
 from blockvault.vault import Vault
 
 
@@ -54,3 +57,49 @@ def test_what_stood_on_a_snapshot_that_goes(vault: Vault) -> None:
     found = {each.snapshot.id: set(each.dependents) for each in plan.verdicts if not each.kept}
     stand_on_it = {"branch b", f"snapshot {short(made[3])}", f"snapshot {short(tip)}"}
     assert found == {made[0]: set(), made[1]: set(), made[2]: stand_on_it}
+
+
+def gap(start: int, end: int, chain: bytes = b"") -> Record:
+    return Record(start, end - start, 0, b"", chain, pruned=True)
+
+
+def pruned(seq: int, kept: list[tuple[int, int, bytes]]) -> base.Account:
+    return base.Account(base.Base(Record(seq, 1, 0, b"", b""), (events.PRUNED, 0, tuple(kept), ())))
+
+
+def test_gaps_that_a_prune_accounts_for() -> None:
+    """Those that hold nothing it kept, and end where it says that the log goes on, and as it says.
+
+    The runs that a damaged log names may overlap.
+    """
+    rng = random.Random(4)
+    answers = set()
+    for _ in range(2000):
+        starts = sorted(rng.sample(range(1, 30), rng.randrange(6)))
+        kept = [(at, at + rng.randrange(1, 8), bytes([rng.randrange(2)])) for at in starts]
+        start = rng.randrange(1, 28)
+        end, chain = start + rng.randrange(1, 6), bytes([rng.randrange(2)])
+        held = {seq for first, stop, _ in kept for seq in range(first, stop)}
+        goes_on = all(said == chain for first, _, said in kept if first == end)
+        expected = held.isdisjoint(range(start, end)) and goes_on and end <= 30
+        assert pruned(30, kept).accounts_for(gap(start, end, chain)) is expected
+        answers.add(expected)
+    assert answers == {True, False}
+
+
+def test_many_gaps_are_looked_up() -> None:
+    count = 30_000
+    account = pruned(3 * count, [(3 * at + 2, 3 * at + 3, b"c") for at in range(count)])
+    assert all(account.accounts_for(gap(3 * at, 3 * at + 2, b"c")) for at in range(1, count))
+
+
+def test_what_two_lists_of_runs_share() -> None:
+    rng = random.Random(5)
+    for _ in range(500):
+        runs = []
+        for _ in range(2):
+            ends = sorted(rng.sample(range(40), 2 * rng.randrange(8)))
+            runs.append(list(zip(ends[::2], ends[1::2], strict=True)))
+        found = forget._common(*runs)
+        a, b = ({seq for start, end in each for seq in range(start, end)} for each in runs)
+        assert [seq for start, end in found for seq in range(start, end)] == sorted(a & b)
