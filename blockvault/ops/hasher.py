@@ -91,7 +91,7 @@ class _Helper:
 
     def __init__(self, memory: int) -> None:
         """``OSError`` if it cannot be started."""
-        self._ready = False
+        self._ready = self._ended = False
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             # Its own group: Ctrl-C is ours to handle.  -P: no module of the working directory.
@@ -110,6 +110,8 @@ class _Helper:
 
     def ask(self, request: Request) -> bool:
         """Ask for a chunk; False if nobody is there to answer."""
+        if self._ended:
+            return False
         try:
             if not self._ready:
                 if not select.select([self._socket], [], [], 0)[0]:
@@ -120,11 +122,17 @@ class _Helper:
             return False
 
     def answer(self) -> bytes:
-        """The answer to what was asked first; empty if the process ended."""
-        try:
-            return self._socket.recv(hashing.LONGEST)
-        except OSError:
-            return b""
+        """The answer to what was asked first; empty if the process ended, and from then on.
+
+        One that is killed with requests before it makes this socket tell of that first: what it
+        had answered comes behind, and would be taken for the answer to a later chunk.
+        """
+        said = b""
+        if not self._ended:
+            with suppress(OSError):
+                said = self._socket.recv(hashing.LONGEST)
+            self._ended = not said
+        return said
 
     def close(self) -> None:
         """End the process: it has nothing to lose."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -128,6 +129,22 @@ def test_it_is_no_loss_when_it_is_killed(under_test: Hasher) -> None:
         filled(under_test, number)
         assert not under_test._asked[-1][1]
         assert right(under_test, number)
+
+
+def test_what_it_answered_before_it_was_killed_is_no_answer_to_a_later_chunk(
+    under_test: Hasher,
+) -> None:
+    pid = until_it_helps(under_test)
+    helper = under_test._helper
+    assert helper is not None
+    filled(under_test, 1)
+    assert select.select([helper._socket], [], [], 20)[0], "the first answer is there"
+    os.kill(pid, signal.SIGSTOP)
+    filled(under_test, 2)
+    filled(under_test, 3)
+    os.kill(pid, signal.SIGKILL)
+    helper._process.wait()
+    assert [right(under_test, number) for number in (1, 2, 3)] == [True, True, True]
 
 
 @pytest.mark.parametrize("program", ["/nowhere/python", "/bin/false", ""])
