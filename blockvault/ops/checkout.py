@@ -26,7 +26,7 @@ from blockvault.model import diff, events, refs, tree
 from blockvault.model.diff import Side
 from blockvault.model.overlay import Overlay
 from blockvault.model.snapshot import Volume
-from blockvault.ops import Progress, copying, images, manifest, silent, states
+from blockvault.ops import Progress, copying, images, manifest, silent, states, targets
 from blockvault.ops.intake import Intake
 from blockvault.ops.manifest import Entry, Manifest
 from blockvault.ops.reading import StateDevice, open_device
@@ -75,6 +75,7 @@ def plan(
     """
     if directory.exists() and not directory.is_dir():
         raise BadRequest(f"{directory} is not a directory")
+    targets.refuse_inside(vault.path, directory)
     with vault.guard():
         return _plan(vault, vault.resolve(rev), directory, volumes, force)
 

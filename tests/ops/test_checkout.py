@@ -120,6 +120,14 @@ def test_a_file_that_nobody_checked_out_stays(vault: Vault, folder: Path) -> Non
     assert found(folder) == contents(vault, "v1")
 
 
+@pytest.mark.parametrize("place", ["", "co", "pins/deep/co"])
+def test_the_vaults_own_directory_is_no_place_for_files(vault: Vault, place: str) -> None:
+    before = sorted(vault.path.rglob("*"))
+    with pytest.raises(BadRequest, match="inside the vault"):
+        checkout.plan(vault, "main", vault.path / place)
+    assert sorted(vault.path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("start", [None, "v1"])
 @pytest.mark.parametrize("target", [None, b"", b"theirs" * BLOCK])
 def test_what_a_link_points_to_stays(
