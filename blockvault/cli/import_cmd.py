@@ -112,9 +112,11 @@ def run(
 
 def _name(image: Path) -> str:
     """What the volume of an image is called unless told."""
+    from blockvault.ops.images import not_an_image
+
     if image.is_dir():
         # Said here, because the name of a folder such as "." would be refused first.
-        raise BadRequest(f"{image} is neither a file nor a block device", kind="not-an-image")
+        raise not_an_image(image)
     return image.stem
 
 

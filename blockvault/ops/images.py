@@ -135,6 +135,11 @@ def format_of(path: Path, stated: str | None) -> str:
     )
 
 
+def not_an_image(path: Path) -> BadRequest:
+    """The error for a folder, a socket and the like."""
+    return BadRequest(f"{path} is neither a file nor a block device", kind="not-an-image")
+
+
 @contextmanager
 def opened(path: Path, image_format: str, place: Path, allow_backing: bool) -> Iterator[RawImage]:
     """Open an image for reading; formats other than raw are decoded first, in ``place``."""
@@ -168,7 +173,7 @@ def _open(path: Path) -> int:
     mode = os.fstat(fd).st_mode
     if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
         os.close(fd)
-        raise BadRequest(f"{path} is neither a file nor a block device", kind="not-an-image")
+        raise not_an_image(path)
     return fd
 
 
