@@ -99,7 +99,7 @@ def _limits(
     before, end_us = _bound(vault, until)
     if before is not None:
         last = before if last is None else min(last, before)
-    first = after + 1 if after is not None else vault.first_event_since(start_us or 0)
+    first = (after or 0) + 1 if start_us is None else vault.first_event_since(start_us)
     return branch, Limits(first, last, start_us or 0, end_us)
 
 

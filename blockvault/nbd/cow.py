@@ -149,7 +149,7 @@ class CopyOnWrite:
         return -(-start // size) * size, last
 
     def _is_untouched(self, offset: int, length: int) -> bool:
-        """Whether all of a range is below, and its states are kept together."""
+        """Whether all of a range is below."""
         _, size, state = next(self._runs(offset, length))
         return state == BELOW and size == length
 

@@ -17,36 +17,27 @@ from blockvault.nbd.cow import CopyOnWrite
 from blockvault.ops.positions import Position
 
 
-class _State:
-    """One state: the revisions that mean it, and the layers over its volumes."""
-
-    def __init__(self, position: Position) -> None:
-        self.position = position
-        self.revisions: set[str] = set()
-        self.layers: dict[str, CopyOnWrite] = {}
-
-
 class Layers:
     """The layers of one server; safe to use from several threads."""
 
     def __init__(self, directory: Path | None) -> None:
         """What is written goes to files without a name in ``directory``, or where others go."""
         self._directory = directory
-        self._states: dict[str, _State] = {}
-        """By canonical name."""
-        self._meanings: dict[str, _State] = {}
-        self._offered: dict[str, Position] = {}
+        self._layers: dict[tuple[str, str], CopyOnWrite] = {}
+        """By the canonical name of the state, and the volume."""
+        self._meanings: dict[str, Position] = {}
+        self._offered: set[str] = set()
         self._lock = threading.Lock()
 
     def offer(self, revision: str, position: Position) -> None:
-        """Let a revision mean this from now on."""
-        self._offered[revision] = position
+        """Let a revision mean this for good."""
+        self._meanings[revision] = position
+        self._offered.add(revision)
 
     def meaning(self, revision: str) -> Position | None:
         """What a revision means already; None if it is to be resolved."""
         with self._lock:
-            state = self._meanings.get(revision)
-            return self._offered.get(revision) if state is None else state.position
+            return self._meanings.get(revision)
 
     def open(
         self,
@@ -59,44 +50,33 @@ class Layers:
 
         Nobody else opens or leaves the same volume of the same state meanwhile.
         """
+        key = position.canonical, volume
+        layer = self._layers.get(key) or CopyOnWrite(base(), self._directory)
         with self._lock:
-            state = self._states.setdefault(position.canonical, _State(position))
-            state.revisions.add(revision)
-            self._meanings.setdefault(revision, state)
-            layer = state.layers.get(volume)
-        if layer is None:
-            try:
-                layer = CopyOnWrite(base(), self._directory)
-            except BaseException:
-                self._forget_unused(position)
-                raise
-            with self._lock:
-                state.layers[volume] = layer
+            self._layers[key] = layer
+            self._meanings.setdefault(revision, position)
         return layer
 
     def left(self, position: Position, volume: str) -> None:
-        """The last client of a layer has gone."""
+        """The last client of a layer has gone: forget it if nobody wrote to it, and with the last
+        layer of a state what revisions mean that.
+        """
+        state = position.canonical
         with self._lock:
-            state = self._states[position.canonical]
-            if not state.layers[volume].written:
-                state.layers.pop(volume).close()
-        self._forget_unused(position)
-
-    def _forget_unused(self, position: Position) -> None:
-        """Forget what the revisions of a state mean once it has no layers."""
-        with self._lock:
-            state = self._states[position.canonical]
-            if not state.layers:
-                del self._states[position.canonical]
-                for revision in state.revisions:
-                    if self._meanings[revision] is state:
-                        del self._meanings[revision]
+            if self._layers[state, volume].written:
+                return
+            self._layers.pop((state, volume)).close()
+            if all(other != state for other, _ in self._layers):
+                self._meanings = {
+                    revision: meant
+                    for revision, meant in self._meanings.items()
+                    if revision in self._offered or meant.canonical != state
+                }
 
     def close(self) -> None:
         """Throw away all that was written."""
         with self._lock:
-            for state in self._states.values():
-                for layer in state.layers.values():
-                    layer.close()
-            self._states.clear()
+            for layer in self._layers.values():
+                layer.close()
+            self._layers.clear()
             self._meanings.clear()

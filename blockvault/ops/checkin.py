@@ -52,12 +52,8 @@ def snapshot_from(
     with ExitStack() as stack:
         stack.enter_context(vault.guard())
         target = ingest.hold_target(vault, name, stack)
-        if branch is None and isinstance(target.branch, NewBranch):
-            raise NotFound(
-                f"branch '{name}', which {directory} is a checkout of, was deleted or renamed; "
-                "nothing was recorded. -b NAME records into another one",
-                kind="no-branch",
-            )
+        if branch is None:
+            _refuse_new(target, name, directory)
         state = _State(vault, name, target)
         sources = {
             entry.file: stack.enter_context(
@@ -179,6 +175,16 @@ def _checked_out(held: Manifest, directory: Path) -> str:
             kind="not-a-branch",
         )
     return held.branch
+
+
+def _refuse_new(target: Target, name: str, directory: Path) -> None:
+    """A branch that was checked out is not made anew."""
+    if isinstance(target.branch, NewBranch):
+        raise NotFound(
+            f"branch '{name}', which {directory} is a checkout of, was deleted or renamed; "
+            "nothing was recorded. -b NAME records into another one",
+            kind="no-branch",
+        )
 
 
 def _files(held: Manifest, directory: Path) -> list[Entry]:
