@@ -127,15 +127,24 @@ def vault_directory() -> Path:
     """Where that vault is; it is not opened."""
     from blockvault.vault import DIRECTORY, Vault
 
-    named = click.get_current_context().ensure_object(Settings).vault
+    named = named_directory()
     if named is None:
         return Vault.discover(Path())
-    path = Path(os.path.abspath(named))
-    if path.name != DIRECTORY:
-        path /= DIRECTORY
+    path = named / DIRECTORY
     if not path.is_dir():
-        raise NotFound(f"no vault in {path.parent}", kind="no-vault")
+        raise NotFound(f"no vault in {named}", kind="no-vault")
     return path
+
+
+def named_directory() -> Path | None:
+    """The directory with the vault, as the command line or the environment names it."""
+    from blockvault.vault import DIRECTORY
+
+    named = click.get_current_context().ensure_object(Settings).vault
+    if named is None:
+        return None
+    path = Path(os.path.abspath(named))
+    return path.parent if path.name == DIRECTORY else path
 
 
 def with_vault(function: Callable[Concatenate[Vault, P], R]) -> Callable[P, R]:

@@ -56,6 +56,9 @@ def run(
     The volume may be left out where the revision has only one.  The file appears under its name
     only when it is complete; of a symbolic link, what it points at is replaced.  With - as FILE the
     raw bytes go to standard output.
+
+    A block device is overwritten where it is, with --force only, with raw bytes; if that is
+    interrupted, the device holds a part of the volume.
     """
     from blockvault.ops.export import export
 

@@ -71,7 +71,8 @@ _DONE = {
     "--older",
     metavar="TIME",
     type=parse_time_span,
-    help="Pack only frames that an earlier gc met so long ago.  [default: all]",
+    help="Pack only frames that an earlier gc met so long ago.  [default: what the "
+    "policy says if that packs, else all]",
 )
 @size_option("--frame", default="2M", show_default=True, help="Bytes packed together.")
 @with_vault

@@ -46,7 +46,8 @@ if TYPE_CHECKING:
     "--format",
     "image_format",
     type=click.Choice(FORMATS),
-    help="Format of the images.  [default: by extension, else raw; never guessed from content]",
+    help="Format of the images.  [default: what the extension says; raw without one and for block "
+    "devices; never guessed from content]",
 )
 @click.option("--allow-backing", is_flag=True, help="Read images that refer to a backing file.")
 @click.option("-m", "--message", default="", help="What this state is.")

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from blockvault.cli import output
-from blockvault.cli.common import command, size_option
+from blockvault.cli.common import command, named_directory, size_option
 
 
 @command(
@@ -24,7 +24,7 @@ from blockvault.cli.common import command, size_option
         "compression": "how objects are compressed",
     },
 )
-@click.argument("directory", default=".", type=click.Path(path_type=Path))
+@click.argument("directory", required=False, type=click.Path(path_type=Path))
 @size_option(
     "--block-size",
     default="4K",
@@ -36,18 +36,18 @@ from blockvault.cli.common import command, size_option
     metavar="NAME",
     default="zstd:3",
     show_default=True,
-    help="zstd:1 to zstd:19, or none.",
+    help="zstd:1 to zstd:22, or none.",
 )
-def run(directory: Path, block_size: int, compression: str, as_json: bool) -> None:
+def run(directory: Path | None, block_size: int, compression: str, as_json: bool) -> None:
     """Create an empty vault.
 
-    The vault is the folder .blockvault in DIRECTORY (made if need be; by default the working
-    directory), with one empty branch named main.  Block size and compression are fixed for its
-    life.
+    The vault is the folder .blockvault in DIRECTORY (made if need be; by default where -V says,
+    else the working directory), with one empty branch named main.  Block size and compression are
+    fixed for its life.
     """
     from blockvault.vault import Vault
 
-    directory = Path(os.path.abspath(directory))
+    directory = Path(os.path.abspath(directory or named_directory() or "."))
     with Vault.create(directory, block_size=block_size, compression=compression) as vault:
         if not as_json:
             output.write(f"Created an empty vault in {output.clean(str(vault.path))}")

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     },
     shape={
         "dry_run": "true if nothing was changed",
-        "meta": "true if a page of the database was (or would be) written anew",
+        "meta": "true if a page of the database was written anew; a dry run that finds one "
+        "destroyed ends with exit code 6 instead",
         "problems": "how many problems verify found",
         "found": "lost objects of which a good copy was found",
         "lost": "objects that stay lost; they are never read as anything else",

@@ -62,7 +62,8 @@ def run(
     With --from, the volumes changed in a checkout directory become the new state first.  They go
     to the branch that was checked out, which keeps what it has of all others; -b names another
     one, and has to where no branch was checked out but a tag, a snapshot or a moment.  A branch
-    that -b names anew gets all the files.
+    that -b names anew gets all the files.  A file that was made longer or shorter (truncate -s)
+    makes its volume so.
 
     A volume that was changed in DIR and on the branch as well is a conflict, and nothing is
     recorded: -b with a new name keeps the files as a branch of their own, and --force puts the

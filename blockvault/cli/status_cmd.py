@@ -32,6 +32,8 @@ PERCENTILE = 0.99
         "only_listed": "whether clients may open no others",
         "copy_on_write": "whether clients write to copies that end with the server",
         "tls": "whether its TCP addresses want TLS",
+        "machine": "only of a process that runs one: status, problem, process and version of QEMU, "
+        "accelerator, memory, cpus, serial console",
         "refused": "connections turned away",
         "large_request_bytes": "memory that large requests take now",
         "clients[].peer": "who is connected",

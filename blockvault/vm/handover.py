@@ -127,7 +127,7 @@ def give(vault: Vault, rev: str, foreign: Foreign, *, paused: bool = False) -> N
     if attachments.find(position.attachments, LAYOUT) is None:
         raise Conflict(
             f"'{rev}' has no state of a QEMU that was started elsewhere; 'vm start' starts it",
-            kind="no-memory",
+            kind="no-machine-state",
         )
     if foreign.monitor.status() != "inmigrate":
         raise Conflict(

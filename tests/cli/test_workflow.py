@@ -273,6 +273,18 @@ def test_the_vault_is_found_named_and_told_apart(world, tmp_path) -> None:
     assert world("refs", "-V", elsewhere, cwd=elsewhere, env=env).out.startswith("-")
 
 
+def test_a_new_vault_is_made_where_the_command_line_names_it(world, tmp_path) -> None:
+    working = tmp_path / "working"
+    working.mkdir()
+    named = {name: tmp_path / name for name in ("option", "variable", "argument")}
+    env = {"BLOCKVAULT_VAULT": str(named["variable"])}
+    world("init", "-V", named["option"] / ".blockvault", cwd=working)
+    world("init", cwd=working, env=env)
+    world("init", named["argument"], cwd=working, env=env)
+    assert all((place / ".blockvault" / "data.mdb").exists() for place in named.values())
+    assert not list(working.iterdir())
+
+
 def test_rebuild_changes_nothing_in_a_sound_vault(world) -> None:
     before = {name: world(name).out for name in ("refs", "reflog", "log", "events")}
     assert world("rebuild", "--dry-run", "--json").json["changed_rows"] == 0

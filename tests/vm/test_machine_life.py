@@ -193,7 +193,7 @@ def test_a_moment_of_the_past_boots_and_is_thrown_away(lab: Any) -> None:
         (("vm", "start", "main"), "no-machine", 3),
         (("vm", "stop", "main"), "machine-stopped", 3),
         (("vm", "create", "m", "--memory", "100"), "bad-request", 2),
-        (("vm", "create", "m", "--disk", "vda=nowhere.img"), "no-image", 2),
+        (("vm", "create", "m", "--disk", "vda=nowhere.img"), "no-image", 3),
         (("vm", "create", "m", "--disk", "vda=main:no"), "no-volume", 3),
         (("vm", "start", "main@{#1}"), "no-revision", 3),
         (("vm", "log", "main"), "no-log", 3),

@@ -10,7 +10,6 @@ import click
 from blockvault.cli import complete, history, output
 from blockvault.cli.common import command, with_vault
 from blockvault.cli.vm import common
-from blockvault.cli.vm.snapshot_cmd import COST_SHAPE
 from blockvault.errors import Conflict
 
 if TYPE_CHECKING:
@@ -28,7 +27,11 @@ if TYPE_CHECKING:
         "blockvault vm attach --qmp /run/web.qmp web -m 'before the upgrade'": "All that it is.",
         "blockvault vm attach --qmp /run/web.qmp web --disk-only": "Its disks alone.",
     },
-    shape={**history.SNAPSHOT_SHAPE, **COST_SHAPE},
+    shape={
+        **history.SNAPSHOT_SHAPE,
+        "pause": "seconds for which the guest stood still",
+        "used": "bytes of guest memory that hold data; null without memory",
+    },
 )
 @click.argument("branch", shell_complete=complete.branches)
 @common.qmp_option()

@@ -10,7 +10,7 @@ import click
 from blockvault.cli import complete, history, output
 from blockvault.cli.common import command, parse_size, size_option, with_vault
 from blockvault.cli.vm.common import runtime
-from blockvault.errors import BadRequest
+from blockvault.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
     from blockvault.ops.compose import Source
@@ -127,6 +127,6 @@ def _source(vault: Vault, text: str) -> Source:
     try:
         return Source(name, size=parse_size(value))
     except click.BadParameter:
-        raise BadRequest(
+        raise NotFound(
             f"{value!r} is no image file, no size, and no REV:VOLUME", kind="no-image"
         ) from None

@@ -22,8 +22,8 @@ _COLOURS = {"running": "green", "died": "red", "orphaned": "red"}
     examples={"blockvault vm list": "Every branch that has a machine."},
     shape={
         "branch": "the machine's branch",
-        "status": "stopped, running, paused, io-error; orphaned: its guest runs without a "
-        "supervisor; died: it ended with its supervisor",
+        "status": "stopped, running, paused, io-error or another state of QEMU's; orphaned: its "
+        "guest runs without a supervisor; died: it ended with its supervisor",
         "note": "what is wrong, or how it ended",
         "pid": "process that runs it, or null",
         "qemu": "process of QEMU, or null",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @command(
     "load",
-    examples={"blockvault vm load --qmp /run/web.qmp web~1": "It goes on from there."},
+    examples={"blockvault vm load --qmp /run/web.qmp web~0": "It goes on from there."},
     shape={"revision": "the state that was given", "status": "running or paused"},
 )
 @click.argument("revision", metavar="REV", shell_complete=complete.revisions)
@@ -27,9 +27,9 @@ if TYPE_CHECKING:
 def run(vault: Vault, revision: str, qmp: Path, paused: bool, as_json: bool) -> None:
     """Give a QEMU that somebody else started the state that 'vm attach' recorded.
 
-    Start it as the recorded one was ('blockvault show' lists qemu-command.json), with its disks
-    at REV and with -incoming defer.  Disks at REV are a branch that was made there and is served,
-    or images that were exported from there.
+    Start it as the recorded one was ('blockvault checkout REV DIR' writes qemu-command.json), with
+    its disks at REV and with -incoming defer.  Disks at REV are a branch that was made there and is
+    served, or images that were exported from there.
     """
     from blockvault.vm import handover
     from blockvault.vm.foreign import Foreign
