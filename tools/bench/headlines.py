@@ -30,10 +30,15 @@ DISKS = {
     "qcow2, chain": ("qcow2-chain",),
     "btrfs": ("btrfs",),
 }
-SERVERS = {"qcow2": ("qcow2",), "qcow2, zstd": ("qcow2-zstd", "qcow2-compressing")}
+SERVERS = {
+    "qcow2": ("qcow2",),
+    "qcow2, zstd": ("qcow2-zstd", "qcow2-compressing"),
+    "btrfs, just after a snapshot": ("btrfs-nbd",),
+}
 LATE_SERVERS = {
     "qcow2, just after a snapshot": ("qcow2-snapshot",),
     "qcow2, new chain of 10": ("qcow2-chain10",),
+    "btrfs, just after a snapshot": ("btrfs-nbd",),
 }
 LATE_NOTE = """The lines are states of blockvault's disk. Beside each stands the one figure of a
 peer, of a disk in the state that its column names; the sentence at the top counts it once, in the
@@ -136,8 +141,7 @@ NOTE = """The peers' columns say how many times better blockvault is, in **bold*
 0.50 is half as good, 2.00 twice. The best program of a family counts. The limit is what this
 machine needs for the bare work on the same bytes (the tables below say what that is), and behind it
 is how many times that blockvault takes. Where a contender does better than that, it is no limit:
-then it says *beaten* if blockvault does, and has a * behind it if a peer does, such as one that
-starts faster than an empty Python program."""
+then it says *beaten* if blockvault does, and has a * behind it if a peer does."""
 
 
 def page(results: Results) -> str:

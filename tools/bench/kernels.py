@@ -5,7 +5,8 @@ the seconds that one core needs to read its data blocks (from the page cache), t
 them with BLAKE3 (``hash_runs``: all together), to compress those that no earlier image had (zstd
 level 3, 256 KiB at a time), to write and fsync the compressed bytes, to decompress them, and to
 write the image back.  ``fsync`` prints the latency of a 4 KiB append made durable, ``memory`` the
-seconds of copying ``--size`` bytes from one place in memory to another.  ``survey`` only counts.
+seconds of copying ``--size`` bytes from one place in memory to another, ``copy`` those of writing
+the data of one image to a file.  ``survey`` only counts.
 
 Nothing is indexed, no metadata is written, nothing is checked: a store that came to these figures
 would be doing no work of its own.
@@ -83,7 +84,7 @@ class Limits:
             counts, fresh = self._read_and_hash(fd, size, timer)
             if self.scratch is not None:
                 counts["stored"] = self._compress(fresh, timer)
-                self._copy(fd, size, timer)
+                copy(fd, self.scratch, timer)
         finally:
             os.close(fd)
         return {"size": size, **counts, **timer.seconds}
@@ -132,17 +133,25 @@ class Limits:
         target.unlink()
         return stored
 
-    def _copy(self, fd: int, size: int, timer: Timer) -> None:
-        """Write the image's data where it was, holes kept, as an export must."""
-        assert self.scratch is not None
-        target = self.scratch / "limit-copy"
-        with target.open("wb", buffering=0) as file:
-            file.truncate(size)
-            for start, end in data_ranges(fd, size):
-                piece = os.pread(fd, end - start, start)
-                with timer("copy"):
-                    os.pwrite(file.fileno(), piece, start)
-        target.unlink()
+
+def copy(fd: int, scratch: Path, timer: Timer) -> None:
+    """Write the image's data where it was, holes kept, as an export must."""
+    size, target = os.fstat(fd).st_size, scratch / "limit-copy"
+    with target.open("wb", buffering=0) as file:
+        file.truncate(size)
+        for start, end in data_ranges(fd, size):
+            piece = os.pread(fd, end - start, start)
+            with timer("copy"):
+                os.pwrite(file.fileno(), piece, start)
+    target.unlink()
+
+
+def image_copy(path: Path, scratch: Path) -> dict[str, float]:
+    """Seconds of writing an image's data, which are in the page cache, to a file."""
+    timer = Timer()
+    with path.open("rb") as file:
+        copy(file.fileno(), scratch, timer)
+    return {"seconds": timer.seconds["copy"]}
 
 
 def fsync_latency(scratch: Path, count: int = 60) -> dict[str, float]:
@@ -170,7 +179,7 @@ def memory_copy(size: int) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="kernels", description="Physical limits of a machine.")
-    parser.add_argument("what", choices=("series", "survey", "fsync", "memory"))
+    parser.add_argument("what", choices=("series", "survey", "fsync", "memory", "copy"))
     parser.add_argument("images", nargs="*", type=Path)
     parser.add_argument("--scratch", type=Path, default=Path())
     parser.add_argument("--size", type=int, default=0)
@@ -180,6 +189,9 @@ def main() -> None:
         return
     if options.what == "memory":
         print(json.dumps(memory_copy(options.size)))
+        return
+    if options.what == "copy":
+        print(json.dumps(image_copy(options.images[0], options.scratch)))
         return
     limits = Limits(options.scratch if options.what == "series" else None)
     print(json.dumps([limits.measure(path) for path in options.images]))

@@ -83,6 +83,7 @@ QUICK = Plan(
         "qcow2-chain10",
         "qcow2-zstd",
         "qcow2-compressing",
+        "btrfs-nbd",
         "qemu-raw",
         "nbdkit-file",
     ),

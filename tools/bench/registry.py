@@ -22,6 +22,7 @@ from tools.bench.peers.nbd import (
 from tools.bench.peers.qcow2 import Qcow2Chain, Qcow2Files, Qcow2Internal
 from tools.bench.peers.qemu import QemuMigrate, QemuSavevm
 from tools.bench.peers.restic import Restic
+from tools.bench.peers.served_btrfs import QemuNbdBtrfs
 from tools.bench.peers.vault import Blockvault
 from tools.bench.peers.yardsticks import NbdkitFile, NbdkitMemory, QemuNbdRaw
 
@@ -47,6 +48,7 @@ SERVERS: tuple[type[NbdServer], ...] = (
     QemuNbdChain,
     QemuNbdZstd,
     QemuNbdCompressing,
+    QemuNbdBtrfs,
     QemuNbdRaw,
     NbdkitMemory,
     NbdkitFile,

@@ -85,28 +85,26 @@ class Btrfs(Archive, Machine):
         return self.compare(old, new)
 
     def create_disk(self, size: int, image: Path) -> list[Command]:
-        live = self._root / "live"
         return [
             *self.create(),
-            command("btrfs", "-q", "subvolume", "create", live),
-            command("cp", "--sparse=always", image, live / "disk.img"),
+            command("btrfs", "-q", "subvolume", "create", self.disk.parent),
+            command("cp", "--sparse=always", image, self.disk),
         ]
 
     def change(self, offset: int, seed: int, count: int = 1, stride: int = 4096) -> list[Command]:
-        file = self._root / "live" / "disk.img"
-        return write_blocks(file, offset, seed, count, stride, kind="raw")
+        return write_blocks(self.disk, offset, seed, count, stride, kind="raw")
 
     def snapshot(self, name: str) -> list[Command]:
-        return [self._snapshot(self._root / "live", name, read_only=True)]
+        return [self._snapshot(self.disk.parent, name, read_only=True)]
 
     def branch(self, name: str, snapshot: str) -> list[Command]:
         return [self._snapshot(self._root / snapshot, name)]
 
     def rollback(self, snapshot: str) -> list[Command]:
-        live = self._root / "live"
+        live = self.disk.parent
         return [
             command("btrfs", "-q", "subvolume", "delete", live),
-            self._snapshot(self._root / snapshot, "live"),
+            self._snapshot(self._root / snapshot, live.name),
         ]
 
     def compare(self, old: str, new: str) -> list[Command]:
@@ -118,6 +116,11 @@ class Btrfs(Archive, Machine):
     def read_old(self, snapshot: str) -> list[Command]:
         source = self._root / snapshot / "disk.img"
         return [command("dd", f"if={source}", "of=/dev/null", "bs=4096", "count=1")]
+
+    @property
+    def disk(self) -> Path:
+        """The file that is the live disk of ``create_disk``."""
+        return self._root / "live" / "disk.img"
 
     @property
     def _root(self) -> Path:

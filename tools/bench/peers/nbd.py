@@ -22,7 +22,7 @@ SUSTAINED = "sustained"
 LONG = (SUSTAINED, "warmread-1", "warmread-16", "seqread-warm")
 """The jobs that take longer than all others."""
 PLAIN = ("blockvault", "qcow2")
-"""Who is asked for those."""
+"""Who is asked for those; the yardstick of the protocol is for all but the longest."""
 
 
 class NbdServer(Contender):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tools.bench.commands import Command, command
-from tools.bench.peers.nbd import EmptyDisk, NbdServer, qemu_nbd
+from tools.bench.peers.nbd import SUSTAINED, EmptyDisk, NbdServer, qemu_nbd
 
 
 class _RawFile(NbdServer):
@@ -44,6 +44,10 @@ class NbdkitMemory(EmptyDisk):
     name = "nbdkit-memory"
     title = "nbdkit, memory (no store)"
     programs = ("nbdkit",)
+
+    @classmethod
+    def does(cls, job: str) -> bool:
+        return job != SUSTAINED
 
     def serve(self, listening: Path) -> list[Command]:
         return [command("nbdkit", "-f", "-U", listening, "memory", f"size={self.bytes}")]

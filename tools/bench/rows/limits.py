@@ -36,10 +36,14 @@ TEXT = {
     "size": "the new blocks, compressed 256 KiB at a time, without any index",
     "verify": "decompress and hash everything stored, on all cores",
     "fsync": "one 4 KiB append made durable",
-    "command": "starting and ending an empty Python program",
-    "commit": "starting and ending an empty Python program, and one 4 KiB append made durable",
+    "command": "starting and ending a program that does nothing",
+    "commit": "starting and ending a program that does nothing, and one 4 KiB append made durable",
+    "copy": "writing the data to a file",
     "restore": "copying the memory that the guest uses, once, on one core",
 }
+
+NOTHING = Row("limit/nothing", "limits", "A program that does nothing, from start to end")
+PYTHON = Row("limit/python", "limits", "A Python program that does nothing, from start to end")
 
 Measured = Mapping[str, float]
 
@@ -88,10 +92,21 @@ def verify_floor(series: Mapping[str, Measured]) -> float:
 
 def copy_seconds(bench: Bench, size: int) -> float:
     """Seconds for copying ``size`` bytes from one place in memory to another."""
+    return _kernel(bench, "memory", "--size", str(size))["seconds"]
+
+
+def write_seconds(bench: Bench, image: Path) -> float:
+    """Seconds for writing an image's data to a file on the disk that is measured."""
+    return _kernel(bench, "copy", "--scratch", bench.work, image)["seconds"]
+
+
+def _kernel(bench: Bench, *words: str | Path) -> dict[str, float]:
+    """What one of the kernels that print a few figures printed."""
     report = bench.work / "limits.json"
-    words = ("-m", "tools.bench.kernels", "memory", "--size", str(size))
-    run([command(sys.executable, *words, cwd=ROOT, stdout=report)])
-    return float(json.loads(report.read_text())["seconds"])
+    program = (sys.executable, "-m", "tools.bench.kernels")
+    run([command(*program, *words, cwd=ROOT, stdout=report)])
+    found: dict[str, float] = json.loads(report.read_text())
+    return found
 
 
 def commands(bench: Bench, prefix: str) -> None:
@@ -99,7 +114,9 @@ def commands(bench: Bench, prefix: str) -> None:
     rows = [row for key, row in bench.results.rows.items() if key.startswith(prefix)]
     for _ in bench.numbers():
         durable = fsync_latency(bench)
-        empty = run([command(sys.executable, "-I", "-c", "pass")]).wall
+        empty = run([command("true")]).wall
+        bench.results.add(NOTHING, LIMIT, empty)
+        bench.results.add(PYTHON, LIMIT, run([command(sys.executable, "-I", "-c", "pass")]).wall)
         floors = {TEXT["fsync"]: durable, TEXT["command"]: empty, TEXT["commit"]: empty + durable}
         for row in rows:
             if row.limit in floors:
@@ -108,10 +125,7 @@ def commands(bench: Bench, prefix: str) -> None:
 
 def fsync_latency(bench: Bench) -> float:
     """Median seconds of one durable append; recorded as a row of its own too."""
-    report = bench.work / "limits.json"
-    words = ("-m", "tools.bench.kernels", "fsync", "--scratch", bench.work)
-    run([command(sys.executable, *words, cwd=ROOT, stdout=report)])
-    median = float(json.loads(report.read_text())["median"])
+    median = _kernel(bench, "fsync", "--scratch", bench.work)["median"]
     bench.results.add(FSYNC, LIMIT, median)
     return median
 
