@@ -139,18 +139,17 @@ class Remote:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.pid = int(path.stem.partition("-")[0])
-        self.patience: float | None = None
-        """Seconds that an answer may take; None for as long as it takes."""
 
-    def ask(self, op: str, **fields: Any) -> dict[str, Any]:
+    def ask(self, op: str, *, patience: float | None = None, **fields: Any) -> dict[str, Any]:
         """Send one request and return its result; raises what the server answered.
 
-        ``NotFound`` if the server is gone, ``Busy`` if it is silent for longer than ``patience``.
+        ``NotFound`` if the server is gone, ``Busy`` if it is silent for ``patience`` seconds; None
+        waits as long as the answer takes.
         """
         try:
             with sockets.connect_unix(self.path, timeout=ASK_SECONDS) as connected:
                 connected.sendall(json.dumps({"op": op, **fields}).encode() + b"\n")
-                connected.settimeout(self.patience)
+                connected.settimeout(patience)
                 line = read_line(connected)
         except TimeoutError:
             raise Busy(f"the server of process {self.pid} does not answer") from None
@@ -214,9 +213,8 @@ def snapshot(
 def settle(vault: Path) -> None:
     """Have the servers store what they have only promised so far, so that it can be read."""
     for remote in servers(vault):
-        remote.patience = SETTLE_SECONDS
         with contextlib.suppress(VaultError):
-            remote.ask("flush")
+            remote.ask("flush", patience=SETTLE_SECONDS)
 
 
 def statuses(vault: Path) -> Iterator[tuple[Remote, dict[str, Any] | None]]:
@@ -225,15 +223,13 @@ def statuses(vault: Path) -> Iterator[tuple[Remote, dict[str, Any] | None]]:
     One that ends meanwhile is passed over.
     """
     for remote in servers(vault):
-        remote.patience = STATUS_SECONDS
         try:
-            status = remote.ask("status")
+            status = remote.ask("status", patience=STATUS_SECONDS)
         except Busy:
             yield remote, None
         except (NotFound, IOFailed):
             continue
         else:
-            remote.patience = None
             yield remote, status
 
 
