@@ -175,7 +175,7 @@ def test_servers_answer_fio_or_are_named(bench: Bench, nightly: bool) -> None:
         return
     some = (
         *("blockvault", "blockvault-snapshot", "qcow2-chain10", "qcow2-compressing"),
-        "nbdkit-memory",
+        *("btrfs-nbd", "nbdkit-memory"),
     )
     kinds: list[type[NbdServer]] = [kind for kind in SERVERS if nightly or kind.name in some]
     nbd.run(bench, kinds)

@@ -20,7 +20,7 @@ from tools.bench.peers.nbd import NbdServer
 from tools.bench.peers.yardsticks import NbdkitFile, NbdkitMemory
 from tools.bench.plan import MIB, QUICK
 from tools.bench.results import LIMIT, Results, Row, Unit
-from tools.bench.rows import nbd
+from tools.bench.rows import limits, nbd
 from tools.bench.servers import Server, serving
 from tools.bench.stated import FLUSHED, FSYNC, stated
 
@@ -81,7 +81,7 @@ def test_the_page_and_the_plots_state_the_disks_limit(tmp_path: Path) -> None:
     made = measured(EACH, blockvault=2_500.0, limit=11_348.0)
     made.add(FSYNC, LIMIT, 200e-6)
     page = report.page(made, plots=[], folder="f", raw="r", progress="")
-    assert "| 2,500 | – | – | 5,000, 2.00 × |" in page
+    assert "| 2,500 | – | – | – | 5,000, 2.00 × |" in page
     assert "| 2,500 | 5,000 |" in page
     assert "* limit: the protocol; or one durable append a flush" in page
     assert "11,348" not in page
@@ -151,6 +151,30 @@ def test_filling_writes_the_whole_disk_and_is_not_the_figure(bench: Bench, tmp_p
     assert jobs[0]["write"]["io_bytes"] == 8 * MIB
     assert jobs[1]["read"]["io_bytes"] == 2 * MIB
     assert nbd.figures_of(report_file, "read") == jobs[2]["read"]
+
+
+def test_commands_are_limited_by_a_program_that_does_nothing(bench: Bench) -> None:
+    row = Row("start/version", "start", "Start", limit=limits.TEXT["command"])
+    durable = Row("start/commit", "start", "Commit", limit=limits.TEXT["commit"])
+    for each in (row, durable):
+        bench.results.add(each, "blockvault", 1.0)
+    limits.commands(bench, "start/")
+    found = {
+        each.key: bench.results.summary(each.key, LIMIT)
+        for each in (row, durable, limits.NOTHING, limits.PYTHON)
+    }
+    medians = [summary.median for summary in found.values() if summary is not None]
+    assert len(medians) == 4
+    least, with_append, nothing, python = medians
+    assert 0 < least == nothing < with_append
+    assert nothing < python
+
+
+def test_writing_an_image_takes_time_and_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
+    image = tmp_path / "image"
+    image.write_bytes(bytes(range(256)) * 4096)
+    assert 0 < limits.write_seconds(bench, image) < 60
+    assert not (tmp_path / "limit-copy").exists()
 
 
 @pytest.fixture
