@@ -35,6 +35,7 @@ _AT_ONCE, _AT_ONCE_IN_LARGE = 512, 16
 _A_LOOKUP_IN_LARGE = 128 << 10
 """What finding one object maps there when the map was dropped a moment ago, seen up to 400 KiB."""
 
+_MAPS = Path("/proc/self/maps")
 _DONT_NEED = 4
 _SHARED = 2
 """Which number of ``statm`` tells the pages that belong to files (``proc(5)``)."""
@@ -54,8 +55,10 @@ class Residency:
     Until ``close`` the file stays mapped where it is.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, span: int) -> None:
+        """``span`` is how many bytes of addresses the file is mapped to."""
         self._path = path
+        self._span = span
         self._start: int | None = None
         """Where it is mapped, once that was asked."""
         self._read = 0
@@ -82,7 +85,7 @@ class Residency:
         # A disk that fails just now says so to whoever reads or writes, not here.
         with contextlib.suppress(OSError):
             if self._start is None:
-                self._start = _mapped_at(self._path)
+                self._start = _mapped_at(self._path, self._span)
             if self._start is not None:
                 _drop(self._start, os.stat(self._path).st_size)
 
@@ -124,15 +127,20 @@ def _drop(start: int, length: int) -> None:
     libc().madvise(ctypes.c_void_p(start), ctypes.c_size_t(length), _DONT_NEED)
 
 
-def _mapped_at(path: Path) -> int | None:
-    """Where the file is mapped in this process; None where the system does not tell."""
+def _mapped_at(path: Path, span: int) -> int | None:
+    """Where so much is mapped of the file in this process; None where the system does not tell.
+
+    Files of other file systems have the same inode numbers, but nobody else maps so much.  The
+    device would not tell them apart: that of a map is not what ``stat`` says on btrfs.
+    """
     inode = str(path.stat().st_ino)
     try:
-        with open("/proc/self/maps") as maps:
+        with _MAPS.open() as maps:
             for line in maps:
                 fields = line.split(maxsplit=5)
-                if fields[4] == inode and len(fields) == 6 and fields[5].startswith("/"):
-                    return int(fields[0].split("-")[0], 16)
+                start, end = (int(address, 16) for address in fields[0].split("-"))
+                if fields[4] == inode and end - start >= span:
+                    return start
     except OSError:
         pass
     return None

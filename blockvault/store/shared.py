@@ -56,7 +56,7 @@ class Environment:
         self.writers: WriteLock | None = None
         self.head: HeadFile | None = None
         self.databases: dict[str, Database] = {}
-        self.residency = Residency(path / DATA)
+        self.residency = Residency(path / DATA, pages.MAP_SIZE)
         self.bloom = Bloom(path)
         self._guard = threading.Lock()
         self._users = 1

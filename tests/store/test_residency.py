@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from blockvault.store import residency
+from blockvault.store.env import LmdbStore
 from blockvault.store.residency import LIMIT, LOOK_EVERY, Residency
 
 SIZE = 8 << 20
@@ -30,6 +32,10 @@ class Mapped:
 
     def touch(self) -> None:
         assert self.map[:] == self.data
+
+    @property
+    def start(self) -> int:
+        return ctypes.addressof(ctypes.c_char.from_buffer(self.map))
 
     @property
     def resident(self) -> int:
@@ -53,7 +59,7 @@ def mapped(tmp_path: Path) -> Iterator[Mapped]:
 @pytest.fixture
 def counter(mapped: Mapped, monkeypatch: pytest.MonkeyPatch) -> Iterator[Residency]:
     monkeypatch.setattr(residency, "_allowed", 0)
-    made = Residency(mapped.path)
+    made = Residency(mapped.path, SIZE)
     yield made
     made.close()
 
@@ -93,9 +99,9 @@ def test_where_the_file_lies_is_asked_once_and_anew_after_the_end(
     asked: list[Path] = []
     ask = residency._mapped_at
 
-    def count(path: Path) -> int | None:
+    def count(path: Path, span: int) -> int | None:
         asked.append(path)
-        return ask(path)
+        return ask(path, span)
 
     def drop() -> None:
         mapped.touch()
@@ -114,13 +120,35 @@ def test_where_the_file_lies_is_asked_once_and_anew_after_the_end(
 def test_a_file_that_is_not_mapped_costs_others_nothing(mapped: Mapped, counter: Residency) -> None:
     other = mapped.path.with_name("other")
     other.write_bytes(bytes(SIZE))
-    alone = Residency(other)
+    alone = Residency(other, SIZE)
     mapped.touch()
     read_enough(alone)
     assert mapped.resident == SIZE
     alone.close()
     read_enough(counter)
     assert mapped.resident == 0
+
+
+def test_what_has_the_same_inode_number_elsewhere_is_left_alone(
+    mapped: Mapped, counter: Residency, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A library of another file system, mapped at lower addresses."""
+    library = f"20000000000-20000200000 r-xp 00000000 08:01 {mapped.path.stat().st_ino} /lib/some\n"
+    maps = tmp_path / "maps"
+    maps.write_text(library + Path("/proc/self/maps").read_text())
+    monkeypatch.setattr(residency, "_MAPS", maps)
+    dropped: list[tuple[int, int]] = []
+    monkeypatch.setattr(residency, "_drop", lambda *what: dropped.append(what))
+    read_enough(counter)
+    assert dropped == [(mapped.start, SIZE)]
+
+
+def test_the_map_of_a_store_is_found(store: LmdbStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(residency, "_allowed", 0)
+    dropped: list[tuple[int, int]] = []
+    monkeypatch.setattr(residency, "_drop", lambda *what: dropped.append(what))
+    read_enough(store._env.residency)
+    assert [length for _, length in dropped] == [(store.path / "data.mdb").stat().st_size]
 
 
 def test_who_serves_guests_keeps_more() -> None:
