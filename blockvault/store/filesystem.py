@@ -25,6 +25,9 @@ NETWORK = frozenset(
     ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs")
 )
 
+FREE_SHARE = 4
+"""What can be done without takes at most this part of what the disk has free."""
+
 _GET_FLAGS, _SET_FLAGS, _NO_COPY_ON_WRITE = 0x80086601, 0x40086602, 0x00800000
 
 
@@ -115,6 +118,12 @@ def file_system_type(path: Path, mounts: Path = Path("/proc/self/mounts")) -> st
 def _unescaped(text: str) -> str:
     """Undo the octal escapes of /proc/self/mounts (space, tab, newline, backslash)."""
     return re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), text)
+
+
+def to_spare(directory: Path) -> int:
+    """Bytes that a file which one can do without may take of the disk's free ones."""
+    status = os.statvfs(directory)
+    return status.f_bavail * status.f_frsize // FREE_SHARE
 
 
 def open_synced(path: Path) -> int:

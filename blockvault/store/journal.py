@@ -15,7 +15,8 @@ whole.  The payload is ``pack([first, stop, entries...])``: entries are numbered
 first on, these are ``first`` to ``stop - 1``.  What the entries say is the session's business.
 
 The file is filled with zeros when it is made: making blocks durable that the file system has only
-promised writes its own journal too, and takes twice as long.
+promised writes its own journal too, and takes twice as long.  A disk that has not several times as
+much free gets none: commits need the room.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from typing import Any, NamedTuple
 from blake3 import blake3
 
 from blockvault.encoding import pack, unpack
-from blockvault.errors import Damaged
+from blockvault.errors import Damaged, NoSpace
 from blockvault.store import faults, filesystem
 
 HALF = 16 << 20
@@ -79,6 +80,10 @@ class Journal:
         half = half or HALF
         path = path_of(vault, branch)
         try:
+            if PAGE + 2 * half > filesystem.to_spare(vault):
+                raise NoSpace(
+                    f"{path}: the disk has too little free for a journal; flushes go to the tables"
+                )
             path.parent.mkdir(mode=0o700, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         except OSError as error:

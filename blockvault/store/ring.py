@@ -14,8 +14,7 @@ from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FREE_SHARE = 4
-"""The file takes at most this part of what the disk has free when it is made."""
+from blockvault.store import filesystem
 
 
 class Held(NamedTuple):
@@ -33,8 +32,7 @@ class Ring:
         """``OSError`` if the disk takes no file."""
         import tempfile  # only servers get here, and it takes a while to load
 
-        status = os.statvfs(directory)
-        self._limit = min(limit, status.f_bavail * status.f_frsize // FREE_SHARE)
+        self._limit = min(limit, filesystem.to_spare(directory))
         self.file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115 - kept open
         self._given = 0
         """Bytes given out since the beginning; a position counts from there, around the ring."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from blockvault.errors import Damaged
 from blockvault.ids import object_id
-from blockvault.store import athand, frames, ring
+from blockvault.store import athand, filesystem, frames
 from blockvault.store.athand import Telling
 from blockvault.store.decoded import ADMITTED, LARGEST, LEAVES_ADMITTED, DecodedFile
 from blockvault.store.env import LmdbStore
@@ -195,7 +195,7 @@ def test_it_is_closed_when_the_last_writer_is_done(
 
 
 def test_a_small_disk_gets_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ring, "FREE_SHARE", 1 << 60)
+    monkeypatch.setattr(filesystem, "FREE_SHARE", 1 << 60)
     file = DecodedFile(tmp_path, 1 << 40)
     assert not file.wants(frame(0))
     file.put(1, frame(0), ALL)

@@ -140,6 +140,27 @@ def test_a_disk_without_room_gets_no_journal(
     assert journal.left_behind(tmp_path) == []
 
 
+def test_a_disk_with_little_room_keeps_it_for_commits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = PAGE + 2 * HALF
+    real = os.statvfs(tmp_path)
+
+    def free(blocks: int) -> None:
+        left = os.statvfs_result((512, 512, *real[2:4], blocks, *real[5:]))
+        monkeypatch.setattr(os, "statvfs", lambda path: left)
+
+    free(2 * size // 512)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda *_: pytest.fail("it wrote"))
+        with pytest.raises(NoSpace):
+            Journal.create(tmp_path, BRANCH, HALF)
+    assert journal.left_behind(tmp_path) == []
+    free(4 * size // 512)
+    Journal.create(tmp_path, BRANCH, HALF).close()
+    assert journal.left_behind(tmp_path) == [BRANCH]
+
+
 def test_a_write_that_fails_is_told(made: Journal, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> int:
         raise OSError(5, "Input/output error")
