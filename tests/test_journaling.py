@@ -327,13 +327,16 @@ def test_more_than_the_journal_holds(vault: Vault, monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.usefixtures("slow")
-def test_a_damaged_journal_is_told_and_left(vault: Vault) -> None:
+@pytest.mark.parametrize("place", [0, journal.PAGE], ids=["header", "first of two records"])
+def test_a_damaged_journal_is_told_and_left(vault: Vault, place: int) -> None:
     session = vault.session()
-    session.device().write(0, b"x")
-    session.device().flush()
+    for number in range(2):
+        session.device().write(number * BLOCK, b"x")
+        session.device().flush()
     crash(session)
     path = journal.path_of(vault.path, vault.branch().id)
     with path.open("r+b") as file:
+        file.seek(place)
         file.write(b"?")
     with Vault.open(vault.path) as again:
         assert again.device("main").read(0, 1) == b"\0", "the past can be read"

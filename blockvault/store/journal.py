@@ -10,9 +10,13 @@ it says::
     record   magic "bvjr" ‖ u32 LE length of payload ‖ BLAKE3(name ‖ payload)[:24] ‖ payload
 
 The header fills a page of 4,096 bytes, and each record begins at one, so that a write which is
-torn never touches a record that was promised before.  A half ends at the first record that is not
-whole.  The payload is ``pack([first, stop, entries...])``: entries are numbered from the session's
-first on, these are ``first`` to ``stop - 1``.  What the entries say is the session's business.
+torn never touches a record that was promised before.  The payload is ``pack([first, stop,
+entries...])``: entries are numbered from the session's first on, these are ``first`` to
+``stop - 1``.  What the entries say is the session's business.
+
+A record that is not whole may be the last one, torn, or one that was damaged since: then others
+follow it, and what it said is missing before them.  So all pages are looked at, not only those up
+to there.  Records of an earlier use of a half say what the tables have.
 
 The file is filled with zeros when it is made: making blocks durable that the file system has only
 promised writes its own journal too, and takes twice as long.  A disk that has not several times as
@@ -169,8 +173,12 @@ class Journal:
         None if the tables know nothing of this journal: then all of them.  ``Damaged`` if one is
         missing between them: what was promised cannot be kept.
         """
-        records = sorted([*self._records(0), *self._records(1)], key=lambda each: each[:2])
+        there = {**self._records(0), **self._records(1)}
+        records = sorted(there.values(), key=lambda each: each[:2])
         if stored is None:
+            # No half was used twice, so the first record of all is still at the beginning.
+            if records and 0 not in there:
+                raise _damaged(self.path, "its first record is missing")
             stored = records[0].first if records else 0
         found, expected = [], stored
         for record in records:
@@ -182,21 +190,30 @@ class Journal:
             found.append(record)
         return found
 
-    def _records(self, half: int) -> list[Entries]:
+    def _records(self, half: int) -> dict[int, Entries]:
+        """The whole records of a half, by their places in the file behind its header."""
         try:
             data = os.pread(self._descriptor, self._half, PAGE + half * self._half)
         except OSError as error:
             raise faults.from_os(error, self.path) from error
-        found, at = [], 0
+        found, at = {}, 0
         while at + _RECORD.size <= len(data):
-            magic, length, check = _RECORD.unpack_from(data, at)
-            payload = data[at + _RECORD.size : at + _RECORD.size + length]
-            if magic != _RECORD_MAGIC or len(payload) != length or check != self._check(payload):
-                break
+            payload = self._payload(data, at)
+            if payload is None:
+                at += PAGE
+                continue
             first, stop, *rows = unpack(payload, "a record of the journal")
-            found.append(Entries(first, stop, tuple(rows)))
-            at += -(-(_RECORD.size + length) // PAGE) * PAGE
+            found[half * self._half + at] = Entries(first, stop, tuple(rows))
+            at += -(-(_RECORD.size + len(payload)) // PAGE) * PAGE
         return found
+
+    def _payload(self, data: bytes, at: int) -> bytes | None:
+        """What the record there says; None if none begins there, or not all of it is there."""
+        magic, length, check = _RECORD.unpack_from(data, at)
+        if magic != _RECORD_MAGIC:
+            return None
+        payload = data[at + _RECORD.size : at + _RECORD.size + length]
+        return payload if len(payload) == length and check == self._check(payload) else None
 
     def _check(self, payload: bytes) -> bytes:
         return blake3(self.name + payload).digest(24)

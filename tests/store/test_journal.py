@@ -104,13 +104,56 @@ def test_what_is_missing_in_the_middle_is_damage(tmp_path: Path, made: Journal) 
     while made.append(number, number + 1, [number], 0):
         number += 1
     assert number == 16, "both halves are full"
-    flip(made.path, PAGE + HALF + 20)
-    assert len(found(tmp_path, 0)) == 8, "the tail of the last half"
     flip(made.path, PAGE + 20)
-    flip(made.path, PAGE + HALF + 20)
     with pytest.raises(Damaged, match="entry 0 is missing"):
         found(tmp_path, 0)
     assert found(tmp_path, 8)[0] == (8, 9, [8]), "the tables have what is damaged"
+
+
+@pytest.mark.parametrize("bad", [0, 3, 7, 8, 12, 14])
+@pytest.mark.parametrize("at", [0, 5, 10, 33])
+def test_a_damaged_record_before_whole_ones_is_damage(
+    tmp_path: Path, made: Journal, bad: int, at: int
+) -> None:
+    for number in range(16):
+        made.append(number, number + 1, [number], 0)
+    flip(made.path, PAGE + bad * PAGE + at)
+    for stored in (None, 0, bad):
+        with pytest.raises(Damaged, match="is missing"):
+            found(tmp_path, stored)
+    rest = [(number, number + 1, [number]) for number in range(bad + 1, 16)]
+    assert found(tmp_path, bad + 1) == rest, "the tables have what is damaged"
+
+
+def test_what_is_damaged_of_a_long_record_is_missing_too(tmp_path: Path, made: Journal) -> None:
+    """The search goes on within the record, whose pages look like anything."""
+    made.append(0, 1, [b"--" + b"bvjr" * 3 * (PAGE // 4)], 0)
+    made.append(1, 2, [b"behind it"], 0)
+    assert made.path.read_bytes()[2 * PAGE :].startswith(b"bvjr")
+    flip(made.path, PAGE + 2 * PAGE + 100)
+    with pytest.raises(Damaged, match="entry 0 is missing"):
+        found(tmp_path, 0)
+    assert found(tmp_path, 1) == [(1, 2, [b"behind it"])]
+
+
+def test_a_torn_record_before_those_of_an_earlier_use_was_never_promised(
+    tmp_path: Path, made: Journal
+) -> None:
+    """A half that the tables have is used again, and the power goes during its second record."""
+    for number in range(16):
+        made.append(number, number + 1, [number], 0)
+    made.append(16, 17, [b"promised"], 12)
+    made.append(17, 18, [b"torn"], 12)
+    flip(made.path, 2 * PAGE + 40)
+    assert found(tmp_path, 12) == [
+        *((number, number + 1, [number]) for number in range(12, 16)),
+        (16, 17, [b"promised"]),
+    ]
+    flip(made.path, PAGE + 40)
+    assert found(tmp_path, 12)[-1] == (15, 16, [15]), "as if the first one had been torn"
+    flip(made.path, 2 * PAGE + 40)
+    with pytest.raises(Damaged, match="entry 16 is missing"):
+        found(tmp_path, 12)
 
 
 def test_a_creation_that_was_cut_short_promised_nothing(tmp_path: Path, made: Journal) -> None:
