@@ -40,6 +40,8 @@ class Session(Committer):
         super().__init__(vault, branch)
         self._lease = Lease(vault.path, branch.id, branch.name, holder)
         try:
+            # Else whatever a guest writes would be taken, and could not be stored.
+            vault.store.check_writable()
             self._heads = self._open_heads()
             self._folding = Folding(vault, self._heads)
             self._recover(self._heads)

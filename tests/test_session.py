@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +20,13 @@ from blockvault.ids import object_id
 from blockvault.model import events, tree
 from blockvault.pipeline import Meanwhile, Step
 from blockvault.session import Session
-from blockvault.store import tables
+from blockvault.store import env, tables
 from blockvault.store.frames import decode
 from blockvault.store.gathering import ObjectWriter
 from blockvault.store.objects import ObjectReader
+from blockvault.store.shared import HEAD
 from blockvault.transaction import Transaction
+from blockvault.vault import DIRECTORY
 from tests.oracle import BLOCK, Disk, noise, whole
 
 SIZE = 64 * BLOCK
@@ -658,3 +662,24 @@ def test_a_branch_that_took_the_name_of_another_is_not_written(vault: Vault) -> 
         Session(vault, stale, "a test")
     with vault.session("x") as session:
         assert session.branch.id != stale.id
+
+
+def test_none_begins_where_nothing_can_be_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While it was opened somebody wrote, and took too long: here it is read-only for good."""
+    Vault.create(tmp_path).close()
+    writer = os.open(tmp_path / DIRECTORY / HEAD, os.O_RDWR)
+    fcntl.flock(writer, fcntl.LOCK_EX)
+    with monkeypatch.context() as patch:
+        patch.setattr(env, "OPEN_WAIT", 0)
+        vault = Vault.open(tmp_path)
+    os.close(writer)
+    for _ in range(2):
+        with pytest.raises(Busy, match="open it again to write") as refused:
+            vault.session()
+        assert refused.value.reason == "write-locked", "and the lease is free again"
+    assert [branch.name for branch in vault.branches()] == ["main"], "it can be read"
+    vault.close()
+    with Vault.open(tmp_path) as again, again.session() as session:
+        session.create_volume("vda", SIZE)

@@ -123,10 +123,15 @@ class LmdbStore:
 
     def write(self) -> LmdbWriter:
         """The write transaction, as a context manager: one at a time, whoever writes."""
+        self.check_writable()
+        return LmdbWriter(self._env, self._write_timeout)
+
+    def check_writable(self) -> None:
+        """``IOFailed`` if this store is read-only, ``Busy`` if a writer made it so at opening."""
         self._check_open()
         if self.readonly:
             raise _not_writable(self.path)
-        return LmdbWriter(self._env, self._write_timeout)
+        self._env.write_queue()
 
     def give_back(self, least: int = 1) -> int:
         """Turn pages that nobody uses into holes; return the bytes that the disk has back.

@@ -46,6 +46,9 @@ class MemoryStore:
         self._check_open()
         return MemoryReader(self.options, self._state, self._version)
 
+    def check_writable(self) -> None:
+        self._check_open()
+
     def write(self) -> MemoryWriter:
         self._check_open()
         return MemoryWriter(self)

@@ -109,7 +109,8 @@ class Environment:
         if self.writers is None:
             raise Busy(
                 f"{self.path}: another process was writing when this vault was opened, and did "
-                "not finish; open it again to write.",
+                "not finish, so it can only be read. Nothing was changed; see what that process "
+                "does, then close the vault and open it again to write.",
                 kind="write-locked",
             )
         return self.writers

@@ -59,6 +59,13 @@ class Store(Protocol):
         """
         ...
 
+    def check_writable(self) -> None:
+        """``Busy`` or ``IOFailed`` if nothing can be written however long this store is open.
+
+        For those who are going to write much later; others hear it from ``write``.
+        """
+        ...
+
     def structure(self) -> list[str]:
         """What is wrong with the database under the tables; empty if nothing is."""
         ...
