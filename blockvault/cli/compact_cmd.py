@@ -15,7 +15,8 @@ def run(as_json: bool) -> None:
     """Write the data file anew without its free pages.
 
     Needs room for the copy, and that nobody else has the vault open.  An interrupted run leaves the
-    vault as it was.  gc gives most of the space back without that.
+    vault as it was, and so does one that would lose damaged rows.  gc gives most of the space back
+    without that.
     """
     from blockvault.store.compaction import compact
 

@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from blockvault.errors import Busy
+from blockvault.errors import Busy, Damaged
 from blockvault.store import compaction, shared, tables
 from blockvault.store.env import LmdbStore
 from blockvault.store.objects import ObjectReader
 from tests.store.material import OPTIONS, block, framed, noise
+from tools.faults.pages import PageMap, Span
+
+PAGE = 4096
 
 
 def fill(path: Path) -> tuple[list[bytes], list[bytes]]:
@@ -134,6 +137,66 @@ def test_what_a_killed_run_left_is_removed(tmp_path: Path) -> None:
     (path / ".compact-left" / "data.mdb").write_bytes(b"half")
     compaction.compact(path)
     assert not list(path.glob(".compact-*"))
+
+
+@pytest.fixture
+def whole(tmp_path: Path) -> Path:
+    """A vault in which every table that is damaged below has rows."""
+    path = tmp_path / "vault"
+    with LmdbStore.create(path, OPTIONS) as store:
+        for number in range(40):
+            with store.write() as writer:
+                writer.add_frames([framed([block(number * 50 + n) for n in range(50)])])
+                writer.append(b"payload %d" % number, 1, number)
+                writer.put("refs", b"row %06d" % number, b"%d" % number)
+    return path
+
+
+def key_of_a_row(data: bytes, table: str) -> Span:
+    """Where the key of a row lies that has many others behind it."""
+    there = PageMap(data)
+    keys = []
+    for span in there.of_kind("key"):
+        behind = there.span_at(span.stop)
+        # In a branch another node follows, or the next page.
+        row = behind is not None and behind.kind in ("value", "header") and span.stop % PAGE
+        if span.table == table and row:
+            keys.append(span)
+    keys.sort(key=lambda span: data[span.start : span.stop])
+    assert len(keys) > 30
+    return keys[len(keys) // 4]
+
+
+def refused(path: Path, damaged: bytearray, table: str) -> None:
+    """Compacting these bytes tells of the table, and leaves all as it is."""
+    (path / "data.mdb").write_bytes(damaged)
+    before = {file.name: file.read_bytes() for file in path.iterdir()}
+    with pytest.raises(Damaged, match=f"'{table}' is damaged.*Nothing was changed") as error:
+        compaction.compact(path)
+    assert error.value.reason == "structure-damaged"
+    assert {file.name: file.read_bytes() for file in path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("table", "byte", "bit"),
+    [("frames", 5, 0), ("log", 5, 0), ("index", 0, 7), ("refs", 0, 7)],
+)
+def test_rows_behind_a_damaged_key_are_not_dropped(
+    whole: Path, table: str, byte: int, bit: int
+) -> None:
+    sound = (whole / "data.mdb").read_bytes()
+    damaged = bytearray(sound)
+    damaged[key_of_a_row(sound, table).start + byte] ^= 1 << bit
+    refused(whole, damaged, table)
+
+
+def test_rows_that_a_damaged_page_lost_are_missed(whole: Path) -> None:
+    """A page says that it has one row less; those that it shows are in order."""
+    sound = (whole / "data.mdb").read_bytes()
+    damaged = bytearray(sound)
+    page = key_of_a_row(sound, "refs").start // PAGE * PAGE
+    damaged[page + 12] -= 2  # where its list of nodes ends
+    refused(whole, damaged, "refs")
 
 
 def test_a_failed_copy_leaves_everything(tmp_path: Path, monkeypatch) -> None:
