@@ -261,13 +261,16 @@ class Index:
     def tighten(self, first: int) -> int:
         """Write the rows whose ids begin with one byte anew: full pages instead of split ones.
 
-        Return how many there are.
+        Return how many there are; ``Damaged`` if some would be lost: then nothing may be committed.
         """
         settled, *others = self._keys[first]
         for key in others:
             self._put(settled, self._take_behind_first(key))
+        rows = self._count(settled)
         values = self._take_behind_first(settled)
         self._put(settled, values, append=True)
+        if self._count(settled) != rows:  # appending passes over what is not behind the last row
+            raise Damaged("rows of the object index are out of order", kind="bad-index")
         return sum(map(self._count, self._keys[first]))
 
     def _count(self, key: bytes) -> int:

@@ -144,6 +144,26 @@ def test_a_damaged_row_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
         list(Index(cursor, 2).slices(0))
 
 
+def test_rows_out_of_order_are_not_lost_when_it_is_tightened(tmp_path: Path) -> None:
+    rows = [(bytes([7, number]) + bytes(30), number) for number in range(1, 9)]
+    with lmdb.open(str(tmp_path), max_dbs=1) as environment:
+        table = environment.open_db(b"index", dupsort=True, dupfixed=True)
+        with environment.begin(write=True, buffers=True) as txn:
+            Index(txn.cursor(table), 1).add(rows)
+    data = tmp_path / "data.mdb"
+    damaged = data.read_bytes().replace(bytes([3]) + bytes(36) + b"\3", bytes([99, *bytes(36), 3]))
+    assert damaged != data.read_bytes()
+    data.write_bytes(damaged)
+    with lmdb.open(str(tmp_path), max_dbs=1) as environment:
+        table = environment.open_db(b"index", create=False)
+        with environment.begin(write=True, buffers=True) as txn:
+            with pytest.raises(Damaged, match="out of order"):
+                Index(txn.cursor(table), 1).tighten(7)
+            txn.abort()
+        with environment.begin(buffers=True) as txn:
+            assert len(list(Index(txn.cursor(table), 1).scan(b"", None, False))) == len(rows)
+
+
 def keys(env: lmdb.Environment, counts: list[int], levels: int) -> dict[bytes, int]:
     """How many rows lie under each key after commits of so many rows each."""
     database = env.open_db(b"index", dupsort=True, dupfixed=True)

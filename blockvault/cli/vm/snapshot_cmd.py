@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -51,7 +51,7 @@ def run(
     changes of its memory are taken.  If anything fails it goes on too, and nothing is recorded.
     """
     remote = common.machine(vault, branch)
-    words = {"message": message, "author": author}
+    words: dict[str, Any] = {"message": message, "author": author}
     if disk_only or quiesce:
         made = remote.ask("snapshot", quiesce=quiesce, **words)
     else:
