@@ -180,7 +180,7 @@ def _open(path: Path) -> int:
 def _decode(path: Path, image_format: str, target: Path, allow_backing: bool) -> None:
     info = image_info(path, image_format)
     others = [info[key] for key in ("backing-filename", "full-backing-filename") if key in info]
-    others += _data_files(info)
+    others += _data_files(path, info)
     if others and not allow_backing:
         raise BadRequest(
             f"{path} refers to another file, {others[0]}; "
@@ -199,13 +199,14 @@ def _decode(path: Path, image_format: str, target: Path, allow_backing: bool) ->
     )
 
 
-def _data_files(info: dict[str, Any]) -> list[str]:
+def _data_files(path: Path, info: dict[str, Any]) -> list[str]:
     """External data files and extents that an image's header names."""
     data = info.get("format-specific", {}).get("data", {})
     named = [data["data-file"]] if data.get("data-file") else []
-    own = os.path.basename(info.get("filename", ""))
     extents = [extent.get("filename", "") for extent in data.get("extents", [])]
-    return named + [name for name in extents if os.path.basename(name) != own]
+    # By the whole path: a file in another folder may have the same name.
+    own = os.path.realpath(path)
+    return named + [name for name in extents if os.path.realpath(name) != own]
 
 
 def image_info(path: Path, image_format: str) -> dict[str, Any]:

@@ -88,6 +88,35 @@ def test_an_external_data_file_is_refused(
     assert refused.value.reason == "backing-file"
 
 
+def test_an_extent_of_the_images_own_name_in_another_folder_is_refused(
+    vault: Vault, tmp_path: Path, need_tool: Callable[[str], str]
+) -> None:
+    need_tool("qemu-img")
+    other = tmp_path / "other" / "disk.vmdk"
+    other.parent.mkdir()
+    other.write_bytes(noise(3, 64 << 10))
+    top = tmp_path / "disk.vmdk"
+    top.write_text(
+        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n"
+        f'createType="monolithicFlat"\n\nRW 128 FLAT "{other}" 0\n\nddb.adapterType = "ide"\n'
+    )
+    with pytest.raises(BadRequest, match=f"another file, {other};") as refused:
+        import_images(vault, [Image(top, "v")])
+    assert refused.value.reason == "backing-file"
+    import_images(vault, [Image(top, "v")], allow_backing=True)
+    assert vault.open_volume("main~0", "v").read()[: 64 << 10] == other.read_bytes()
+
+
+def test_an_image_behind_a_link_is_its_own_extent(
+    vault: Vault, raw: Path, tmp_path: Path, qemu_img: Run
+) -> None:
+    image, link = tmp_path / "image.vmdk", tmp_path / "link.vmdk"
+    qemu_img("convert", "-O", "vmdk", raw, image)
+    link.symlink_to(image)
+    import_images(vault, [Image(link, "v")])
+    assert vault.open_volume("main~0").read() == DATA
+
+
 def test_a_raw_disk_is_never_probed(vault: Vault, raw: Path, tmp_path: Path, qemu_img: Run) -> None:
     """A guest may write a header of another format into its disk; it stays bytes."""
     inner = tmp_path / "guest.img"
