@@ -290,13 +290,19 @@ def test_the_manifest_is_what_the_page_says(tmp_path: Path) -> None:
     with Vault.create(tmp_path / "v") as vault:
         with vault.session() as session:
             session.create_volume("vda", len(data)).write(0, data)
-            session.snapshot("one")
+            made = session.snapshot("one")
         checkout.execute(vault, checkout.plan(vault, "main", tmp_path / "out"))
         vault_id = vault.options.vault_id.hex()
     manifest = json.loads((tmp_path / "out" / ".blockvault-checkout.json").read_text())
     (entry,) = manifest.pop("entries")
     status = (tmp_path / "out" / "vda.raw").stat()
-    assert manifest == {"version": 1, "vault": vault_id, "revision": "main", "branch": "main"}
+    assert manifest == {
+        "version": 1,
+        "vault": vault_id,
+        "revision": "main",
+        "branch": "main",
+        "snapshot": made.id.hex(),
+    }
     assert entry == {
         "name": "vda",
         "file": "vda.raw",

@@ -65,6 +65,9 @@ def run(
     that -b names anew gets all the files.  A file that was made longer or shorter (truncate -s)
     makes its volume so.
 
+    Other files of the snapshot that was checked out, such as a machine's memory, belong to its
+    volumes as they were: beside changed ones only those stay that were changed as well.
+
     A volume that was changed in DIR and on the branch as well is a conflict, and nothing is
     recorded: -b with a new name keeps the files as a branch of their own, and --force puts the
     file of DIR in the volume's place.

@@ -3,14 +3,18 @@
 What the manifest says of a file that nobody wrote to since is believed, and the branch keeps what
 it has of it, be it newer; the others are read, and what they share with the state that was checked
 out is not stored again.  A file and its volume that were both changed are a conflict.
+
+An attachment may be the memory of the machine whose disks these are: it belongs to them as they
+were when it was saved.  Beside other disks only those stay that were changed as well.
 """
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.errors import BadRequest, Conflict, NotFound
 from blockvault.ids import ZERO_ID
@@ -54,7 +58,7 @@ def snapshot_from(
         target = ingest.hold_target(vault, name, stack)
         if branch is None:
             _refuse_new(target, name, directory)
-        state = _State(vault, name, target)
+        state = _State(vault, name, target, held)
         sources = {
             entry.file: stack.enter_context(
                 images.opened(directory / entry.file, "raw", vault.path, False)
@@ -77,28 +81,32 @@ def snapshot_from(
             str(directory),
             message,
             author,
-            list(state.attachments.values()),
+            state.kept(taken),
         )
     entries = [
         _seen(state.entry(entry) if entry in taken else entry, sources.get(entry.file))
         for entry in files
     ]
-    manifest.save(directory, Manifest(held.vault, made.id.hex(), name, tuple(entries)))
+    oid = made.id.hex()
+    manifest.save(directory, Manifest(held.vault, oid, name, oid, tuple(entries)))
     return made
 
 
 class _State:
     """What a branch holds now, and what files make of it."""
 
-    def __init__(self, vault: Vault, name: str, target: Target) -> None:
+    def __init__(self, vault: Vault, name: str, target: Target, held: Manifest) -> None:
         self.name = name
         self.volumes = {volume.name: volume for volume in target.volumes}
         self.attachments: dict[str, Volume] = {}
         self._vault = vault
         self._new = isinstance(target.branch, NewBranch)
-        if not self._new:
-            head = positions.head_of(vault, refs.find(vault, name), exact=False)
-            self.attachments = {each.name: each for each in head.attachments}
+        if self._new:
+            self._together = _saved_together(vault, held)
+            return
+        head = positions.head_of(vault, refs.find(vault, name), exact=False)
+        self.attachments = {each.name: each for each in head.attachments}
+        self._together = _Together(set(target.volumes), set(head.attachments))
 
     def reads(self, directory: Path, entry: Entry) -> bool:
         """Whether the manifest does not tell what is needed of a file."""
@@ -127,6 +135,19 @@ class _State:
         assert stored is not None, "what is not stored is read"
         among[entry.name] = stored
 
+    def kept(self, taken: Iterable[Entry]) -> list[Volume]:
+        """The attachments of the new state: those that were changed, and those of these disks."""
+        changed = {entry.name for entry in taken if entry.attachment and self._changed(entry)}
+        same = set(self.volumes.values()) == self._together.volumes
+        return [
+            each
+            for each in self.attachments.values()
+            if each.name in changed or (same and each in self._together.attachments)
+        ]
+
+    def _changed(self, entry: Entry) -> bool:
+        return self._among(entry)[entry.name] != _checked(entry)
+
     def entry(self, entry: Entry) -> Entry:
         """The manifest's entry of a file whose content the branch has."""
         volume = self._among(entry)[entry.name]
@@ -153,6 +174,22 @@ class _State:
             "their own, --force prefers the file",
             kind="volume-changed",
         )
+
+
+class _Together(NamedTuple):
+    """Disks, and the attachments that were saved with them as they are."""
+
+    volumes: set[Volume]
+    attachments: set[Volume]
+
+
+def _saved_together(vault: Vault, held: Manifest) -> _Together:
+    """What the snapshot has that was checked out, if it was one and was not pruned since."""
+    with suppress(NotFound):
+        if held.snapshot is not None:
+            found = vault.get_snapshot(bytes.fromhex(held.snapshot))
+            return _Together(set(found.volumes), set(found.attachments))
+    return _Together(set(), set())
 
 
 def _held(vault: Vault, directory: Path) -> Manifest:

@@ -191,6 +191,7 @@ def execute(vault: Vault, what: Plan, *, progress: Progress | None = None) -> Pl
         vault.options.vault_id.hex(),
         what.position.text,
         _branch(what.position),
+        what.position.snapshot.hex() if what.position.snapshot else None,
         what.before.entries if what.before else (),
     )
     for item in what.items:

@@ -49,6 +49,8 @@ class Manifest:
     vault: str
     revision: str
     branch: str | None
+    snapshot: str | None
+    """The id of the snapshot that this was, as hex; None for a moment between snapshots."""
     entries: tuple[Entry, ...]
 
     def entry(self, file: str) -> Entry | None:
@@ -110,7 +112,8 @@ def _from_json(value: dict[str, Any]) -> Manifest:
         )
         for item in value["entries"]
     )
-    return Manifest(value["vault"], value["revision"], value["branch"], entries)
+    snapshot = value.get("snapshot") and bytes.fromhex(value["snapshot"]).hex()
+    return Manifest(value["vault"], value["revision"], value["branch"], snapshot, entries)
 
 
 def _unreadable(path: Path, error: Exception) -> BadRequest:

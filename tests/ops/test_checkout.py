@@ -291,6 +291,7 @@ def test_changed_files_become_a_snapshot(vault: Vault, folder: Path) -> None:
     change(folder / "vda.raw", 20 * BLOCK - 2, b"across")
     (folder / "vdc.raw").write_bytes(b"new volume")
     expected = found(folder)
+    del expected["notes"]  # of another disk
     made = checkin.snapshot_from(vault, folder, branch="mine", message="mine")
     assert contents(vault, made.id.hex()) == expected
     assert go(vault, made.id.hex(), folder, volumes=["vda"]) == {"vda.raw": "unchanged"}
@@ -518,7 +519,7 @@ def test_a_new_file_takes_no_name_that_the_branch_has(vault: Vault, folder: Path
 def test_attachments_follow_the_same_rule(vault: Vault, folder: Path) -> None:
     vault.create_branch("old", "v1")
     go(vault, "old", folder)
-    change(folder / "vda.raw", 0, b"mine")
+    (folder / "vda.raw").touch()
     checkin.snapshot_from(vault, folder)
     assert contents(vault, "old") == found(folder), "with the notes"
     change(folder / "notes", 0, b"V")
@@ -534,6 +535,40 @@ def test_attachments_follow_the_same_rule(vault: Vault, folder: Path) -> None:
         checkin.snapshot_from(vault, folder)
     checkin.snapshot_from(vault, folder, force=True)
     assert contents(vault, "old") == found(folder)
+
+
+@pytest.mark.parametrize("branch", [None, "beside"])
+def test_beside_another_disk_stays_only_what_was_changed_too(
+    vault: Vault, folder: Path, branch: str | None
+) -> None:
+    """A machine must not go on from memory that belongs to another disk."""
+    with vault.session() as session, vault.guard():
+        files = {"memory": b"pages", "notes": b"v3"}
+        session.snapshot("as it runs", attachments=attachments.keep(vault, files))
+    go(vault, "main", folder)
+    change(folder / "notes", 0, b"V")
+    (folder / "memory").touch()
+    checkin.snapshot_from(vault, folder, branch=branch)
+    assert contents(vault, branch or "main") == found(folder), "the same disks"
+    change(folder / "vdb.raw", 0, b"another disk")
+    change(folder / "notes", 1, b"4")
+    (folder / "memory").touch()
+    checkin.snapshot_from(vault, folder, branch=branch and "another")
+    files = found(folder)
+    del files["memory"]
+    assert contents(vault, "another" if branch else "main") == files
+    checkin.snapshot_from(vault, folder, branch="later")
+    assert contents(vault, "later") == files, "nor later: the manifest knows"
+
+
+def test_memory_of_a_disk_that_was_checked_out_anew_does_not_become_a_branch(
+    vault: Vault, folder: Path
+) -> None:
+    go(vault, "v1", folder)
+    go(vault, "v2", folder, volumes=["vda"])
+    checkin.snapshot_from(vault, folder, branch="mixed")
+    assert set(contents(vault, "mixed")) == {"vda.raw"}
+    assert set(found(folder)) == {"vda.raw", "notes"}
 
 
 def test_a_new_branch_gets_all_the_files(vault: Vault, folder: Path) -> None:
