@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from blockvault.errors import BadRequest
+from blockvault.errors import BadRequest, Damaged
 from blockvault.ids import ID_SIZE, ZERO_ID
 from blockvault.model.tree import (
     BITS,
@@ -99,7 +99,8 @@ class Builder:
 class EarlierLeaves:
     """The leaf ids of an earlier tree, asked for in ascending order.
 
-    Only nodes of height 2 are read for that.
+    Only nodes of height 2 are read for that.  Of what lies behind one that is missing nothing is
+    known: who takes an image in anew is to store that again, and the node with it.
     """
 
     def __init__(self, nodes: NodeSource, root: bytes, nblocks: int) -> None:
@@ -118,8 +119,20 @@ class EarlierLeaves:
 
     def _id(self, leaf: int) -> bytes:
         while self._at < leaf >> BITS:
-            self._at, self._node = next(self._rest, (1 << 62, BLANK))
+            self._at, self._node = self._next()
         if self._at != leaf >> BITS:
             return ZERO_ID
         at = (leaf % FANOUT) * ID_SIZE
         return self._node[at : at + ID_SIZE]
+
+    def _next(self) -> tuple[int, bytes]:
+        try:
+            return next(self._rest, _END)
+        except Damaged as error:
+            if error.reason != "object-missing":
+                raise
+            return _END
+
+
+_END = (1 << 62, BLANK)
+"""Behind the last node of any tree."""

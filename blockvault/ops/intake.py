@@ -6,10 +6,13 @@
         └ another leaf: its blocks that the store lacks ─────────────────────────┴> ObjectWriter
                                                every 16 MiB: commit thread ─> store <─┘
 
-A leaf that the branch's present tree has in the same place is known to be stored.  Whether it is
-the same is mostly told by one hash over the whole run of its 32 blocks, kept in the table ``runs``:
-that is four times as fast as hashing block by block.  Four things go on at once: the next data is
-read, this one hashed, new blocks are compressed, and what was compressed before is committed.
+A leaf that the branch's present tree has in the same place is known to be stored if one hash over
+the whole run of its 32 blocks says that it is the same: that is four times as fast as hashing block
+by block.  The table ``runs`` has these hashes; it is emptied when anything is given up for lost.
+Where it has none, each block is looked up, so that what was lost is stored again.
+
+Four things go on at once: the next data is read, this one hashed, new blocks are compressed, and
+what was compressed before is committed.
 """
 
 from __future__ import annotations
@@ -130,7 +133,7 @@ class Intake:
             oid = object_id(what.ids)
             self._runs[oid] = what.digest
             builder.put(oid)
-            if oid != before:
+            if self._scratch is None or oid != before:
                 new.append(what.ids)
                 start = number * size * FANOUT
                 stop = start + size * FANOUT

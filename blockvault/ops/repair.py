@@ -24,7 +24,7 @@ from blockvault.model import tree
 from blockvault.ops import Progress, check, damage, images, rebuild, silent
 from blockvault.ops.damage import Touched
 from blockvault.ops.report import Report
-from blockvault.store import frames
+from blockvault.store import frames, tables
 from blockvault.store.codec import Codec
 
 if TYPE_CHECKING:
@@ -140,6 +140,8 @@ def _quarantine(vault: Vault, lost: Iterable[bytes]) -> int:
     for at in range(0, len(gone), _BATCH):
         with vault.store.write() as writer:
             some = gone[at : at + _BATCH]
+            # An import takes all blocks of a leaf for stored whose run it knows.
+            writer.clear(tables.RUNS)
             writer.unindex(sorted(writer.indexed(some)))
     return len(gone)
 

@@ -161,6 +161,20 @@ def test_earlier_leaves_are_found_in_ascending_order(data: st.DataObject, nblock
             assert oid == (object_id(blocks) if any(blocks) else ZERO_ID)
 
 
+def test_of_earlier_leaves_behind_a_lost_node_nothing_is_known() -> None:
+    content = {b: block(b) for b in range(0, 3000, 32)}
+    nodes, root = make(content, 3000)
+    earlier = EarlierLeaves(nodes, root, 3000)
+    found = earlier.ids(range(94))
+    assert ZERO_ID not in found
+    second = next(oid for oid, node in nodes.added.items() if found[40] in tree.children(node))
+    whole = nodes.added.pop(second)
+    assert set(EarlierLeaves(nodes, root, 3000).ids(range(94))) == {ZERO_ID}
+    nodes.added[second] = whole[:-1]
+    with pytest.raises(Damaged, match="not a tree node"):
+        EarlierLeaves(nodes, root, 3000).ids(range(94))
+
+
 def test_a_rewrite_with_equal_ids_stores_nothing() -> None:
     content = {b: block(b) for b in range(0, 5000, 7)}
     nodes, root = make(content, 5000)

@@ -12,11 +12,15 @@ from typing import Any
 import pytest
 
 from blockvault import Vault
-from blockvault.errors import BadRequest, Busy, Conflict, IOFailed, NotFound
-from blockvault.ops import check, hasher, intake
+from blockvault.errors import BadRequest, Busy, Conflict, Damaged, IOFailed, NotFound
+from blockvault.ids import ZERO_ID, object_id
+from blockvault.model import tree
+from blockvault.ops import check, hasher, intake, repair
 from blockvault.ops.hashing import Request
 from blockvault.ops.images import RawImage
 from blockvault.ops.ingest import Image, import_images
+from blockvault.store import frames, tables
+from blockvault.store.codec import Codec
 from tests.oracle import BLOCK, noise
 
 LEAF = 32 * BLOCK
@@ -264,3 +268,51 @@ def test_the_branch_is_held_meanwhile(vault: Vault, image: Path) -> None:
             vault.session()
 
     import_images(vault, [Image(image, "v")], progress=busy)
+
+
+def under(vault: Vault, root: bytes) -> list[bytes]:
+    """A tree's first node of each height, from the root down, and the first block."""
+    found = [root]
+    while len(node := vault.objects.get(found[-1])) == tree.NODE_SIZE:
+        found.append(next(oid for oid in tree.children(node) if oid != ZERO_ID))
+    return found
+
+
+def lose(vault: Vault, oid: bytes) -> None:
+    """Nothing is left of an object; what shared its frame is in another one."""
+    with vault.store.write() as writer:
+        place = writer.locate([oid])[0]
+        assert place is not None
+        number, _ = tables.split_location(place)
+        contents = {object_id(each): each for each in frames.decode(writer.frame(number) or b"")}
+        del contents[oid]
+        for kept, content in contents.items():
+            writer.move_frames([frames.Frame(frames.encode([content], Codec("none")), (kept,))])
+        writer.unindex([oid])
+        writer.drop_frames([number])
+    vault.objects.close()
+
+
+@pytest.mark.parametrize("depth", range(4), ids=["root", "node", "leaf", "block"])
+@pytest.mark.parametrize("known", [True, False], ids=["imported", "written"])
+def test_what_a_repair_gave_up_for_lost_is_healed_by_the_same_image(
+    vault: Vault, image: Path, depth: int, known: bool
+) -> None:
+    data = noise(1, 2 * LEAF + BLOCK)
+    with open(image, "wb") as file:
+        file.write(data)
+        file.truncate(1500 * BLOCK)
+    first = import_images(vault, [Image(image, "v")])
+    if not known:
+        with vault.store.write() as writer:
+            writer.clear(tables.RUNS)
+    oid = under(vault, first.volumes[0].root)[depth]
+    lose(vault, oid)
+    made = repair.plan(vault)
+    assert made.lost == {oid}
+    repair.execute(vault, made)
+    with pytest.raises(Damaged):
+        read(vault)
+    import_images(vault, [Image(image, "v")])
+    assert read(vault, first.id.hex())[: len(data)] == data
+    assert check.verify(vault).ok
