@@ -33,7 +33,7 @@ def _share(text: str) -> float:
     examples={
         "blockvault verify": "Read everything, check every hash.",
         "blockvault verify --fast": "Check the structure only.",
-        "blockvault verify main~1": "One revision and what it needs.",
+        "blockvault verify main~1": "One revision, and a machine's memory that was kept with it.",
         "blockvault verify --since 'main@{1 day ago}'": "What came since then.",
         "blockvault verify --sample 5% --rate 50M": "A random part, at 50 MiB a second.",
         "blockvault verify --resume": "Go on where an interrupted verify was.",

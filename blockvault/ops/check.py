@@ -20,7 +20,7 @@ from blockvault.errors import Damaged
 from blockvault.ids import ZERO_ID, short
 from blockvault.model import events, projections, tree
 from blockvault.model.snapshot import Snapshot, Volume
-from blockvault.ops import Progress, base, damage, mark, reading, rebuild, silent
+from blockvault.ops import Progress, base, damage, mark, reading, rebuild, silent, states
 from blockvault.ops.check_frames import FrameCheck, Scan
 from blockvault.ops.needed import Needed
 from blockvault.ops.reading import StateDevice
@@ -90,14 +90,17 @@ def _verify_since(vault: Vault, seq: int, report: Report) -> None:
     trees = _Trees(vault, report, Needed(vault))
     with vault.read() as reader:
         branches = [number for number, _ in projections.branches(reader)]
-    later: list[Volume] = []
+    old, new = _Roots(vault, report), _Roots(vault, report)
     for number in branches:
         for at, waypoint in mark.branch_waypoints(vault, number):
-            if at > seq:
-                later += waypoint.volumes
-            else:
-                trees.know(waypoint.volumes)
-    for volume in dict.fromkeys(later):
+            (new if at > seq else old).volumes.update(waypoint.volumes)
+    for oid in mark.snapshot_ids(vault):
+        with vault.read() as reader:
+            recorded = projections.recorded(reader, oid)
+        if recorded is not None:
+            (new if recorded.seq > seq else old).snapshot(oid)
+    trees.know(old.volumes)
+    for volume in sorted(new.volumes):
         trees.read(volume)
     for record in base.records(vault, seq + 1):
         report.events += record.count
@@ -128,7 +131,7 @@ class _Roots:
             for _, waypoint in mark.branch_waypoints(self.vault, number):
                 self.volumes.update(waypoint.volumes)
         for oid in mark.snapshot_ids(self.vault):
-            self._snapshot(oid)
+            self.snapshot(oid)
         self._log({number: cut.seq if cut else 0 for number, cut in found})
 
     def _log(self, cuts: dict[int, int]) -> None:
@@ -149,7 +152,8 @@ class _Roots:
                 if row[0] == events.WROTE and seq >= cuts.get(row[2], record.last_seq + 1):
                     self.needed.add(tree.split_ids(row[6]))
 
-    def _snapshot(self, oid: bytes) -> None:
+    def snapshot(self, oid: bytes) -> None:
+        """Take what a snapshot names; the report is told if it cannot be read."""
         try:
             snapshot = Snapshot.decode(self.vault.objects.get(oid))
         except Damaged as error:
@@ -238,17 +242,29 @@ def _verify_projections(vault: Vault, report: Report) -> None:
 
 
 def _verify_state(vault: Vault, position: Position, report: Report, fast: bool) -> None:
-    """The trees of one state, and unless ``fast`` the bytes of all its blocks."""
+    """One state with the files kept with it: trees, blocks, and unless ``fast`` their bytes."""
     needed = Needed(vault)
     trees = _Trees(vault, report, needed)
-    for volume in position.volumes:
+    for volume in (*position.volumes, *position.attachments):
         trees.check(volume)
+    for overlay in states.overlays(vault, position).values():
+        needed.add(overlay.blocks.values())
     _report_missing(needed, report)
-    for volume in () if fast else position.volumes:
-        device = reading.open_device(vault, position, volume.name)
-        for extent in device.extents(0, device.size):
-            if not extent.zero:
-                _read(device, extent, report)
+    for device in () if fast else _devices(vault, position):
+        try:
+            for extent in device.extents(0, device.size):
+                if not extent.zero:
+                    _read(device, extent, report)
+        except Damaged:
+            continue  # a node that cannot be read, which was told of above
+
+
+def _devices(vault: Vault, position: Position) -> Iterable[StateDevice]:
+    """The volumes of a state, and the files kept with it."""
+    for volume in position.volumes:
+        yield reading.open_device(vault, position, volume.name)
+    for attachment in position.attachments:
+        yield reading.of_volume(vault, attachment)
 
 
 def _read(device: StateDevice, extent: Extent, report: Report) -> None:

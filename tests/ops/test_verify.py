@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from blockvault.ids import object_id
-from blockvault.ops import check, check_frames, damage
+from blockvault.ops import attachments, check, check_frames, damage
 from blockvault.ops.check_frames import Scan
 from blockvault.store import tables
 from blockvault.vault import Vault
@@ -49,10 +49,14 @@ def spoil(vault: Vault, data: bytes) -> bytes:
 
 
 def lose(vault: Vault, data: bytes) -> bytes:
-    with vault.store.write() as writer:
-        writer.unindex([object_id(data)])
-    vault.objects.close()
+    lose_object(vault, object_id(data))
     return object_id(data)
+
+
+def lose_object(vault: Vault, oid: bytes) -> None:
+    with vault.store.write() as writer:
+        writer.unindex([oid])
+    vault.objects.close()
 
 
 def spans(report: check.Report) -> dict[str, list[tuple[int, int]]]:
@@ -114,6 +118,63 @@ def test_since_reads_what_came_later_and_only_that(vault: Vault) -> None:
     report = check.verify(vault, since=since)
     assert report.lost == {oid}
     assert spans(report)
+
+
+def test_a_revision_includes_the_files_kept_with_it(vault: Vault) -> None:
+    with vault.session() as session, vault.guard():
+        session.snapshot("full", attachments=attachments.keep(vault, {"memory": noise(50)}))
+    assert check.verify(vault, "main").ok
+    oid = spoil(vault, noise(50))
+    (problem,) = check.verify(vault, "main").problems
+    assert problem.message.startswith("volume 'memory' at 0: ")
+    assert check.verify(vault, "main~1").ok
+    lose_object(vault, oid)
+    report = check.verify(vault, "main", fast=True)
+    assert report.lost == {oid}
+    assert {(each.volume, each.offset) for each in report.touched} == {("memory", 0)}
+
+
+def test_a_revision_includes_what_was_written_since(vault: Vault) -> None:
+    with vault.session() as session:
+        session.device("vda").write(50 * BLOCK, noise(60))
+    assert check.verify(vault, "main", fast=True).ok
+    oid = lose(vault, noise(60))
+    assert check.verify(vault, "main", fast=True).lost == {oid}
+    assert check.verify(vault, "main~0", fast=True).ok
+
+
+def test_a_revision_that_lost_a_node_is_told(vault: Vault) -> None:
+    lose_object(vault, vault.resolve("main").volumes[0].root)
+    (problem,) = check.verify(vault, "main").problems
+    assert problem.kind == "object-missing"
+
+
+@pytest.mark.parametrize("what", ["snapshot", "tree", "memory"])
+def test_since_reads_what_came_with_snapshots(vault: Vault, what: str) -> None:
+    """A tag of a moment between snapshots makes one that no branch has."""
+    before = f"main@{{#{vault.branch('main').seq}}}"
+    with vault.session() as session:
+        session.device("vda").write(50 * BLOCK, noise(60))
+        session.flush()
+        vault.tag("moment", f"main@{{#{vault.branch('main').seq}}}")
+        session.device("vda").write(50 * BLOCK, noise(61))
+        with vault.guard():
+            session.snapshot("full", attachments=attachments.keep(vault, {"memory": noise(62)}))
+        session.device("vda").write(51 * BLOCK, noise(63))
+    after = f"main@{{#{vault.branch('main').seq}}}"
+    assert check.verify(vault, since=before).ok
+    moment = vault.resolve("moment")
+    assert moment.snapshot is not None
+    assert not moment.branch
+    objects = {
+        "snapshot": moment.snapshot,
+        "tree": moment.volumes[0].root,
+        "memory": object_id(noise(62)),
+    }
+    lose_object(vault, objects[what])
+    assert {each.kind for each in check.verify(vault, since=before).problems} == {"object-missing"}
+    if what == "memory":
+        assert check.verify(vault, since=after).ok, "no longer new"
 
 
 def test_a_sample_reads_a_part(vault: Vault) -> None:
