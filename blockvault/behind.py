@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from blockvault import journaling
 from blockvault.pending import Pending
@@ -48,8 +48,11 @@ class Behind:
     def begin(self) -> None:
         """Commit: now if there is hurry, else after a moment.  Called under the mutex."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="commit")
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="commit")
+            # Where no thread can be had, who needs room commits, or the next flush.
+            with suppress(RuntimeError):
+                thread.start()
+                self._thread = thread
 
     def relieved(self, limit: int) -> bool:
         """Wait until less than ``limit`` is pending; False if nobody commits, or it failed.

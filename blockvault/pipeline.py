@@ -65,7 +65,12 @@ class Pipeline:
             return step
 
         def meanwhile() -> None:
-            self._coming = self._other_thread().submit(next_step)
+            try:
+                self._coming = self._other_thread().submit(next_step)
+            except RuntimeError:
+                # No thread can be had: this one does it when it has stored.  The queue, which has
+                # it already, goes: there it would be done once more as soon as a thread begins.
+                self.close()
 
         try:
             step = next_step()
@@ -110,5 +115,5 @@ class Pipeline:
     def close(self) -> None:
         """End the other thread; nothing is being prepared any more."""
         if self._thread is not None:
-            self._thread.shutdown()
+            self._thread.shutdown(cancel_futures=True)
             self._thread = None

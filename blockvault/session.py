@@ -174,6 +174,8 @@ class Session(Committer):
                     self.checkpoint()
         finally:
             self._end()
+            # Not if that was interrupted: what commits behind may still write to the branch.  Then
+            # the lease goes with the process.
             self._lease.release()
 
     def __enter__(self) -> Session:

@@ -134,6 +134,26 @@ def test_writers_have_their_room_before_the_next_batch_is_ready(
     line.pipeline.close()
 
 
+def test_without_another_thread_this_one_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And only this one, though there is a thread again for the next batch."""
+    line = Line(5, monkeypatch)
+    refused, start = [], threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if not refused:
+            refused.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    line.run(barrier=True)
+    assert refused == ["prepare_0"]
+    assert line.prepared == [0, 1, 2, 3, 4]
+    assert line.stored == [0, 1, 2, 3, 4, "barrier"]
+    assert (line.pending.stored, line.pending.size, line.pending.entries) == (5, 0, [])
+    line.pipeline.close()
+
+
 def test_a_store_with_nothing_to_do_need_not_say_when(monkeypatch: pytest.MonkeyPatch) -> None:
     line = Line(3, monkeypatch)
     line.begin_early = False
