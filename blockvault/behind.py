@@ -60,7 +60,9 @@ class Behind:
         A writer that committed itself would wait for all that is pending.
         """
         with self._pending.mutex:
-            self._pending.room.wait_for(lambda: self._pending.size < limit or self._thread is None)
+            while self._pending.size >= limit and self._thread is not None:
+                self._hurry.set()
+                self._pending.room.wait()
             return self._pending.size < limit
 
     def end(self) -> None:
@@ -82,9 +84,9 @@ class Behind:
                 if self._pending.size >= COMMIT_BYTES and not failed:
                     continue
                 self._hurry.clear()
+                self._pending.room.notify_all()  # who still waits is in a hurry again
                 if failed or self._journaled() <= self._pending.stored:
                     self._thread = None
-                    self._pending.room.notify_all()
                     return
 
     def _ready(self) -> int:

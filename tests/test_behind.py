@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from blockvault import Vault, behind, journaling
+from blockvault.pending import Pending
 from blockvault.session import Session
 from tests.oracle import BLOCK, Disk, noise, whole
 
@@ -72,3 +73,33 @@ def test_without_a_thread_flushes_are_promised_and_the_branch_is_given_back(
     assert refused
     assert vault.open_volume("main").read() == disk.data
     vault.session().close()
+
+
+@pytest.mark.parametrize("short_of_room_at", [1, 2])
+def test_a_writer_that_waits_for_room_is_not_left_waiting(
+    short_of_room_at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Commits that could wait for more come at once then, the first and those behind it."""
+    monkeypatch.setattr(journaling, "SETTLE_SECONDS", 3600.0)
+    pending = Pending()
+    pending.size = 8 * BLOCK
+    commits: list[int] = []
+
+    def commit(stop: int) -> None:
+        commits.append(stop)
+        if len(commits) == short_of_room_at:
+            pending.size = 0
+            pending.stored = stop
+
+    waited = behind.Behind(pending, lambda: 1, commit)
+    with pending.mutex:
+        waited.begin()
+    writer = threading.Thread(target=waited.relieved, args=(8 * BLOCK,), daemon=True)
+    writer.start()
+    writer.join(20)
+    try:
+        assert not writer.is_alive()
+        assert len(commits) == short_of_room_at
+    finally:
+        pending.size, pending.stored = 0, 1
+        waited.end()
