@@ -106,22 +106,27 @@ class HeadDevice(StateDevice):
                 return False
             now = events.now_us()
             taken, entries = 0, session.pending.entries
-            for offset, data in writes:
-                length = len(data)
-                first, skip = divmod(offset, size)
-                if not skip and length == size:
-                    # A copy, even of bytes: settling tells blocks apart by identity.
-                    block = bytes(data if type(data) is memoryview else memoryview(data))
-                    self.dirty[first] = block
-                    entries.append((now, self, offset, length, (block,)))
-                    taken += size
-                elif length:
-                    blocks = self._cut(offset, data)
-                    self.dirty.update(zip(range(first, first + len(blocks)), blocks, strict=True))
-                    entries.append((now, self, offset, length, blocks))
-                    # What is held is whole blocks, however few bytes of each were written.
-                    taken += size * len(blocks)
-            session.took(taken)
+            try:
+                for offset, data in writes:
+                    length = len(data)
+                    first, skip = divmod(offset, size)
+                    if not skip and length == size:
+                        # A copy, even of bytes: settling tells blocks apart by identity.
+                        block = bytes(data if type(data) is memoryview else memoryview(data))
+                        self.dirty[first] = block
+                        entries.append((now, self, offset, length, (block,)))
+                        taken += size
+                    elif length:
+                        blocks = self._cut(offset, data)
+                        span = range(first, first + len(blocks))
+                        self.dirty.update(zip(span, blocks, strict=True))
+                        entries.append((now, self, offset, length, blocks))
+                        # What is held is whole blocks, however few bytes of each were written.
+                        taken += size * len(blocks)
+            finally:
+                # Those before one whose block cannot be read are taken all the same.
+                if taken:
+                    session.took(taken)
         return True
 
     def zero(self, offset: int, length: int) -> None:

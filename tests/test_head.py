@@ -19,7 +19,7 @@ import blockvault.committer
 import blockvault.folding
 import blockvault.pending
 from blockvault import Vault
-from blockvault.errors import BadRequest
+from blockvault.errors import BadRequest, Damaged
 from blockvault.head import HeadDevice
 from blockvault.model.overlay import LONG_RUN, Overlay
 from blockvault.pipeline import Meanwhile, Step
@@ -177,6 +177,34 @@ def test_nothing_beyond_the_end(
         head.read_many([(0, BLOCK), (BLOCKS * BLOCK, BLOCK)])
     session.flush()
     assert session.vault.branch().seq == before, "nothing of a refused batch is taken"
+
+
+def test_writes_before_one_that_fails_are_counted(
+    monkeypatch: pytest.MonkeyPatch, session: Session, head: HeadDevice
+) -> None:
+    disk = in_layers(session, head)
+    session.checkpoint()
+    block = HeadDevice.block
+
+    def damaged(self: HeadDevice, number: int) -> bytes:
+        if number == 40:
+            raise Damaged("the block cannot be read")
+        return block(self, number)
+
+    monkeypatch.setattr(HeadDevice, "block", damaged)
+    with pytest.raises(Damaged):
+        head.write_many([(40 * BLOCK + 5, b"part")])
+    assert (session.pending_bytes, session.unstored[0]) == (0, 0)
+    for number in range(3):
+        disk.write(number * BLOCK, noise(number, 2 * BLOCK))
+        with pytest.raises(Damaged):
+            head.write_many([(9 * BLOCK, noise(9, BLOCK)), (40 * BLOCK + 5, b"part")])
+        assert (session.pending_bytes, session.unstored[0]) == (3 * BLOCK, 1)
+        session.flush()
+        assert (session.pending_bytes, session.unstored[0]) == (0, 0)
+    disk.data[9 * BLOCK : 10 * BLOCK] = noise(9, BLOCK)
+    monkeypatch.undo()
+    assert whole(head) == disk.data
 
 
 def test_nothing_is_done_for_nothing(session: Session, head: HeadDevice) -> None:
