@@ -3,6 +3,8 @@
 A lease is an exclusive ``flock`` on a file of its own, so the kernel gives it back the moment its
 holder dies, however it dies.  The file's text only says who holds it, for the message that a
 second writer gets; it is never trusted for the decision.
+
+A forked child has no part in the leases of its parent: it neither keeps nor ends them.
 """
 
 from __future__ import annotations
@@ -13,9 +15,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from blockvault.errors import Busy
+from blockvault.store import filesystem
 from blockvault.store.faults import from_os
 
 _DIRECTORY = "leases"
+
+_held: set[Lease] = set()
 
 
 class Lease:
@@ -39,17 +44,33 @@ class Lease:
                 "nothing was changed, try again when it is done",
                 kind="branch-busy",
             ) from None
+        _held.add(self)
         self._say(f"{holder} (process {os.getpid()})\n")
 
     def release(self) -> None:
         """Give the branch back.  The file stays: removing it would race with the next holder."""
         if self._fd >= 0:
             self._say("")
-            os.close(self._fd)
+            _held.discard(self)
+            filesystem.close_locked(self._fd)
             self._fd = -1
+
+    def disown(self) -> None:
+        """In a forked child: it is the parent's."""
+        _held.discard(self)
+        os.close(self._fd)
+        self._fd = -1
 
     def _say(self, text: str) -> None:
         """Write who holds the lease; on a full disk it is held all the same, by nobody known."""
         with suppress(OSError):
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, text.encode(), 0)
+
+
+def _after_fork() -> None:
+    for lease in tuple(_held):
+        lease.disown()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.encoding import pack, unpack
 from blockvault.errors import Busy, Damaged
-from blockvault.store import tables
+from blockvault.store import filesystem, tables
 
 if TYPE_CHECKING:
     from blockvault.store.types import Reader, Store, Writer
@@ -158,7 +158,8 @@ class Pin:
     def __init__(
         self, vault: Path, trees: Iterable[tuple[bytes, int]], objects: Sequence[bytes] = ()
     ) -> None:
-        self._release = weakref.finalize(self, _forget, *_locked_file(vault, trees, objects))
+        fd, path = _locked_file(vault, trees, objects)
+        self._release = weakref.finalize(self, _forget, fd, path, os.getpid())
 
     def release(self) -> None:
         self._release()
@@ -199,7 +200,7 @@ def sole(vault: Path, what: str) -> Iterator[None]:
         holder = os.pread(fd, 100, 0).decode(errors="replace").strip() or "another process"
         raise Busy(f"{holder} is doing this already ({what}); nothing was changed") from None
     finally:
-        os.close(fd)
+        filesystem.close_locked(fd)
 
 
 def _locked_file(
@@ -222,14 +223,15 @@ def _locked_file(
         # A disk that takes nothing must still be read.  Without a pin a state that is pruned and
         # collected meanwhile ends in a clear error, never in wrong bytes.
         if fd >= 0:
-            _forget(fd, new)
+            _forget(fd, new, os.getpid())
         return -1, path
     return fd, path
 
 
-def _forget(fd: int, path: Path) -> None:
+def _forget(fd: int, path: Path, owner: int) -> None:
     if fd >= 0:
-        path.unlink(missing_ok=True)
+        if os.getpid() == owner:  # and no child that was forked
+            path.unlink(missing_ok=True)
         os.close(fd)
 
 
@@ -258,4 +260,4 @@ def _unused(path: Path) -> Iterator[bool]:
 
 def _close(fd: int) -> None:
     if fd >= 0:
-        os.close(fd)
+        filesystem.close_locked(fd)

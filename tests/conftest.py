@@ -7,7 +7,8 @@ import random
 import shutil
 import signal
 import subprocess
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -93,6 +94,36 @@ def find_tool(name: str) -> str:
 def need_tool() -> Callable[[str], str]:
     """``need_tool("qemu-img")`` in a test: its path, else skip (under CI: fail)."""
     return find_tool
+
+
+@pytest.fixture
+def forked() -> Iterator[Callable[[Callable[[], None]], None]]:
+    """``forked(work)``: fork a child that lives on until the test ends; return when it has done
+    this work.
+    """
+    children: list[int] = []
+
+    def fork(work: Callable[[], None]) -> None:
+        ours, its = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads, on purpose
+            child = os.fork()
+        if not child:
+            try:
+                work()
+                os.write(its, b"done")
+                signal.pause()
+            finally:
+                os._exit(1)
+        children.append(child)
+        os.close(its)
+        with open(ours, "rb", buffering=0) as told:
+            assert told.read(4) == b"done"
+
+    yield fork
+    for child in children:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import errno
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +104,26 @@ def test_a_full_disk_takes_only_the_name_away(
         Lease(tmp_path, 1, "main", "second")
     lease.release()
     Lease(tmp_path, 1, "main", "third").release()
+
+
+def test_a_copy_of_the_descriptor_keeps_no_lease(tmp_path: Path) -> None:
+    """Such as a process has that was forked, and has not executed its program yet."""
+    lease = Lease(tmp_path, 1, "main", "a test")
+    copy = os.dup(lease._fd)
+    lease.release()
+    Lease(tmp_path, 1, "main", "another").release()
+    os.close(copy)
+
+
+def test_a_forked_child_neither_keeps_nor_ends_a_lease(
+    tmp_path: Path, forked: Callable[[Callable[[], None]], None]
+) -> None:
+    lease = Lease(tmp_path, 1, "main", "a test")
+    forked(lease.release)
+    with pytest.raises(Busy, match="a test"):
+        Lease(tmp_path, 1, "main", "another")
+    lease.disown()  # as the end of a killed process does
+    Lease(tmp_path, 1, "main", "another").release()
 
 
 @pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, NoSpace), (errno.EROFS, IOFailed)])

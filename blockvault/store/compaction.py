@@ -76,7 +76,7 @@ def alone(path: Path) -> Iterator[int]:
         raise
     finally:
         os.close(lock)
-        os.close(head)
+        filesystem.close_locked(head)
 
 
 def _copy(path: Path, building: Path) -> None:

@@ -67,6 +67,16 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def close_locked(descriptor: int) -> None:
+    """Close a file that this process has locked with ``flock``, or may have.
+
+    To close it is not enough: such a lock lasts until the last copy of the descriptor is closed,
+    and a process that was forked meanwhile, if only to start a program, may have one.
+    """
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+    os.close(descriptor)
+
+
 def may_write(path: Path) -> bool:
     """Whether anybody may write the file or directory, and this process too.
 

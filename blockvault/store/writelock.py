@@ -19,6 +19,7 @@ import threading
 import time
 
 from blockvault.errors import Busy
+from blockvault.store import filesystem
 
 TIMEOUT = 60.0
 
@@ -26,6 +27,9 @@ _WAITERS_BYTE = 1 << 62
 """Far behind the end of the file: the lock needs a place, not a byte that is there."""
 _BYTE_LOCK = struct.Struct("hhqqi4x")
 """``struct flock`` of 64-bit Linux: type, whence, start, length, and no process."""
+
+_waits: set[int] = set()
+"""Descriptors that wait, or waited and hold the lock now."""
 
 
 class WriteLock:
@@ -69,7 +73,7 @@ class WriteLock:
         if self._holding == self._descriptor:
             fcntl.flock(self._descriptor, fcntl.LOCK_UN)
         else:
-            os.close(self._holding)
+            _close(self._holding)
         self._mutex.release()
 
     def held_by_me(self) -> bool:
@@ -107,6 +111,7 @@ class _Waiting:
     def __init__(self, descriptor: int) -> None:
         self.done = threading.Event()
         self._descriptor = os.open(f"/proc/self/fd/{descriptor}", os.O_RDWR | os.O_CLOEXEC)
+        _waits.add(self._descriptor)
         self._guard = threading.Lock()
         self._given_up = False
         _lock_byte(self._descriptor, fcntl.F_RDLCK)
@@ -117,7 +122,7 @@ class _Waiting:
         _lock_byte(self._descriptor, fcntl.F_UNLCK)
         with self._guard:
             if self._given_up:
-                os.close(self._descriptor)
+                _close(self._descriptor)
             self.done.set()
 
     def finish(self) -> int | None:
@@ -125,6 +130,11 @@ class _Waiting:
         with self._guard:
             self._given_up = not self.done.is_set()
             return None if self._given_up else self._descriptor
+
+
+def _close(descriptor: int) -> None:
+    _waits.discard(descriptor)
+    filesystem.close_locked(descriptor)
 
 
 def _lock_byte(descriptor: int, kind: int) -> None:
@@ -148,3 +158,13 @@ def _busy(who: str, timeout: float) -> Busy:
         "nothing was changed. Try again when it is done.",
         kind="write-locked",
     )
+
+
+def _after_fork() -> None:
+    """A child that outlives its parent must not keep the parent's lock."""
+    for descriptor in _waits:
+        os.close(descriptor)
+    _waits.clear()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from blockvault.errors import Busy
+from blockvault.store import writelock
 from blockvault.store.writelock import WriteLock
 
 
@@ -135,6 +136,48 @@ def test_no_descriptor_is_leaked(descriptors: tuple[int, int]) -> None:
         first.release()
         thread.join()
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+def holding_what_was_waited_for(first: WriteLock, second: WriteLock) -> None:
+    """``first`` gives the lock to ``second``, which has waited for it."""
+    first.acquire()
+    waiting = threading.Thread(target=second.acquire)
+    waiting.start()
+    assert soon(first.wanted)
+    first.release()
+    waiting.join()
+
+
+def test_a_copy_of_the_descriptor_keeps_no_lock(descriptors: tuple[int, int]) -> None:
+    """Such as a forked process may have, neither of a lock nor of a wait that was given up."""
+    first, second = map(WriteLock, descriptors)
+    holding_what_was_waited_for(first, second)
+    copies = [os.dup(second._holding)]
+    second.release()
+    assert first.try_acquire(0)
+    waiting = writelock._Waiting(descriptors[1])
+    copies.append(os.dup(waiting._descriptor))
+    assert waiting.finish() is None
+    first.release()
+    assert waiting.done.wait(10)
+    assert second.try_acquire(0)
+    second.release()
+    for copy in copies:
+        os.close(copy)
+
+
+def test_a_forked_child_keeps_no_lock(
+    descriptors: tuple[int, int], forked: Callable[[Callable[[], None]], None]
+) -> None:
+    """Nor does it end what its parent waits for, and has then."""
+    first, second = map(WriteLock, descriptors)
+    holding_what_was_waited_for(first, second)
+    forked(lambda: None)
+    assert not first.try_acquire(0)
+    writelock._waits.remove(second._holding)
+    os.close(second._holding)  # as the end of a killed process does
+    assert first.try_acquire(5)
+    first.release()
 
 
 def test_the_holder_knows_whether_another_process_waits(descriptors: tuple[int, int]) -> None:
