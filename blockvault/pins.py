@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.encoding import pack, unpack
 from blockvault.errors import Busy, Damaged
-from blockvault.store import filesystem, tables
+from blockvault.store import faults, filesystem, tables
 
 if TYPE_CHECKING:
     from blockvault.store.types import Reader, Store, Writer
@@ -153,7 +153,11 @@ class Pinned(NamedTuple):
 
 
 class Pin:
-    """Keeps trees and objects from being collected until ``release``, or until it is forgotten."""
+    """Keeps trees and objects from being collected until ``release``, or until it is forgotten.
+
+    ``IOFailed`` if the disk does not take it.  Who may write nothing shares the vault with no
+    collection: there it keeps nothing.
+    """
 
     def __init__(
         self, vault: Path, trees: Iterable[tuple[bytes, int]], objects: Sequence[bytes] = ()
@@ -208,24 +212,29 @@ def _locked_file(
 ) -> tuple[int, Path]:
     """Make a pin, which gets its name when it is complete and locked: nobody sees it half done."""
     directory = vault / _DIRECTORY
-    name = os.urandom(8).hex()
-    new, path = directory / f"new.{name}", directory / f"pin.{name}"
-    fd = -1
+    data = pack([[list(tree) for tree in trees], list(objects)])
     try:
         directory.mkdir(mode=0o700, exist_ok=True)
-        fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        data = pack([[list(tree) for tree in trees], list(objects)])
-        with open(fd, "wb", closefd=False, buffering=0) as file:
-            file.write(data)
-        os.rename(new, path)
-    except OSError:
-        # A disk that takes nothing must still be read.  Without a pin a state that is pruned and
-        # collected meanwhile ends in a clear error, never in wrong bytes.
-        if fd >= 0:
-            _forget(fd, new, os.getpid())
-        return -1, path
-    return fd, path
+        while True:
+            name = os.urandom(8).hex()
+            new, path = directory / f"new.{name}", directory / f"pin.{name}"
+            fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                with open(fd, "wb", closefd=False) as file:
+                    file.write(data)
+                os.rename(new, path)
+                return fd, path
+            except FileNotFoundError:
+                # In the moment before it was locked, a collection took it for a dead one's.
+                os.close(fd)
+            except BaseException:
+                _forget(fd, new, os.getpid())
+                raise
+    except OSError as error:
+        if error.errno in _READ_ONLY:
+            return -1, directory
+        raise faults.from_os(error, directory) from error
 
 
 def _forget(fd: int, path: Path, owner: int) -> None:

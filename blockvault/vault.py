@@ -170,7 +170,10 @@ class Vault:
             return reading.open_device(self, self.resolve(rev, exact=exact), volume)
 
     def pin(self, rev: str) -> Pin:
-        """Keep a state from being collected until the pin is released, whatever is pruned."""
+        """Keep a state from being collected until the pin is released, whatever is pruned.
+
+        ``NoSpace`` if the disk has no room for the file that says so.
+        """
         with self.guard():
             return reading.pin_position(self, self.resolve(rev))
 

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
-from blockvault import pins
+import pytest
+
+from blockvault import Vault, pins
+from blockvault.errors import NoSpace
 from blockvault.pins import Pin
+from tests.oracle import BLOCK
 
 TREE = (b"root" * 8, 2)
 
@@ -22,6 +30,80 @@ def test_a_pin_keeps_until_it_is_released(tmp_path: Path) -> None:
     pin.release()
     assert names(tmp_path) == []
     assert list((tmp_path / "pins").iterdir()) == []
+
+
+def test_a_collection_takes_no_pin_that_is_not_locked_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does who makes it believe to have it, if a collection did."""
+    flock, seen = fcntl.flock, []
+
+    def late(fd: int, operation: int) -> None:
+        if operation == fcntl.LOCK_EX and not seen:
+            seen.extend(path.name[:4] for path in (tmp_path / "pins").iterdir())
+            assert names(tmp_path) == []
+        flock(fd, operation)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    pin = Pin(tmp_path, [TREE])
+    assert seen == ["new."]
+    assert len(names(tmp_path)) == 1
+    pin.release()
+    assert list((tmp_path / "pins").iterdir()) == []
+
+
+def test_a_pin_that_does_not_fit_is_refused_whole(tmp_path: Path) -> None:
+    _, hard = limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(NoSpace):
+            Pin(tmp_path, [], [bytes(32)] * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert list((tmp_path / "pins").iterdir()) == []
+
+
+@pytest.fixture
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """``refused(errno)``: from now on no pin can be made."""
+    make = os.open
+
+    def refuse(code: int) -> None:
+        def limited(path: Any, *arguments: Any, **keywords: Any) -> int:
+            if "/pins/new." in os.fspath(path):
+                raise OSError(code, os.strerror(code))
+            return make(path, *arguments, **keywords)
+
+        monkeypatch.setattr(os, "open", limited)
+
+    return refuse
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Iterator[Vault]:
+    with Vault.create(tmp_path) as made:
+        with made.session() as session:
+            session.create_volume("v", BLOCK).write(0, b"there")
+        yield made
+
+
+def test_a_full_disk_is_read_and_no_pin_on_it_is_feigned(
+    vault: Vault, refused: Callable[[int], None]
+) -> None:
+    refused(errno.ENOSPC)
+    with pytest.raises(NoSpace):
+        vault.pin("main")
+    assert vault.device("main").read(0, 5) == b"there"
+    assert names(vault.path) == []
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_where_nothing_can_be_written_nothing_needs_a_pin(
+    vault: Vault, refused: Callable[[int], None], code: int
+) -> None:
+    refused(code)
+    vault.pin("main").release()
+    assert vault.device("main").read(0, 5) == b"there"
 
 
 def test_a_forked_child_takes_no_pin_away(

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING
 
 from blockvault.device import Extent
-from blockvault.errors import BadRequest
+from blockvault.errors import BadRequest, IOFailed
 from blockvault.ids import ZERO_ID
 from blockvault.model import extents, tree
 from blockvault.model.extents import Run
@@ -254,9 +255,13 @@ def part(pieces: Iterable[bytes | memoryview], start: int, length: int) -> Piece
 def open_device(vault: Vault, position: Position, volume: str | None) -> StateDevice:
     """The named volume, or the only one, at a position; what it reads stays as long as it lives."""
     chosen = position.volume(volume)
+    pin = None
     with vault.guard():
         overlay = states.overlays(vault, position).get(chosen.name, Overlay())
-        pin = _pin(vault, [chosen], overlay.blocks.values())
+        # A disk that takes nothing must still be read.  Without a pin a state that is pruned and
+        # collected meanwhile ends in a clear error, never in wrong bytes.
+        with suppress(IOFailed):
+            pin = _pin(vault, [chosen], overlay.blocks.values())
         with vault.read() as reader:
             positions.check_kept(reader, position)
     return of_volume(vault, chosen, overlay, pin)
