@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from blockvault.errors import BadRequest, Conflict, IOFailed, NotFound
+
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
+"""How file systems say that they have no hard links, FAT for one."""
 
 
 def refuse_inside(vault: Path, target: Path) -> None:
@@ -83,11 +87,19 @@ def _put(fresh: Path, place: Path, target: Path) -> None:
     try:
         try:
             os.link(fresh, place)
-        except FileExistsError:
-            raise
-        except OSError:
-            # A file system without hard links, FAT perhaps: an empty file keeps the place.
-            os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
-            fresh.replace(place)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            _put_unlinked(fresh, place)
     except FileExistsError:
         raise taken(target) from None
+
+
+def _put_unlinked(fresh: Path, place: Path) -> None:
+    """The same on a file system without hard links: an empty file keeps the place meanwhile."""
+    os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
+    try:
+        fresh.replace(place)
+    except BaseException:
+        place.unlink(missing_ok=True)
+        raise

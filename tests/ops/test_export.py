@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from pathlib import Path
@@ -140,6 +141,23 @@ def test_what_appears_meanwhile_stays(
     export.export(vault, "main", None, target)
     assert target.read_bytes() == content
     assert sorted(path.name for path in tmp_path.iterdir()) == [".blockvault", "out.raw"]
+
+
+@pytest.mark.parametrize("fails", ["link", "replace"])
+def test_a_disk_that_is_full_at_the_end_leaves_nothing(
+    vault: Vault, content: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", full if fails == "link" else refuse)
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        export.export(vault, "main", None, tmp_path / "out.raw")
+    assert [path.name for path in tmp_path.iterdir()] == [".blockvault"]
 
 
 @pytest.mark.parametrize("name", ["data.mdb", "new.raw", "machines/new.raw", "../link/new.raw"])
