@@ -190,7 +190,7 @@ def pinned(vault: Path) -> Iterator[tuple[str, Pinned]]:
 
 @contextmanager
 def sole(vault: Path, what: str) -> Iterator[None]:
-    """Only one process does this at a time; ``Busy`` if another one is at it."""
+    """Only one process does this, or what excludes it, at a time; ``Busy`` if another one does."""
     (vault / _DIRECTORY).mkdir(mode=0o700, exist_ok=True)
     path = vault / _DIRECTORY / what
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -202,7 +202,9 @@ def sole(vault: Path, what: str) -> Iterator[None]:
         yield
     except BlockingIOError:
         holder = os.pread(fd, 100, 0).decode(errors="replace").strip() or "another process"
-        raise Busy(f"{holder} is doing this already ({what}); nothing was changed") from None
+        raise Busy(
+            f"{holder} is doing {what}, or what cannot be done beside it; nothing was changed"
+        ) from None
     finally:
         filesystem.close_locked(fd)
 

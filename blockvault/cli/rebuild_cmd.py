@@ -37,7 +37,7 @@ def run(vault: Vault, dry_run: bool, as_json: bool) -> None:
 
     Drops what follows from the log and replays it.  Branches, tags, reflogs and the object index
     come out the same; if they were damaged, they are mended.  It happens in one transaction:
-    interrupted, it leaves everything as it was.
+    interrupted, it leaves everything as it was.  Not while gc runs.
     """
     from blockvault.ops.rebuild import rebuild
 

@@ -50,6 +50,7 @@ def run(sources: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     log and the frames.  What cannot be found is taken out of the index, so that reading it fails,
     and comes back when its content is written again.  Damaged frames stay where they are.  Ends
     with exit code 6 if something stays lost, or if the log has a hole, which nothing can mend.
+    Changes nothing while gc runs.
     """
     from blockvault.store import salvage
 

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import TYPE_CHECKING
 
+from blockvault import pins
 from blockvault.errors import Damaged
 from blockvault.ids import object_id
 from blockvault.model import state
@@ -114,7 +116,18 @@ class ReplayedTables:
 def rebuild(vault: Vault, *, dry_run: bool = False, progress: Progress | None = None) -> Rebuilt:
     """Make the projections and the object index what the log and the frames say.
 
-    ``Damaged`` if the structure of the database is; then nothing is changed.
+    ``Damaged`` if the structure of the database is, ``Busy`` beside a collection; then nothing is
+    changed.  A dry run beside one may count what that is moving.
+    """
+    with nullcontext() if dry_run else pins.sole(vault.path, "gc"):
+        return rebuilt(vault, dry_run=dry_run, progress=progress)
+
+
+def rebuilt(vault: Vault, *, dry_run: bool = False, progress: Progress | None = None) -> Rebuilt:
+    """``rebuild`` for one who keeps collections away himself.
+
+    What is read of a frame and what is read of the index are not of one moment, and a collection
+    appends no event by which it would be noticed: it may have dropped the frame in between.
     """
     if not dry_run:
         _empty_spoilt_helpers(vault)

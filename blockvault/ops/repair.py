@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from blockvault import pins
 from blockvault.errors import BadRequest, Damaged, VaultError
 from blockvault.ids import ZERO_ID, object_id
 from blockvault.model import tree
@@ -106,14 +107,17 @@ def _unindexed(vault: Vault) -> set[bytes]:
 
 
 def execute(vault: Vault, made: Plan) -> Repaired:
-    """Carry out a plan: restored objects, then index and projections, then the quarantine."""
-    with vault.guard():
+    """Carry out a plan: restored objects, then index and projections, then the quarantine.
+
+    ``Busy`` beside a collection; then nothing is changed.
+    """
+    with pins.sole(vault.path, "gc"), vault.guard():
         _restore(vault, made.found)
         vault.objects.close()
         gone = _quarantine(vault, made.lost)
         if made.broken_log:
             return Repaired(len(made.found), gone, 0, 0)
-        mended = rebuild.rebuild(vault)
+        mended = rebuild.rebuilt(vault)
         return Repaired(len(made.found), gone, mended.changed_rows, mended.index_entries)
 
 

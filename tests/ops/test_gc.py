@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
+from blockvault.errors import Busy
 from blockvault.model.retention import Policy
 from blockvault.ops import check, export, forget, gc, ingest, marksfile, prune, rebuild
 from blockvault.ops.mark import Marker
@@ -237,6 +239,29 @@ def test_marks_that_cannot_be_trusted_are_made_anew(
     again = gc.Collection(vault)
     assert nodes_read(vault, monkeypatch, again.mark) > 0
     assert gc.collect(vault).complete
+    assert check.verify(vault).problems == []
+
+
+def test_a_rebuild_indexes_nothing_that_a_collection_takes_meanwhile(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else whoever writes the same again would find it known, and store nothing."""
+    dead = random.Random(1).randbytes(BLOCK)  # what block 0 was at first
+    look = rebuild._index_frame
+
+    def beside(*arguments: object) -> None:
+        with suppress(Busy):
+            gc.collect(vault)
+        look(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(rebuild, "_index_frame", beside)
+        rebuild.rebuild(vault)
+    with vault.session("main") as session:
+        session.device("vda").write(BLOCK, dead)
+    assert content(vault)[BLOCK : 2 * BLOCK] == dead
+    assert gc.collect(vault).complete
+    assert content(vault)[BLOCK : 2 * BLOCK] == dead
     assert check.verify(vault).problems == []
 
 

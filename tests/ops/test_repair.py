@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from blockvault.errors import BadRequest, Damaged
+from blockvault import pins
+from blockvault.errors import BadRequest, Busy, Damaged
 from blockvault.ids import object_id
 from blockvault.ops import check, rebuild, repair
 from blockvault.store import pages, salvage, shared, tables
@@ -111,6 +112,17 @@ def test_another_vault_brings_everything_back(vault: Vault, copy: Path, harm) ->
     done = repair.execute(vault, made)
     assert done.restored == len(made.found)
     assert read(vault) == CONTENT
+    sound(vault)
+
+
+def test_beside_a_collection_nothing_is_changed(vault: Vault, copy: Path) -> None:
+    damage_block(vault)
+    made = repair.plan(vault, [copy])
+    with pins.sole(vault.path, "gc"), pytest.raises(Busy, match="is doing gc, or"):
+        repair.execute(vault, made)
+    with pytest.raises(Damaged):
+        read(vault)
+    repair.execute(vault, made)
     sound(vault)
 
 
