@@ -12,7 +12,7 @@ what it finds, in short transactions, so that one run tells everything and stops
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from blockvault.device import Extent
@@ -157,9 +157,30 @@ class _Roots:
         try:
             snapshot = Snapshot.decode(self.vault.objects.get(oid))
         except Damaged as error:
-            self.report.found(error)
+            self.report.problems.append(Problem(error.reason, error.message, oid))
             return
         self.volumes.update(snapshot.volumes, snapshot.attachments)
+
+
+class _Nodes:
+    """Tree nodes; one that cannot be read is told, and is empty: the walk goes on beside it."""
+
+    def __init__(self, vault: Vault, report: Report) -> None:
+        self.vault = vault
+        self.report = report
+
+    def get_many(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
+        try:
+            return tree.fetch(self.vault.objects, ids)
+        except Damaged:
+            return {oid: self._one(oid) for oid in ids}
+
+    def _one(self, oid: bytes) -> bytes:
+        try:
+            return tree.fetch(self.vault.objects, [oid])[oid]
+        except Damaged as error:
+            self.report.problems.append(Problem(error.reason, error.message, oid))
+            return tree.BLANK
 
 
 class _Trees:
@@ -169,37 +190,31 @@ class _Trees:
         self.vault = vault
         self.report = report
         self.needed = needed
+        self._nodes = _Nodes(vault, report)
         self._seen: set[bytes] = set()
 
     def check(self, volume: Volume) -> None:
         """Every node is there and is what its id says; its blocks are needed."""
-        height = tree.depth(tree.blocks_in(volume.size, self.vault.options.block_size))
-        try:
-            walk = tree.reachable(self.vault.objects, [(volume.root, height)], self._seen)
-            for level, _, node in walk:
-                if level == 1:
-                    self.needed.add(tree.children(node))
-        except Damaged as error:
-            self.report.found(error)
+        for level, _, node in self._walk(volume):
+            if level == 1:
+                self.needed.add(tree.children(node))
 
     def know(self, volumes: Iterable[Volume]) -> None:
         """Pass these trees over from now on: they are not new."""
         for volume in volumes:
-            height = tree.depth(tree.blocks_in(volume.size, self.vault.options.block_size))
-            for _ in tree.reachable(self.vault.objects, [(volume.root, height)], self._seen):
+            for _ in self._walk(volume):
                 pass
 
     def read(self, volume: Volume) -> None:
         """Read every block below nodes that were not met before."""
+        for level, _, node in self._walk(volume):
+            self.report.objects += 1
+            if level == 1:
+                self.read_blocks(set(tree.children(node)), f"volume '{volume.name}'")
+
+    def _walk(self, volume: Volume) -> Iterator[tuple[int, bytes, bytes]]:
         height = tree.depth(tree.blocks_in(volume.size, self.vault.options.block_size))
-        try:
-            walk = tree.reachable(self.vault.objects, [(volume.root, height)], self._seen)
-            for level, _, node in walk:
-                self.report.objects += 1
-                if level == 1:
-                    self.read_blocks(set(tree.children(node)), f"volume '{volume.name}'")
-        except Damaged as error:
-            self.report.found(error)
+        return tree.reachable(self._nodes, [(volume.root, height)], self._seen)
 
     def read_blocks(self, ids: set[bytes], where: str) -> None:
         """Read blocks and hash them; those that cannot be read are named one by one."""

@@ -98,7 +98,16 @@ def lose_block(vault: Vault) -> None:
         writer.drop_frames([number])
 
 
-DAMAGES = [damage_block, damage_header, damage_root, lose_block]
+def lose_snapshot(vault: Vault) -> None:
+    tip = vault.resolve("main").tip
+    number, _ = place(vault, tip)
+    with vault.store.write() as writer:
+        writer.unindex([tip])
+        writer.drop_frames([number])
+    vault.objects.close()
+
+
+DAMAGES = [damage_block, damage_header, damage_root, lose_block, lose_snapshot]
 
 
 @pytest.mark.parametrize("harm", DAMAGES)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from blockvault.ids import object_id
+from blockvault.model import tree
 from blockvault.ops import attachments, check, check_frames, damage
 from blockvault.ops.check_frames import Scan
 from blockvault.store import tables
@@ -91,6 +92,30 @@ def test_a_lost_node_touches_all_that_it_covered(vault: Vault) -> None:
     report = check.verify(vault)
     assert not report.ok
     assert spans(report)[vault.resolve("main").tip.hex()[:12]] == [(0, 300 * BLOCK)]
+
+
+def lose_first_leaf(vault: Vault) -> bytes:
+    """Lose the leaf of block 0, which all three states share."""
+    leaf = tree.children(vault.objects.get(vault.resolve("main").volumes[0].root))[0]
+    with vault.store.write() as writer:
+        writer.unindex([leaf])
+    vault.objects.close()
+    return leaf
+
+
+def test_beside_a_lost_node_other_losses_are_told(vault: Vault) -> None:
+    lost = {lose_first_leaf(vault), lose(vault, noise(1)), lose(vault, noise(2))}
+    report = check.verify(vault)
+    assert report.lost == lost
+    assert len(report.problems) == len(lost), "each is told once, however many states share it"
+    tip = vault.resolve("main").tip.hex()[:12]
+    assert {offset // BLOCK for offset, _ in spans(report)[tip]} == {0, 100, 200}
+
+
+def test_a_lost_node_of_older_states_does_not_end_a_look_at_the_newer(vault: Vault) -> None:
+    since = f"main@{{#{vault.resolve('main~1').seq}}}"
+    lost = {lose_first_leaf(vault), spoil(vault, noise(2))}
+    assert check.verify(vault, since=since).lost == lost
 
 
 def test_a_lost_block_of_a_write_after_the_last_snapshot_is_told(vault: Vault) -> None:
