@@ -4,17 +4,20 @@
     execute   store the good copies, mend index and projections, quarantine what is still lost
 
 A good copy is proved by its id, so a source need not be trusted: another vault, or an image file
-that holds the blocks at any place.  What is found is stored as a new frame and the index points
-there; the damaged frame stays where it is, as evidence and because its other objects may be whole.
+that holds the blocks at any place.  A plan only says which source has what; what is stored is read
+again, some at a time, so that any amount can be brought back.  It becomes new frames and the index
+points there; damaged frames stay where they are, as evidence and because their other objects may be
+whole.
 What is not found is taken out of the index: reading it fails as missing, it is never returned
 wrong, and the same content, written again by anybody, heals every state that needs it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,10 +34,15 @@ from blockvault.store.codec import Codec
 if TYPE_CHECKING:
     from blockvault.vault import Vault
 
-Look = Callable[[set[bytes]], dict[bytes, bytes]]
-"""Asks a source for objects; gives those that it has."""
+Pair = tuple[bytes, bytes]
+"""An object's id, and its bytes."""
+
+Look = Callable[[Set[bytes]], Iterator[Pair]]
+"""Asks a source for objects; gives those that it has, each once."""
 
 _BATCH = 4096
+_STORED_AT_ONCE = 512
+_FRAME_OBJECTS = 64
 _LOOK_BYTES = 4 << 20
 
 
@@ -42,12 +50,13 @@ _LOOK_BYTES = 4 << 20
 class Plan:
     """What is wrong, what can be had again, and what the rest touches.
 
+    ``found`` says in which source an object is, ``sources`` how many were found in each.
     ``broken_log`` says where the log has a hole: it cannot be replayed, so tables and index stay as
     they are.
     """
 
     report: Report
-    found: dict[bytes, bytes] = field(default_factory=dict)
+    found: dict[bytes, Path] = field(default_factory=dict)
     sources: dict[str, int] = field(default_factory=dict)
     lost: frozenset[bytes] = frozenset()
     touched: tuple[Touched, ...] = ()
@@ -91,10 +100,9 @@ def plan(vault: Vault, sources: Sequence[Path] = (), *, progress: Progress = sil
         made.broken_log = error.message
     missing = set(made.report.lost)
     missing |= {each.object for each in made.report.touched}
-    if missing and not made.broken_log:
-        missing -= _unindexed(vault)
+    unindexed = _unindexed(vault) if missing and not made.broken_log else set()
     with vault.guard():
-        _search(vault, made, missing, sources)
+        missing = _search(vault, made, missing - unindexed, unindexed, sources)
         made.lost = frozenset(missing - made.found.keys())
         made.touched = tuple(damage.touched(vault, made.lost)) if made.lost else ()
     return made
@@ -109,28 +117,44 @@ def _unindexed(vault: Vault) -> set[bytes]:
 def execute(vault: Vault, made: Plan) -> Repaired:
     """Carry out a plan: restored objects, then index and projections, then the quarantine.
 
-    ``Busy`` beside a collection; then nothing is changed.
+    ``Busy`` beside a collection; then nothing is changed.  What a source does not have any more is
+    ``lost`` in the plan from then on.
     """
     with pins.sole(vault.path, "gc"), vault.guard():
-        _restore(vault, made.found)
+        made.lost |= _restore(vault, made.found)
+        restored = len(made.found.keys() - made.lost)
         vault.objects.close()
         gone = _quarantine(vault, made.lost)
         if made.broken_log:
-            return Repaired(len(made.found), gone, 0, 0)
+            return Repaired(restored, gone, 0, 0)
         mended = rebuild.rebuilt(vault)
-        return Repaired(len(made.found), gone, mended.changed_rows, mended.index_entries)
+        return Repaired(restored, gone, mended.changed_rows, mended.index_entries)
 
 
-def _restore(vault: Vault, found: dict[bytes, bytes]) -> None:
-    codec = Codec(vault.options.compression)
-    block = vault.options.block_size
+def _restore(vault: Vault, found: Mapping[bytes, Path]) -> set[bytes]:
+    """Store the good copies; return those that are not there any more."""
+    left = set(found)
+    for source in dict.fromkeys(found.values()):
+        wanted = {oid for oid, where in found.items() if where == source}
+        with _looker(vault, source) as look:
+            for some in _batches(look(wanted)):
+                _store(vault, some)
+                left.difference_update(oid for oid, _ in some)
+    return left
+
+
+def _store(vault: Vault, pairs: Sequence[Pair]) -> None:
+    """Store objects, blocks and nodes apart, and let the index point there."""
+    codec, block = Codec(vault.options.compression), vault.options.block_size
+    made = []
     for blocks in (True, False):
-        chosen = [pair for pair in found.items() if (len(pair[1]) == block) == blocks]
-        for at in range(0, len(chosen), 64):
-            some = chosen[at : at + 64]
+        chosen = [pair for pair in pairs if (len(pair[1]) == block) == blocks]
+        for at in range(0, len(chosen), _FRAME_OBJECTS):
+            some = chosen[at : at + _FRAME_OBJECTS]
             data = frames.encode([content for _, content in some], codec)
-            with vault.store.write() as writer:
-                writer.move_frames([frames.Frame(data, tuple(oid for oid, _ in some))])
+            made.append(frames.Frame(data, tuple(oid for oid, _ in some)))
+    with vault.store.write() as writer:
+        writer.move_frames(made)
 
 
 def _quarantine(vault: Vault, lost: Iterable[bytes]) -> int:
@@ -153,35 +177,58 @@ def _quarantine(vault: Vault, lost: Iterable[bytes]) -> int:
 # -- looking for good copies -----------------------------------------------------------------------
 
 
-def _search(vault: Vault, made: Plan, missing: set[bytes], sources: Sequence[Path]) -> None:
-    for source in sources:
-        before = len(made.found)
-        with _looker(vault, source) as look:
-            while wanted := missing - made.found.keys():
-                fresh = look(wanted)
-                if not fresh:
-                    break
-                made.found.update(fresh)
-                missing |= _below(vault, fresh.values())
-        made.sources[str(source)] = len(made.found) - before
+def _search(
+    vault: Vault, made: Plan, missing: set[bytes], unindexed: set[bytes], sources: Sequence[Path]
+) -> set[bytes]:
+    """Say which source has what; return all that is missing, as far as the nodes found tell it.
+
+    Vaults are asked first, all of them again and again: a node that one has may name what another
+    has.  An image has only blocks, which name nothing, so it is read once.
+    """
+    made.sources = dict.fromkeys(map(str, sources), 0)
+    with ExitStack() as stack:
+        looks = {source: stack.enter_context(_looker(vault, source)) for source in sources}
+        asked = missing
+        while asked:
+            below: set[bytes] = set()
+            for source in looks:
+                if source.is_dir():
+                    below |= _ask(vault, made, source, looks[source], asked)
+            asked = below - missing - unindexed
+            missing = missing | asked
+        for source in looks:
+            if not source.is_dir():
+                _ask(vault, made, source, looks[source], missing)
+    return missing
 
 
-def _below(vault: Vault, contents: Iterable[bytes]) -> set[bytes]:
-    """Objects that restored nodes name and the vault does not have."""
-    ids = {
+def _ask(vault: Vault, made: Plan, source: Path, look: Look, wanted: set[bytes]) -> set[bytes]:
+    """Note what a source has of what nobody else has; return what that names and is missing."""
+    below: set[bytes] = set()
+    if left := wanted - made.found.keys():
+        for some in _batches(look(left)):
+            made.found.update((oid, source) for oid, _ in some)
+            made.sources[str(source)] += len(some)
+            below |= _missing_below(vault, some)
+    return below
+
+
+def _batches(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
+    while some := list(islice(pairs, _STORED_AT_ONCE)):
+        yield some
+
+
+def _missing_below(vault: Vault, pairs: Iterable[Pair]) -> set[bytes]:
+    """Objects that nodes name and the index lacks; what it has and is damaged, verify has told."""
+    named = {
         child
-        for content in contents
+        for _, content in pairs
         if len(content) == tree.NODE_SIZE
         for child in tree.children(content)
         if child != ZERO_ID
     }
-    missing = set()
-    for oid in ids:
-        try:
-            vault.objects.get(oid)
-        except Damaged:
-            missing.add(oid)
-    return missing
+    with vault.read() as reader:
+        return named - reader.indexed(list(named))
 
 
 @contextmanager
@@ -190,7 +237,7 @@ def _looker(vault: Vault, source: Path) -> Iterator[Look]:
     from blockvault.vault import DIRECTORY, Vault
 
     if not source.is_dir():
-        yield lambda wanted: dict(_from_image(vault, source, wanted))
+        yield lambda wanted: _from_image(vault, source, wanted)
         return
     home = source if source.name == DIRECTORY else source / DIRECTORY
     if not home.is_dir():
@@ -198,10 +245,10 @@ def _looker(vault: Vault, source: Path) -> Iterator[Look]:
     if home.resolve() == vault.path.resolve():
         raise BadRequest(f"{source} is the vault that is to be repaired")
     with Vault.open(home) as other:
-        yield lambda wanted: dict(_from_vault(other, wanted))
+        yield lambda wanted: _from_vault(other, wanted)
 
 
-def _from_vault(other: Vault, wanted: Iterable[bytes]) -> Iterator[tuple[bytes, bytes]]:
+def _from_vault(other: Vault, wanted: Iterable[bytes]) -> Iterator[Pair]:
     for oid in wanted:
         try:
             yield oid, other.objects.get(oid)
@@ -209,8 +256,8 @@ def _from_vault(other: Vault, wanted: Iterable[bytes]) -> Iterator[tuple[bytes, 
             continue
 
 
-def _from_image(vault: Vault, path: Path, wanted: set[bytes]) -> Iterator[tuple[bytes, bytes]]:
-    size = vault.options.block_size
+def _from_image(vault: Vault, path: Path, wanted: Set[bytes]) -> Iterator[Pair]:
+    size, left = vault.options.block_size, set(wanted)
     with images.opened(path, images.format_of(path, None), vault.path, False) as image:
         for start, end in image.data_runs():
             for at in range(start // size * size, end, _LOOK_BYTES):
@@ -218,5 +265,8 @@ def _from_image(vault: Vault, path: Path, wanted: set[bytes]) -> Iterator[tuple[
                 for cut in range(0, len(data), size):
                     content = data[cut : cut + size].ljust(size, b"\0")
                     oid = object_id(content)
-                    if oid in wanted:
+                    if oid in left:
+                        left.remove(oid)
                         yield oid, content
+                if not left:
+                    return

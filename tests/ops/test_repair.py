@@ -12,7 +12,7 @@ import pytest
 from blockvault import pins
 from blockvault.errors import BadRequest, Busy, Damaged
 from blockvault.ids import object_id
-from blockvault.ops import check, rebuild, repair
+from blockvault.ops import check, ingest, rebuild, repair
 from blockvault.store import pages, salvage, shared, tables
 from blockvault.vault import Vault
 
@@ -148,6 +148,77 @@ def test_an_image_brings_blocks_back_wherever_they_lie_in_it(
     repair.execute(vault, made)
     assert read(vault) == CONTENT
     sound(vault)
+
+
+@pytest.mark.parametrize("image_first", [True, False])
+def test_sources_have_together_what_none_of_them_has(tmp_path: Path, image_first: bool) -> None:
+    """One has the nodes, the other the blocks that only these nodes name."""
+    image, home, copy = tmp_path / "disk.img", tmp_path / "one", tmp_path / "copy"
+    image.write_bytes(CONTENT)
+    with Vault.create(home) as vault:
+        ingest.import_images(vault, [ingest.Image(image, "vda")])
+    shutil.copytree(home, copy)
+    with Vault.open(copy) as other:
+        lose_block(other)
+    with Vault.open(home) as vault:
+        lose_block(vault)
+        damage_root(vault)
+        unseen = {object_id(noise(7)), object_id(noise(8))}
+        assert not check.verify(vault).lost & unseen
+        made = repair.plan(vault, [image, copy] if image_first else [copy, image])
+        assert made.lost == frozenset()
+        assert {made.found[oid] for oid in unseen} == {image}
+        assert sum(made.sources.values()) == len(made.found)
+        repair.execute(vault, made)
+        assert read(vault) == CONTENT
+        sound(vault)
+
+
+@pytest.mark.parametrize("kind", ["vault", "image"])
+def test_what_is_brought_back_is_not_all_in_memory(
+    vault: Vault, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    image = tmp_path / "disk.img"
+    image.write_bytes(CONTENT * 2)
+    lose_block(vault)
+    made = repair.plan(vault, [copy if kind == "vault" else image])
+    assert made.lost == frozenset()
+    held = most = 0
+    name = f"_from_{kind}"
+    give, store = getattr(repair, name), repair._store
+
+    def giving(*arguments: object) -> Iterator[repair.Pair]:
+        nonlocal held, most
+        for pair in give(*arguments):
+            held += 1
+            most = max(most, held)
+            yield pair
+
+    def storing(vault: Vault, pairs: list[repair.Pair]) -> None:
+        nonlocal held
+        store(vault, pairs)
+        held -= len(pairs)
+
+    monkeypatch.setattr(repair, "_STORED_AT_ONCE", 5)
+    monkeypatch.setattr(repair, name, giving)
+    monkeypatch.setattr(repair, "_store", storing)
+    assert repair.execute(vault, made).restored == len(made.found) > 20
+    assert (held, most) == (0, 5)
+    assert read(vault) == CONTENT
+    sound(vault)
+
+
+def test_what_a_source_has_no_more_is_lost(vault: Vault, copy: Path) -> None:
+    damage_block(vault)
+    made = repair.plan(vault, [copy])
+    assert made.lost == frozenset()
+    with Vault.open(copy) as other:
+        damage_block(other)
+    done = repair.execute(vault, made)
+    assert made.lost == {object_id(noise(7))}
+    assert (done.restored, done.quarantined) == (0, 1)
+    with pytest.raises(Damaged):
+        read(vault)
 
 
 def test_what_cannot_be_found_is_told_and_never_read_wrong(vault: Vault) -> None:
