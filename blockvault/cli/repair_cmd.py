@@ -96,8 +96,6 @@ def _json(plan: Plan, done: Repaired | None, dry_run: bool, meta: bool) -> dict[
 
 
 def _tell(plan: Plan, done: Repaired | None, meta: bool) -> None:
-    from blockvault.ops import damage
-
     if meta:
         output.write("Wrote a destroyed meta page anew; what was there is in meta-*.damaged")
     if plan.sound:
@@ -107,7 +105,7 @@ def _tell(plan: Plan, done: Repaired | None, meta: bool) -> None:
         output.write(f"{problem.kind}: {output.clean(problem.message)}")
     for source, count in plan.sources.items():
         output.write(f"{output.clean(source)} has {output.plural(count, 'lost object')}")
-    for touched, _ in damage.merged(plan.touched):
+    for touched in plan.touched:
         where = f"{touched.revision}:{output.clean(touched.volume)}"
         output.write(f"lost: {where} offset {touched.offset} length {touched.length}")
     if done is not None:

@@ -46,11 +46,13 @@ def _share(text: str) -> float:
         "problems[].kind": "what is wrong, for programs",
         "problems[].message": "what is wrong, for people",
         "problems[].object": "id of the object that is lost, or null",
-        "touched[].object": "id of a lost object",
+        "touched[].object": "id of a lost object, the first there",
         "touched[].revision": "a state that needs it",
         "touched[].volume": "the volume",
         "touched[].offset": "where the lost bytes begin",
-        "touched[].length": "how many bytes",
+        "touched[].length": "how many bytes; the last of 1,000 ranges of a volume of a state holds "
+        "all that follow",
+        "touched[].objects": "how many objects are lost there",
     },
 )
 @click.argument("revision", metavar="[REV]", required=False, shell_complete=complete.revisions)
@@ -78,7 +80,6 @@ def run(
     every object again.  Nothing is changed.  Ends with exit code 6 if anything is wrong, and tells
     which bytes of which volumes are concerned.
     """
-    from blockvault.ops import damage
     from blockvault.ops.check import verify
     from blockvault.ops.check_frames import Scan
 
@@ -92,10 +93,11 @@ def run(
     else:
         for problem in found.problems:
             output.write(f"{problem.kind}: {output.clean(problem.message)}")
-        for touched, count in damage.merged(found.touched):
+        for touched in found.touched:
             where = f"{touched.revision}:{output.clean(touched.volume)}"
             span = f"offset {touched.offset} length {touched.length}"
-            what = f"object {short(touched.object)}" if count == 1 else f"{count} objects"
+            count, one = touched.objects, f"object {short(touched.object)}"
+            what = one if count == 1 else f"{count} objects"
             output.write(f"needed by {where} {span}: {what}")
     if not found.ok:
         raise Damaged(

@@ -1,8 +1,11 @@
 """What a damaged object touches: which bytes of which volumes, in which states.
 
-All trees that the vault keeps are walked once with the lost ids in hand; a subtree that several
-states share is walked once, and every state that has it is told.  A lost node stands for all that
-it covered.  What single writes put down since then is found in the log.
+All trees that the vault keeps are walked with the lost ids in hand; a subtree that lacks nothing is
+walked once, however many states share it, and every state that lacks something is told.  A lost
+node stands for all that it covered.  What single writes put down since then is found in the log.
+
+Ranges that touch each other are one as soon as they are met, and a state has so many at most: what
+is told must fit in memory even where a large part of the index is lost.
 """
 
 from __future__ import annotations
@@ -21,46 +24,57 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 
+RANGES = 1000
+"""Ranges of a volume of a state that are told apart; the last one holds all that follow."""
+
+
 class Touched(NamedTuple):
-    """A range of a volume that needs a lost object, in the state that the revision names."""
+    """A range of a volume that needs lost objects, in the state that the revision names.
+
+    ``object`` is the first of them, ``objects`` how many there are.
+    """
 
     object: bytes
     revision: str
     volume: str
     offset: int
     length: int
+    objects: int = 1
 
 
 def touched(vault: Vault, lost: Iterable[bytes]) -> list[Touched]:
     """Where these objects are needed, by state, volume and offset."""
     search = _Search(vault, frozenset(lost))
-    found = []
+    found: list[Touched] = []
     for revision, volume in _states(vault):
-        for oid, offset, length in search.volume(volume):
-            found.append(Touched(oid, revision, volume.name, offset, length))
+        found += _merged(
+            Touched(oid, revision, volume.name, offset, length)
+            for oid, offset, length in search.volume(volume)
+        )
     with contextlib.suppress(Damaged):  # a log that cannot be read is a problem of its own
-        found += _in_the_log(vault, search.lost)
-    return found
+        for write in _in_the_log(vault, search.lost):
+            found += _merged(write)
+    return sorted(found, key=lambda each: (each.revision, each.volume, each.offset))
 
 
-def merged(found: Iterable[Touched]) -> Iterator[tuple[Touched, int]]:
-    """The same for people: ranges that touch each other as one, with how many objects they are."""
+def _merged(ranges: Iterable[Touched]) -> Iterator[Touched]:
+    """Ranges of one volume in order, those that touch each other as one."""
     last: Touched | None = None
     count = 0
-    for each in sorted(found, key=lambda each: (each.revision, each.volume, each.offset)):
-        if last is not None and last[1:3] == each[1:3] and each.offset <= last.offset + last.length:
-            end = max(last.offset + last.length, each.offset + each.length)
-            last, count = last._replace(length=end - last.offset), count + 1
+    for each in ranges:
+        if last is None or (each.offset > last.offset + last.length and count < RANGES):
+            if last is not None:
+                yield last
+            last, count = each, count + 1
             continue
-        if last is not None:
-            yield last, count
-        last, count = each, 1
+        end = max(last.offset + last.length, each.offset + each.length)
+        last = last._replace(length=end - last.offset, objects=last.objects + each.objects)
     if last is not None:
-        yield last, count
+        yield last
 
 
-def _in_the_log(vault: Vault, lost: frozenset[bytes]) -> Iterator[Touched]:
-    """Writes that name lost blocks, by the state just after each."""
+def _in_the_log(vault: Vault, lost: frozenset[bytes]) -> Iterator[list[Touched]]:
+    """What each write names of lost blocks, by the state just after it."""
     size = vault.options.block_size
     with vault.read() as reader:
         names = {number: row.name for number, row in projections.branches(reader)}
@@ -73,9 +87,12 @@ def _in_the_log(vault: Vault, lost: frozenset[bytes]) -> Iterator[Touched]:
             if cut is not None and seq < cut.seq:
                 continue
             _, _, branch, volume, offset, _, ids = row
-            for at, oid in enumerate(tree.split_ids(ids), offset // size):
-                if oid in lost:
-                    yield Touched(oid, f"{names[branch]}@{{#{seq}}}", volume, at * size, size)
+            revision = f"{names[branch]}@{{#{seq}}}"
+            yield [
+                Touched(oid, revision, volume, at * size, size)
+                for at, oid in enumerate(tree.split_ids(ids), offset // size)
+                if oid in lost
+            ]
 
 
 def _states(vault: Vault) -> Iterator[tuple[str, Volume]]:
@@ -97,46 +114,49 @@ def _states(vault: Vault) -> Iterator[tuple[str, Volume]]:
 
 
 class _Search:
-    """Finds lost ids under roots; what is under a node is remembered if it is not empty."""
+    """Finds lost ids under roots; what lacks nothing is remembered."""
 
     def __init__(self, vault: Vault, lost: frozenset[bytes]) -> None:
         self.vault = vault
         self.lost = lost
         self._clean: set[bytes] = set()
-        self._found: dict[bytes, list[tuple[bytes, int, int]]] = {}
 
     def volume(self, volume: Volume) -> Iterator[tuple[bytes, int, int]]:
+        """(lost id, offset, length), in order."""
         size = self.vault.options.block_size
         height = tree.depth(tree.blocks_in(volume.size, size))
         for oid, first, count in self._under(volume.root, height):
             start, stop = first * size, min((first + count) * size, volume.size)
             yield oid, start, stop - start
 
-    def _under(self, oid: bytes, height: int) -> list[tuple[bytes, int, int]]:
+    def _under(self, oid: bytes, height: int) -> Iterator[tuple[bytes, int, int]]:
         """(lost id, first block, blocks) below a node, counted from its first block."""
         if oid == ZERO_ID or oid in self._clean:
-            return []
-        if oid in self.lost:
-            return [(oid, 0, tree.capacity(height))]
-        if height == 0:
-            return []
-        known = self._found.get(oid)
-        if known is None:
-            known = self._look(oid, height)
-            if known:
-                self._found[oid] = known
-            else:
-                self._clean.add(oid)
-        return known
+            return
+        node = None if oid in self.lost else self._node(oid)
+        if node is None:
+            yield oid, 0, tree.capacity(height)
+            return
+        clean = True
+        for found in self._below(node, height):
+            clean = False
+            yield found
+        if clean:
+            self._clean.add(oid)
 
-    def _look(self, oid: bytes, height: int) -> list[tuple[bytes, int, int]]:
+    def _node(self, oid: bytes) -> bytes | None:
         try:
-            node = self.vault.objects.get(oid)
+            return self.vault.objects.get(oid)
         except Damaged:
-            return [(oid, 0, tree.capacity(height))]
+            return None
+
+    def _below(self, node: bytes, height: int) -> Iterator[tuple[bytes, int, int]]:
+        children = tree.children(node)
+        if height == 1:
+            if not self.lost.isdisjoint(children):
+                yield from ((oid, at, 1) for at, oid in enumerate(children) if oid in self.lost)
+            return
         below = tree.capacity(height - 1)
-        return [
-            (lost, at * below + first, count)
-            for at, child in enumerate(tree.children(node))
-            for lost, first, count in self._under(child, height - 1)
-        ]
+        for at, child in enumerate(children):
+            for lost, first, count in self._under(child, height - 1):
+                yield lost, at * below + first, count

@@ -99,7 +99,6 @@ def plan(vault: Vault, sources: Sequence[Path] = (), *, progress: Progress = sil
     except Damaged as error:
         made.broken_log = error.message
     missing = set(made.report.lost)
-    missing |= {each.object for each in made.report.touched}
     unindexed = _unindexed(vault) if missing and not made.broken_log else set()
     with vault.guard():
         missing = _search(vault, made, missing - unindexed, unindexed, sources)

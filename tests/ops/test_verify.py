@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -125,11 +126,37 @@ def test_a_lost_block_of_a_write_after_the_last_snapshot_is_told(vault: Vault) -
     lost = {lose(vault, noise(99)), lose(vault, noise(100))}
     report = check.verify(vault)
     assert report.lost == lost
-    assert {each.object for each in report.touched} == lost
-    (one,) = damage.merged(report.touched)
-    assert one[0][2:] == ("vda", 50 * BLOCK, 2 * BLOCK)
-    assert one[1] == 2
-    assert vault.resolve(one[0].revision, exact=True).name == "main"
+    (one,) = report.touched
+    assert one[2:] == ("vda", 50 * BLOCK, 2 * BLOCK, 2)
+    assert one.object == object_id(noise(99))
+    assert vault.resolve(one.revision, exact=True).name == "main"
+
+
+def test_neighbours_are_one_range_in_each_state(vault: Vault) -> None:
+    """However many are lost in however many states, what is told of that fits in memory."""
+    with vault.session("main") as session:
+        device = session.device("vda")
+        device.write(50 * BLOCK, b"".join(noise(1000 + number) for number in range(40)))
+        for number in range(5):
+            device.write(0, noise(2000 + number))
+            session.snapshot()
+    lost = {lose(vault, noise(1000 + number)) for number in range(40)}
+    report = check.verify(vault)
+    assert report.lost == lost
+    assert {each[2:] for each in report.touched} == {("vda", 50 * BLOCK, 40 * BLOCK, 40)}
+    assert {snapshot.id.hex()[:12] for snapshot in islice(vault.log(), 5)} <= set(spans(report))
+    assert report.touched == sorted(report.touched, key=lambda each: each.revision)
+
+
+def test_the_last_of_many_ranges_holds_all_that_follow(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(damage, "RANGES", 2)
+    for number in range(3):
+        lose(vault, noise(number))
+    tip = vault.resolve("main").tip.hex()[:12]
+    found = [each[3:] for each in check.verify(vault).touched if each.revision == tip]
+    assert found == [(0, BLOCK, 1), (100 * BLOCK, 101 * BLOCK, 2)]
 
 
 def test_since_reads_what_came_later_and_only_that(vault: Vault) -> None:
