@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import struct
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
-from blockvault.ids import ID_SIZE
-from blockvault.store import tables
+from blockvault.errors import Damaged
+from blockvault.ids import ID_SIZE, object_id
+from blockvault.store import frames, tables
 from blockvault.store.index import ENTRY_SIZE
+from blockvault.store.locating import grouped
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -82,6 +85,18 @@ def slot_of(entry: bytes) -> int:
 
 def id_of(entry: bytes) -> bytes:
     return entry[_PLACE:]
+
+
+def held(vault: Vault, placed: Sequence[tuple[int, bytes]]) -> set[bytes]:
+    """Those of these objects, given by place and id, that are where they are said to be."""
+    found = set()
+    for number, members in grouped(placed).items():
+        with vault.read() as reader:
+            data = reader.frame(number)
+        with suppress(Damaged):
+            objects = frames.decode(data or b"")
+            found |= {oid for slot, oid in members if object_id(objects[slot]) == oid}
+    return found
 
 
 def stands(vault: Vault, entry: bytes) -> bool:

@@ -257,7 +257,7 @@ class Collection:
     def _left(self, frames: Iterable[Counted]) -> list[Counted]:
         """Frames that stay with dead objects in the index, and those that came to life again."""
         numbers = {frame.number for frame in frames}
-        found = [frame for frame in frames if frame.number in self.fresh]
+        found = [f for f in frames if f.number in self.fresh or self.marks.unfound]
         alive = (self.marks.frame(number) for number in self.fresh - numbers)
         return found + [frame for frame in alive if frame is not None and not frame.dead]
 

@@ -6,7 +6,8 @@ by page while others write, so what is appended meanwhile is read from the log a
 (``catch_up``): an event names all that it adds.
 
 A node or snapshot that cannot be read ends the collection: what hangs on it is not known, and
-nothing is dead that might hang on it.  A block that is missing harms no other object.
+nothing is dead that might hang on it.  A block that is missing harms no other object; it may only
+be the index that lacks it, so the sweep looks for it in what is dead.
 
 A node is marked when all that is under it is.  So at any moment the marks alone say what need not
 be looked at again, by this run or, if it is killed, by the next (``marksfile``).  Blocks are looked
@@ -21,7 +22,7 @@ one another, branch by branch, and snapshots, of which most are states of a bran
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -48,6 +49,8 @@ LOOKED_UP_AT_ONCE = 1 << 20
 _WEIGHT = 4
 """A node that waits takes as much memory as so many blocks."""
 _PARTS_A_READ = 16
+UNFOUND_AT_MOST = 1 << 20
+"""Blocks that the index lacks, about 100 bytes of memory each."""
 NODES_KEPT = 1 << 14
 """Tree nodes that are kept for the trees that follow, about 1.2 KiB each."""
 
@@ -160,7 +163,9 @@ class Marker:
         """A snapshot and all that it names, but not its parents: those have rows of their own."""
         fresh = self._fresh([oid])
         if fresh:
-            found = Snapshot.decode(self.vault.objects.get(oid))
+            # From where the index says: that place is marked, so it must be the right one.
+            placed = self.vault.objects.get_placed([(place, oid) for oid, place in fresh])
+            found = Snapshot.decode(placed[oid])
             self.volumes((*found.volumes, *found.attachments))
             self._wait(fresh)
 
@@ -195,7 +200,7 @@ class Marker:
         self.marks.mark(self._places())
         self._gathered.clear()
         for oid, place in self._waiting.items():
-            if self.marks.has(place) is None:
+            if not self.marks.walk(place, oid):
                 self._newer.add(oid)
         self.marks.mark(self._waiting.values())
         self._waiting.clear()
@@ -211,8 +216,21 @@ class Marker:
             if wanted:
                 with self.vault.read() as reader:
                     for first, ids in wanted:
-                        places.extend(reader.places(first, ids))
+                        found = reader.places(first, ids)
+                        places.extend(found)
+                        if len(found) < len(ids):
+                            self._lack(ids - reader.indexed(list(ids)))
         return places
+
+    def _lack(self, ids: Set[bytes]) -> None:
+        """Blocks that are needed and not in the index."""
+        self.marks.unfound |= ids
+        if len(self.marks.unfound) > UNFOUND_AT_MOST:
+            raise Damaged(
+                f"the index lacks more than {UNFOUND_AT_MOST:,} needed blocks: it cannot be told "
+                "what is dead, and nothing was collected. 'blockvault repair' mends what can be",
+                kind="object-missing",
+            )
 
     def _nodes(self, ids: Mapping[bytes, bytes], height: int) -> None:
         """Nodes of one height, each with the one in its place in the tree that was walked last."""
@@ -255,7 +273,7 @@ class Marker:
                     "nothing was collected. 'blockvault verify' tells more",
                     kind="object-missing",
                 )
-            done = self.marks.has(place)
+            done = self.marks.walked(place, oid)
             if not (oid in self._newer if done is None else done):
                 fresh.append((oid, place))
         return fresh

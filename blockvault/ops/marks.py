@@ -4,6 +4,11 @@ A *census* numbers the objects of all frames that there are: frame after frame, 
 It takes 20 bytes a frame and one bit an object, so ten million blocks fit in a few megabytes.
 Frames that are stored after the census are beyond it: nothing is said of them, and nothing of them
 is ever collected by the run that took the census.
+
+Marks are by place, and where an object lies the index says, whose rows have no check.  One that is
+damaged may name the place of another object, or hide its own.  So it is kept of which object a
+place was *walked*, in two bytes for each place of frames with nodes; and which needed objects are
+``unfound``, so that no mark can say it.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from blockvault.model import tree
 from blockvault.store import frames, tables
 
 if TYPE_CHECKING:
@@ -39,6 +45,18 @@ class Counted(NamedTuple):
         return self.length * self.dead.bit_count() // self.objects
 
 
+class Parts(NamedTuple):
+    """A census and its marks, to be kept: numbers of frames, where the bits of each begin, and the
+    bits; what was walked, by frame; the ids that were not found.
+    """
+
+    numbers: bytes
+    starts: bytes
+    bits: bytes
+    walked: tuple[tuple[int, bytes], ...]
+    unfound: bytes
+
+
 class Marks:
     """A census of all frames, and a mark for each object that is needed."""
 
@@ -57,22 +75,32 @@ class Marks:
         self.objects = self._starts[-1]
         self.stored = sum(self._lengths)
         self.marked = 0
+        self.unfound: set[bytes] = set()
+        """Objects that are needed, and that the index does not find."""
+        self._walked: dict[int, array[int]] = {}
+        """By frame: a part of the id of each object that was walked; 0 for the others."""
         self._bits = bytearray(-(-self.objects // 8))
-        self._first = self._last = self._base = 0
 
     def _read(self, vault: Vault) -> list[tuple[int, bytes, int]]:
         start = self._numbers[-1] + 1 if self._numbers else 0
         with vault.read() as reader:
             return reader.frame_heads(start)
 
-    def parts(self) -> tuple[array[int], array[int], bytes]:
-        """The census and the marks: numbers of frames, where the bits of each begin, the bits."""
-        return self._numbers, self._starts, bytes(self._bits)
+    def parts(self) -> Parts:
+        """All that ``take_over`` needs."""
+        walked = tuple((number, tags.tobytes()) for number, tags in self._walked.items())
+        census = self._numbers.tobytes(), self._starts.tobytes()
+        return Parts(*census, bytes(self._bits), walked, b"".join(self.unfound))
 
-    def take_over(self, numbers: array[int], starts: array[int], bits: bytes) -> None:
+    def take_over(self, earlier: Parts) -> None:
         """Mark what an earlier census has marked, of the frames that are still there."""
-        for at, number in enumerate(numbers):
-            self._mark(number, _slice(bits, starts[at], starts[at + 1]))
+        starts = array("Q", earlier.starts)
+        for at, number in enumerate(array("Q", earlier.numbers)):
+            self._mark(number, _slice(earlier.bits, starts[at], starts[at + 1]))
+        for number, tags in earlier.walked:
+            if self._at(number) is not None:
+                self._walked[number] = array("H", tags)
+        self.unfound.update(tree.split_ids(earlier.unfound))
 
     def _add(self, start: int, bits: int) -> None:
         first, shifted = start >> 3, bits << (start & 7)
@@ -80,10 +108,26 @@ class Marks:
         there = int.from_bytes(self._bits[first : first + size], "little")
         self._bits[first : first + size] = (there | shifted).to_bytes(size, "little")
 
-    def has(self, place: int) -> bool | None:
-        """Whether the object at a place is marked; None beyond the census."""
-        bit = self._bit(place)
-        return None if bit is None else bool(self._bits[bit >> 3] >> (bit & 7) & 1)
+    def walk(self, place: int, oid: bytes) -> bool:
+        """Note that all that this object names is marked; False beyond the census."""
+        number = place >> tables.SLOT_BITS
+        tags = self._walked.get(number)
+        if tags is None:
+            at = self._at(number)
+            if at is None:
+                return False
+            tags = array("H", bytes(2 * (self._starts[at + 1] - self._starts[at])))
+            self._walked[number] = tags
+        tags[place & 0xFFFF] = _tag(oid)
+        return True
+
+    def walked(self, place: int, oid: bytes) -> bool | None:
+        """Whether all that this object names is marked; None beyond the census."""
+        number, slot = place >> tables.SLOT_BITS, place & 0xFFFF
+        tags = self._walked.get(number)
+        if tags is None:
+            return None if self._at(number) is None else False
+        return slot < len(tags) and tags[slot] == _tag(oid)
 
     def mark(self, places: Iterable[int]) -> None:
         """Mark the objects at these places; nothing is said of those beyond the census."""
@@ -108,15 +152,6 @@ class Marks:
         at = bisect_right(self._numbers, number) - 1
         return at if at >= 0 and self._numbers[at] == number else None
 
-    def _bit(self, place: int) -> int | None:
-        number = place >> tables.SLOT_BITS
-        if number != self._last:
-            at = self._at(number)
-            if at is None:
-                return None
-            self._last, self._base = number, self._starts[at]
-        return self._base + (place & 0xFFFF)
-
     def frames(self) -> Iterator[Counted]:
         """All frames of the census, ascending."""
         for at, number in enumerate(self._numbers):
@@ -131,8 +166,17 @@ class Marks:
         start, stop = self._starts[at], self._starts[at + 1]
         return Counted(number, self._lengths[at], stop - start, self._slice(start, stop))
 
+    def unneeded(self, place: int) -> bool:
+        """Whether the census has such a place, and it is not marked."""
+        frame = self.frame(place >> tables.SLOT_BITS)
+        return frame is not None and bool(frame.dead >> (place & 0xFFFF) & 1)
+
     def _slice(self, start: int, stop: int) -> int:
         return _slice(self._bits, start, stop)
+
+
+def _tag(oid: bytes) -> int:
+    return oid[0] << 8 | oid[1] or 1
 
 
 def _slice(bits: bytes | bytearray, start: int, stop: int) -> int:

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import sys
 import time
-from array import array
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,7 +23,7 @@ from blockvault import files
 from blockvault.encoding import pack, unpack
 from blockvault.ids import ID_SIZE, object_id
 from blockvault.ops import base
-from blockvault.ops.marks import Marks
+from blockvault.ops.marks import Marks, Parts
 from blockvault.store import tables
 
 if TYPE_CHECKING:
@@ -36,6 +36,9 @@ ROW = b"marking"
 EVERY = 5.0
 """Seconds between two times that the marks are written.  A killed collection loses what it did
 since, and what it had gathered and not marked."""
+
+_FIELDS = 4
+"""What the file holds.  One that an earlier program left holds more, and is as none."""
 
 
 class Resumed(NamedTuple):
@@ -67,8 +70,7 @@ class MarksFile:
 
     def write(self, seq: int) -> None:
         path = _path(self._vault)
-        numbers, starts, bits = self._marks.parts()
-        data = pack([self._token, self._prune, seq, numbers.tobytes(), starts.tobytes(), bits])
+        data = pack([self._token, self._prune, seq, self._marks.parts()])
         # A disk that takes nothing must still be collected.
         with contextlib.suppress(OSError):
             files.replace(path, object_id(data) + data, alone=True)
@@ -98,13 +100,13 @@ def _read(vault: Vault, token: bytes, prune: int) -> Resumed | None:
         return None
     if object_id(data[ID_SIZE:]) != data[:ID_SIZE]:
         return None
-    owner, then, seq, numbers, starts, bits = unpack(data[ID_SIZE:], "marks")
-    if (owner, then) != (token, prune):
+    kept = unpack(data[ID_SIZE:], "marks")
+    if kept[:2] != (token, prune) or len(kept) != _FIELDS:
         return None
-    census = array("Q", numbers)
-    last = census[-1] if census else 0
+    seq, earlier = kept[2], Parts(*kept[3])
+    last = int.from_bytes(earlier.numbers[-8:], sys.byteorder)
     marks = Marks(vault, upto=last)
-    marks.take_over(census, array("Q", starts), bits)
+    marks.take_over(earlier)
     with vault.read() as reader:
         return Resumed(marks, seq, behind=reader.newest_frame() > last)
 

@@ -25,7 +25,7 @@ from blockvault import pins
 from blockvault.encoding import pack, unpack
 from blockvault.errors import BadRequest, Busy, Damaged, IOFailed
 from blockvault.ids import object_id
-from blockvault.ops import Progress, likeness, silent
+from blockvault.ops import Progress, entries, likeness, silent
 from blockvault.ops.likeness import Piece
 from blockvault.store import frames, tables
 from blockvault.store.codec import Codec
@@ -205,9 +205,14 @@ class _Packing:
         if None in places:
             self.skipped.append(number)
             return None
-        there = [(at or 0) >> tables.SLOT_BITS for at in places]
-        here = [pair for pair, at in zip(pairs, there, strict=True) if at == number]
-        return Old(number, len(data), here)
+        elsewhere = [
+            (at, oid)
+            for (oid, _), at in zip(pairs, places, strict=True)
+            if at is not None and at >> tables.SLOT_BITS != number
+        ]
+        # A row may be damaged: what is not where it says must not go with this frame.
+        there = entries.held(self.vault, elsewhere)
+        return Old(number, len(data), [pair for pair in pairs if pair[0] not in there])
 
     def _pack(self, group: Sequence[Old]) -> Frame:
         pairs = [pair for old in group for pair in old.pairs]

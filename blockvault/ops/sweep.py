@@ -4,6 +4,9 @@ Frames are immutable, so they are read, decoded and packed anew outside of any t
 threads and ahead; a transaction only moves and deletes.  An object leaves the index only if the
 index has it in the very place that is dead, for it may have been stored anew.  A frame that cannot
 be decoded does not tell which objects it held: it stays as it is.
+
+What is dead only because its row in the index is damaged is *astray*: needed and not found by the
+index, or found where it is not.  Its frame stays for this time, and the index gets it back.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from blockvault.errors import Damaged
 from blockvault.ids import object_id
+from blockvault.ops import entries
 from blockvault.ops.ahead import in_order
 from blockvault.ops.marks import Counted, Marks
 from blockvault.store import frames, tables
@@ -49,12 +53,16 @@ class Tally(Protocol):
 
 @dataclass(slots=True)
 class _Opened:
-    """A decoded frame: its dead objects by id and place, its living ones by id and bytes."""
+    """A decoded frame: its dead objects by id and place, its living ones by id and bytes.
+
+    ``slots`` are the dead places, as bits; ``astray`` are those that are none.
+    """
 
     number: int
     length: int
     dead: list[tuple[bytes, int]] = field(default_factory=list)
     alive: list[tuple[bytes, bytes]] = field(default_factory=list)
+    astray: list[tuple[bytes, int]] = field(default_factory=list)
     slots: int = 0
 
     @property
@@ -95,9 +103,13 @@ class Sweeper:
                 yield self._unindex(some)
 
     def _opened(self, threads: ThreadPoolExecutor, frames_: Iterable[Counted]) -> Iterator[_Opened]:
-        """Frames by their numbers, but for those that are gone or tell nothing."""
+        """Frames by their numbers, but for those that are gone or tell nothing, or must stay."""
         for _, opened in in_order(threads, self._open, sorted(frames_)):
-            if opened is not None:
+            if opened is None:
+                continue
+            if opened.astray:
+                self._unindex([opened])
+            else:
                 yield opened
 
     def _batches(self, opened: Iterator[_Opened], size: int) -> Iterator[list[_Opened]]:
@@ -126,7 +138,26 @@ class Sweeper:
                 opened.dead.append((oid, tables.location(frame.number, slot)))
             else:
                 opened.alive.append((oid, content))
+        opened.astray = self._astray(opened.dead)
+        for oid, place in opened.astray:
+            opened.dead.remove((oid, place))
+            opened.slots &= ~(1 << (place & 0xFFFF))
         return opened
+
+    def _astray(self, dead: Sequence[tuple[bytes, int]]) -> list[tuple[bytes, int]]:
+        """Those of which the index says too little, or something else than the frames."""
+        with self.vault.read() as reader:
+            rows = reader.locate([oid for oid, _ in dead])
+        lacking = []
+        elsewhere: dict[bytes, tuple[int, int]] = {}
+        for (oid, place), row in zip(dead, rows, strict=True):
+            if row is None and oid in self.marks.unfound:
+                lacking.append((oid, place))
+            elif row is not None and row != place and not self.marks.unneeded(row):
+                elsewhere[oid] = row, place
+        there = entries.held(self.vault, [(row, oid) for oid, (row, _) in elsewhere.items()])
+        lacking += [(oid, place) for oid, (_, place) in elsewhere.items() if oid not in there]
+        return lacking
 
     def _whole(self, opened: _Opened) -> bool:
         """Whether what lives in the frame is what the index says: else its bytes are damaged."""
@@ -169,10 +200,12 @@ class Sweeper:
         return length
 
     def _unindex(self, opened: Sequence[_Opened]) -> int:
-        """Forget what is dead in frames that stay, and say where it lies."""
+        """Forget what is dead in frames that stay, and say where it lies; find what is astray."""
         with self.turns.write() as writer:
             self._forget(writer, opened)
             for each in opened:
+                for oid, place in each.astray:
+                    writer.put(tables.INDEX, oid, tables.pack_location(place))
                 writer.set_dead(each.number, each.slots)
         return 0
 

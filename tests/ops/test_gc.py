@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from blockvault.errors import Busy
+from blockvault.encoding import pack, unpack
+from blockvault.errors import Busy, Damaged
+from blockvault.ids import object_id
 from blockvault.model.retention import Policy
 from blockvault.ops import check, export, forget, gc, ingest, marksfile, prune, rebuild
 from blockvault.ops.mark import Marker
@@ -210,7 +212,9 @@ def test_writes_between_a_kill_and_the_next_run_stay(
     assert check.verify(vault).problems == []
 
 
-@pytest.mark.parametrize("why", ["pruned", "rebuilt", "spoilt", "of another run", "cut short"])
+@pytest.mark.parametrize(
+    "why", ["pruned", "rebuilt", "spoilt", "of another run", "cut short", "earlier"]
+)
 def test_marks_that_cannot_be_trusted_are_made_anew(
     vault: Vault, monkeypatch: pytest.MonkeyPatch, why: str
 ) -> None:
@@ -233,6 +237,10 @@ def test_marks_that_cannot_be_trusted_are_made_anew(
         path.write_bytes(marks[:-1] + bytes([marks[-1] ^ 1]))
     elif why == "cut short":
         path.write_bytes(marks[: len(marks) // 2])
+    elif why == "earlier":
+        kept = unpack(marks[32:], "marks")
+        data = pack([*kept[:3], *kept[3][:3]])
+        path.write_bytes(object_id(data) + data)
     else:
         assert gc.collect(vault).complete
         path.write_bytes(marks)
@@ -262,6 +270,135 @@ def test_a_rebuild_indexes_nothing_that_a_collection_takes_meanwhile(
     assert content(vault)[BLOCK : 2 * BLOCK] == dead
     assert gc.collect(vault).complete
     assert content(vault)[BLOCK : 2 * BLOCK] == dead
+    assert check.verify(vault).problems == []
+
+
+# -- rows of the index have no check ---------------------------------------------------------------
+
+
+def row(vault: Vault, oid: bytes) -> int:
+    with vault.read() as reader:
+        (place,) = reader.locate([oid])
+    assert place is not None
+    return place
+
+
+def under_another_id(vault: Vault, oid: bytes) -> None:
+    """A bit of the id in its row is another one."""
+    place = row(vault, oid)
+    with vault.store.write() as writer:
+        writer.unindex([oid])
+        wrong = oid[:-1] + bytes([oid[-1] ^ 1])
+        writer.put(tables.INDEX, wrong, tables.pack_location(place))
+
+
+def points_at(place: int) -> Callable[[Vault, bytes], None]:
+    def harm(vault: Vault, oid: bytes) -> None:
+        with vault.store.write() as writer:
+            writer.put(tables.INDEX, oid, tables.pack_location(place))
+
+    return harm
+
+
+def at_a_needed_place(vault: Vault, oid: bytes) -> None:
+    points_at(row(vault, vault.resolve("main").volumes[0].root))(vault, oid)
+
+
+def at_a_dead_place(vault: Vault, oid: bytes) -> None:
+    points_at(row(vault, object_id(random.Random(1).randbytes(BLOCK))))(vault, oid)
+
+
+HARMS = [
+    under_another_id,
+    at_a_needed_place,
+    at_a_dead_place,
+    points_at(tables.location(1 << 30, 0)),
+    points_at(tables.location(1, 60_000)),
+]
+
+
+@pytest.mark.parametrize("fate", ["dropped", "moved", "left"])
+@pytest.mark.parametrize("harm", HARMS)
+def test_a_needed_block_outlives_its_row(
+    vault: Vault,
+    monkeypatch: pytest.MonkeyPatch,
+    harm: Callable[[Vault, bytes], None],
+    fate: str,
+) -> None:
+    """Its frame is one that would be dropped, for nothing else in it is needed, moved, or left."""
+    before = content(vault)
+    ids = [object_id(before[at : at + BLOCK]) for at in range(0, len(before), BLOCK)]
+    frame = row(vault, ids[COUNT // 2 + 1]) >> tables.SLOT_BITS
+    there = [oid for oid in ids if row(vault, oid) >> tables.SLOT_BITS == frame]
+    assert len(there) > 1
+    for oid in there if fate == "dropped" else there[:1]:
+        harm(vault, oid)
+    with monkeypatch.context() as patch:
+        if fate == "left":
+            patch.setattr(gc, "LEAVE", 2.0)
+        assert gc.collect(vault).complete
+    assert content(vault) == before
+    rebuild.rebuild(vault)
+    assert check.verify(vault).problems == []
+    assert gc.collect(vault).complete
+    assert content(vault) == before
+
+
+def test_a_killed_collection_tells_the_next_what_the_index_lacks(vault: Vault) -> None:
+    before = content(vault)
+    under_another_id(vault, object_id(before[BLOCK : 2 * BLOCK]))
+    gc.Collection(vault).mark()  # and then it was killed
+    assert gc.collect(vault).complete
+    assert content(vault) == before
+
+
+def test_where_the_index_lacks_too_much_nothing_is_collected(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("blockvault.ops.mark.UNFOUND_AT_MOST", 3)
+    before = content(vault)
+    for block in range(4):
+        under_another_id(vault, object_id(before[block * BLOCK :][:BLOCK]))
+    with pytest.raises(Damaged, match="lacks more than 3 needed blocks"):
+        gc.collect(vault)
+    rebuild.rebuild(vault)
+    assert content(vault) == before
+
+
+@pytest.fixture
+def other(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> bytes:
+    """The root of another branch, with content of its own; it is walked when main is marked."""
+    monkeypatch.setattr("blockvault.ops.mark.LOOKED_UP_AT_ONCE", 1)
+    vault.create_branch("other")
+    with vault.session("other") as session:
+        session.device("vda").write(0, noise("other", 100 * BLOCK))
+        session.snapshot("other")
+    forget.execute(vault, prune.plan(vault, Policy(last=1, events=0)))
+    return vault.resolve("other").volumes[0].root
+
+
+def test_a_node_whose_row_points_at_a_marked_one_is_not_taken_for_it(
+    vault: Vault, other: bytes
+) -> None:
+    before = vault.device("other", "vda").read(0, COUNT * BLOCK)
+    at_a_needed_place(vault, other)
+    vault.objects.close()
+    with pytest.raises(Damaged):
+        gc.collect(vault)
+    rebuild.rebuild(vault)
+    assert gc.collect(vault).complete
+    vault.objects.close()
+    assert vault.device("other", "vda").read(0, COUNT * BLOCK) == before
+    assert check.verify(vault).problems == []
+
+
+def test_a_node_is_walked_though_a_block_seems_to_lie_there(vault: Vault, other: bytes) -> None:
+    before, theirs = content(vault), vault.device("other", "vda").read(0, COUNT * BLOCK)
+    points_at(row(vault, other))(vault, object_id(before[-BLOCK:]))
+    vault.objects.close()
+    assert gc.collect(vault).complete
+    assert content(vault) == before
+    assert vault.device("other", "vda").read(0, COUNT * BLOCK) == theirs
     assert check.verify(vault).problems == []
 
 

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 
 from blockvault.errors import BadRequest, Busy
+from blockvault.ids import object_id
 from blockvault.model.retention import Policy
 from blockvault.ops import check, forget, gc, prune, rebuild, recompress
+from blockvault.store import tables
 from blockvault.store.env import LmdbStore
 from blockvault.vault import Vault
 
@@ -100,6 +102,18 @@ def test_dead_places_go_and_a_collection_must_be_whole_before(vault: Vault) -> N
         pack(vault)
     assert gc.collect(vault).complete
     before = content(vault)
+    pack(vault)
+    assert content(vault) == before
+    sound(vault)
+
+
+def test_a_block_whose_row_points_elsewhere_is_packed_with_its_frame(vault: Vault) -> None:
+    before = content(vault)
+    oid, other = (object_id(before[at * BLOCK :][:BLOCK]) for at in (5, COUNT - 1))
+    with vault.store.write() as writer:
+        (place,) = writer.locate([other])
+        assert place is not None
+        writer.put(tables.INDEX, oid, tables.pack_location(place))
     pack(vault)
     assert content(vault) == before
     sound(vault)
