@@ -5,13 +5,18 @@ holder dies, however it dies.  The file's text only says who holds it, for the m
 second writer gets; it is never trusted for the decision.
 
 A forked child has no part in the leases of its parent: it neither keeps nor ends them.
+
+A holder may start a process that goes on with the branch when the holder dies: the QEMU of a
+machine.  That one has another file open, which is locked in the same way.  As long as it lives,
+nobody gets the lease but a ``successor`` of the dead holder.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from blockvault.errors import Busy
@@ -24,11 +29,17 @@ _held: set[Lease] = set()
 
 
 class Lease:
-    """Held from construction to ``release``; ``Busy`` names the holder of a taken one."""
+    """Held from construction to ``release``; ``Busy`` names the holder of a taken one.
 
-    def __init__(self, vault: Path, branch: int, name: str, holder: str) -> None:
+    A ``successor`` gets it too while it is ``kept``: a process lives that a holder started for it.
+    """
+
+    def __init__(
+        self, vault: Path, branch: int, name: str, holder: str, *, successor: bool = False
+    ) -> None:
         directory = vault / _DIRECTORY
         self.path = directory / str(branch)
+        self._keep = directory / f"{branch}.keep"
         try:
             directory.mkdir(mode=0o700, exist_ok=True)
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -44,8 +55,53 @@ class Lease:
                 "nothing was changed, try again when it is done",
                 kind="branch-busy",
             ) from None
+        self.kept = self._is_kept()
+        if self.kept and not successor:
+            filesystem.close_locked(self._fd)
+            raise Busy(
+                f"branch '{name}' is kept for its machine, whose guest lost its supervisor and "
+                f"waits for another; nothing was changed. 'blockvault vm start {name}' takes it "
+                f"over, 'blockvault vm stop {name} --force' switches it off",
+                kind="branch-busy",
+            )
         _held.add(self)
         self._say(f"{holder} (process {os.getpid()})\n")
+
+    def _is_kept(self) -> bool:
+        """Tried by nobody but who has the lease, so nobody takes one trial for a process."""
+        try:
+            fd = os.open(self._keep, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            filesystem.close_locked(fd)
+        return False
+
+    @contextmanager
+    def keep(self) -> Iterator[int]:
+        """A file for a process that is started inside of the block and has it open until it ends:
+        the lease is kept for its ``successor`` for so long.
+        """
+        try:
+            fd = os.open(self._keep, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise from_os(error, self._keep) from None
+        try:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise Busy(
+                    f"a process that was started before has {self._keep} open still; nothing was "
+                    "changed, try again when it has ended",
+                    kind="branch-busy",
+                ) from None
+            yield fd
+        finally:
+            os.close(fd)
 
     def release(self) -> None:
         """Give the branch back.  The file stays: removing it would race with the next holder."""

@@ -12,7 +12,7 @@ snapshot is a checkpoint that also has a name.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING
 
 from blockvault.committer import Committer
@@ -36,9 +36,12 @@ if TYPE_CHECKING:
 class Session(Committer):
     """Opened by ``Vault.session``; close it, or use it in a ``with``, to flush and release."""
 
-    def __init__(self, vault: Vault, branch: refs.Branch, holder: str) -> None:
+    def __init__(
+        self, vault: Vault, branch: refs.Branch, holder: str, *, successor: bool = False
+    ) -> None:
+        """``successor`` opens a branch too that is kept for the machine of a dead holder."""
         super().__init__(vault, branch)
-        self._lease = Lease(vault.path, branch.id, branch.name, holder)
+        self._lease = Lease(vault.path, branch.id, branch.name, holder, successor=successor)
         try:
             # Else whatever a guest writes would be taken, and could not be stored.
             vault.store.check_writable()
@@ -62,6 +65,15 @@ class Session(Committer):
             )
             for volume in position.volumes
         }
+
+    @property
+    def kept(self) -> bool:
+        """Whether the branch was kept when this session opened it: nobody had it since."""
+        return self._lease.kept
+
+    def keep(self) -> AbstractContextManager[int]:
+        """A file for a process that goes on with the branch should this one die; see ``lease``."""
+        return self._lease.keep()
 
     # -- volumes -------------------------------------------------------------------------------
 

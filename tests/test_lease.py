@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from blockvault import Vault
 from blockvault.errors import Busy, IOFailed, NoSpace
 from blockvault.lease import Lease
+from blockvault.store import journal
 
 HOLD = """
 import sys
@@ -89,6 +91,47 @@ def test_released_once(tmp_path: Path) -> None:
     lease.release()
     assert lease.path.read_text() == ""
     Lease(tmp_path, 1, "main", "another").release()
+
+
+def test_a_process_that_outlives_the_holder_keeps_the_branch(tmp_path: Path) -> None:
+    lease = Lease(tmp_path, 1, "main", "a test")
+    with lease.keep() as fd:
+        process = subprocess.Popen(["sleep", "60"], pass_fds=(fd,))
+    with process, ExitStack() as ending:
+        ending.callback(process.kill)
+        lease.release()
+        with pytest.raises(Busy, match="vm start main"):
+            Lease(tmp_path, 1, "main", "another")
+        Lease(tmp_path, 2, "other", "another").release()
+        for _ in range(2):
+            successor = Lease(tmp_path, 1, "main", "a successor", successor=True)
+            assert successor.kept
+            with pytest.raises(Busy), successor.keep():
+                pass
+            successor.release()
+    successor = Lease(tmp_path, 1, "main", "a successor", successor=True)
+    assert not successor.kept
+    successor.release()
+    Lease(tmp_path, 1, "main", "another").release()
+
+
+def test_what_a_keeper_s_holder_promised_is_stored_for_readers(
+    tmp_path: Path, other: subprocess.Popen[bytes]
+) -> None:
+    """A look at the vault opens the branch for a moment, which takes nothing from the keeper."""
+    with Vault.open(tmp_path) as vault:
+        path = vault.path
+        branch = vault.branch()
+    other.communicate(b"\n")
+    lease = Lease(path, branch.id, "main", "a test")
+    with lease.keep() as fd:
+        process = subprocess.Popen(["sleep", "60"], pass_fds=(fd,))
+    lease.release()
+    with process, ExitStack() as ending:
+        ending.callback(process.kill)
+        journal.Journal.create(path, branch.id).close()
+        Vault.open(tmp_path).close()
+        assert not journal.path_of(path, branch.id).exists()
 
 
 def test_a_full_disk_takes_only_the_name_away(

@@ -44,7 +44,7 @@ OWNERS = {
 INTERNAL = {
     # What the program's own parts use: objects and transactions, which the page leaves out.
     Vault: {"transaction", "read", "new_objects", "objects", "store"},
-    Session: {"commit", "make_room", "took"},
+    Session: {"commit", "make_room", "took", "kept", "keep"},
     Device: set(),
 }
 

@@ -30,16 +30,22 @@ def recover(vault: Vault) -> None:
     if left and not vault.store.readonly:
         for branch in vault.branches():
             if branch.id in left:
-                with suppress(VaultError), vault.session(branch.name, holder=HOLDER):
-                    pass
+                with suppress(VaultError):
+                    _settle(vault, branch)
 
 
-def lease(vault: Vault, branch: Branch, holder: str) -> Lease:
+def _settle(vault: Vault, branch: Branch) -> None:
+    """Store what the journal of one branch says.  Nothing that its machine could miss changes."""
+    from blockvault.session import Session
+
+    Session(vault, branch, HOLDER, successor=True).close()
+
+
+def lease(vault: Vault, branch: Branch, holder: str, *, successor: bool = False) -> Lease:
     """The lease of a branch whose journal, if it had one, is stored.  ``Busy`` as for ``Lease``."""
     while True:
-        taken = Lease(vault.path, branch.id, branch.name, holder)
+        taken = Lease(vault.path, branch.id, branch.name, holder, successor=successor)
         if not journal.path_of(vault.path, branch.id).exists():
             return taken
         taken.release()
-        with vault.session(branch.name, holder=HOLDER):
-            pass
+        _settle(vault, branch)

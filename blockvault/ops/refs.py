@@ -148,10 +148,10 @@ def leased(reader: Reader, branch: Branch) -> Branch:
 
 
 @contextmanager
-def _alone(vault: Vault, name: str, holder: str) -> Iterator[Branch]:
+def _alone(vault: Vault, name: str, holder: str, *, successor: bool = False) -> Iterator[Branch]:
     """A branch that nobody writes meanwhile; ``Busy`` names who does."""
     branch = find(vault, name)
-    lease = recovery.lease(vault, branch, holder)
+    lease = recovery.lease(vault, branch, holder, successor=successor)
     try:
         yield branch
     finally:
@@ -257,9 +257,12 @@ def untag(vault: Vault, name: str) -> None:
         transaction.add(events.Untagged(name=name))
 
 
-def rollback(vault: Vault, name: str, position: Position) -> None:
-    """Give a branch the state of ``position``; where it was stays in its history."""
-    with _alone(vault, name, "a rollback") as branch, vault.guard():
+def rollback(vault: Vault, name: str, position: Position, *, successor: bool = False) -> None:
+    """Give a branch the state of ``position``; where it was stays in its history.
+
+    ``successor`` is what the supervisor of its machine says while that stands.
+    """
+    with _alone(vault, name, "a rollback", successor=successor) as branch, vault.guard():
         volumes, frames = states.materialized(vault, position)
         with vault.transaction() as transaction:
             transaction.add_frames(frames)

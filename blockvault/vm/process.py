@@ -29,8 +29,11 @@ class Qemu:
             raise ToolFailed("QEMU has ended", kind="qemu-gone") from None
 
     @classmethod
-    def start(cls, command: Sequence[str], log: Path) -> Qemu:
-        """Start QEMU in a session of its own; what it says goes to ``log``."""
+    def start(cls, command: Sequence[str], log: Path, keep: int) -> Qemu:
+        """Start QEMU in a session of its own; what it says goes to ``log``.
+
+        It has the file ``keep`` open as long as it lives.
+        """
         try:
             with open(log, "wb") as said:
                 child = subprocess.Popen(
@@ -39,6 +42,7 @@ class Qemu:
                     stdout=said,
                     stderr=said,
                     start_new_session=True,
+                    pass_fds=(keep,),
                 )
         except FileNotFoundError:
             raise ToolFailed(f"{command[0]} cannot be started", kind="tool-missing") from None

@@ -81,7 +81,8 @@ class Running:
         words = command.command(
             self.machine, self.run, self.session.branch.name, self.accelerator, incoming=incoming
         )
-        self._qemu = Qemu.start(words, self.run.qemu_log)
+        with self.session.keep() as keep:
+            self._qemu = Qemu.start(words, self.run.qemu_log, keep)
 
     def adopt(self, qemu: Qemu) -> None:
         """Take over a QEMU that runs already."""

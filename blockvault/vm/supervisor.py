@@ -19,11 +19,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blockvault.errors import Busy, NotFound, VaultError
+from blockvault.errors import NotFound, VaultError
 from blockvault.ids import short
+from blockvault.ops import refs
 from blockvault.vm import arriving, disks, filling, host, restoring, rewind, state
+from blockvault.vm.hold import Hold
 from blockvault.vm.planning import How, Plan, plan
-from blockvault.vm.process import Qemu
 from blockvault.vm.rundir import Process, RunDir, State
 from blockvault.vm.running import Running
 
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
     from blockvault.session import Session
     from blockvault.vault import Vault
     from blockvault.vm.disks import Serve, Served
+    from blockvault.vm.process import Qemu
 
 log = logging.getLogger(__name__)
 
-HOLDER = "a running machine"
 _TICK = 0.5
 
 TakeOrders = Callable[["Supervisor"], Path]
@@ -66,6 +67,7 @@ class Supervisor:
         self._control: Path | None = None
         """Where the orders come in: for those who look for this machine."""
         self._how = how
+        self._hold = Hold(vault, self.branch, self.run_dir)
         self._lock = threading.RLock()
         self._ending = threading.Event()
         self._ended = ""
@@ -75,29 +77,21 @@ class Supervisor:
     def start(self) -> str:
         """Bring the machine up; return in words what was done."""
         with self._lock:
-            left = self.run_dir.load()
-            if left is not None and left.supervisor.alive:
-                raise Busy(
-                    f"machine '{self.branch.name}' is running (process {left.supervisor.pid})",
-                    kind="machine-running",
-                )
             # Nothing of the run directory is touched before the branch is ours.
-            session = self._take_branch()
+            session = self._hold.take_over()
             try:
-                if left is not None and left.qemu is not None and left.qemu.alive:
-                    qemu = Qemu.find(left.qemu, self.run_dir.qemu_log)
-                    if not self.run_dir.unsound.exists():
-                        return self._adopt(session, qemu, left.accelerator)
-                    qemu.kill()  # it cannot go on
-                    qemu.close()
+                orphan = self._hold.orphan(session)
+            except BaseException:
+                session.close()
+                raise
+            try:
+                if orphan is not None:
+                    return self._adopt(session, orphan)
                 return self._begin(session, self._how)
             except BaseException as error:
                 session.close()
                 self.end(f"it did not start: {error}")
                 raise
-
-    def _take_branch(self) -> Session:
-        return self.vault.session(self.branch.name, holder=HOLDER)
 
     def _begin(self, session: Session, how: How) -> str:
         """A new QEMU from the branch's head, which is not collected while it is read."""
@@ -142,10 +136,11 @@ class Supervisor:
         if self._control is None:
             self._control = self._take_orders(self)
 
-    def _adopt(self, session: Session, qemu: Qemu, accelerator: str) -> str:
+    def _adopt(self, session: Session, qemu: Qemu) -> str:
         """Take over a QEMU that still runs: serve its disks again, connect to its monitor."""
+        assert self._hold.left is not None
         chosen = plan(self.vault, self.branch.name, boot=True)
-        served, running = self._disks(session, chosen, accelerator)
+        served, running = self._disks(session, chosen, self._hold.left.accelerator)
         self._open(served)
         running.adopt(qemu)
         self._save(running)
@@ -295,9 +290,9 @@ class Supervisor:
         self._close_served()
         running.session.close()
         try:
-            self.vault.rollback(self.branch.name, rev)
+            refs.rollback(self.vault, self.branch.name, self.vault.resolve(rev), successor=True)
         finally:
-            running.use(self._take_branch())
+            running.use(self._hold.take())
             self.served = self._serve(running.session, self.run_dir.nbd)
             self.served.begin()
 
@@ -305,7 +300,7 @@ class Supervisor:
         """A new QEMU from the branch's head, once ``move`` has moved that."""
         try:
             move()
-            session = self._take_branch()
+            session = self._hold.take()
             try:
                 return self._begin(session, How(force=force, eager=self._how.eager))
             except BaseException:

@@ -47,7 +47,10 @@ def test_a_dead_supervisor_is_taken_over_and_the_guest_runs_on(lab: Any) -> None
     kill(pid)
     lab.wait_until(lambda: gone(pid))
     assert lab.status()["status"] == "orphaned"
-    assert lab.run("vm", "stop", "main", "--force", code=3)
+    assert lab.run("vm", "stop", "main", code=3)
+    for words in (("vm", "rollback"), ("rollback",)):
+        error = lab.run(*words, "main", "main~0", "--json", code=5)
+        assert error["error"]["kind"] == "branch-busy"
     assert console.counter() >= counted  # it computes on, and only its disk waits
     told = lab.run("vm", "start", "main")
     assert "taken over" in told

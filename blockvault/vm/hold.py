@@ -1,0 +1,86 @@
+"""What a supervisor holds: the branch of its machine, and what is left of the one before it.
+
+    branch   a session, as the successor of whoever ran the machine last
+    orphan   the QEMU of a supervisor that died; the branch is kept for it (``lease``)
+
+Nobody can have written to a branch that is kept, so its QEMU can be taken over.  One that has no
+hold of its branch is ended: its memory may be of another moment than its disks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from blockvault.errors import Busy, ToolFailed
+from blockvault.session import Session
+from blockvault.vm.process import Qemu
+
+if TYPE_CHECKING:
+    from blockvault.ops.refs import Branch
+    from blockvault.vault import Vault
+    from blockvault.vm.rundir import RunDir, State
+
+HOLDER = "a running machine"
+
+
+class Hold:
+    """The hold that one supervisor has of its machine's branch."""
+
+    def __init__(self, vault: Vault, branch: Branch, run: RunDir) -> None:
+        self._vault = vault
+        self._branch = branch
+        self._run = run
+        self.left: State | None = None
+        """What an earlier run left, from ``take_over`` on."""
+
+    def take_over(self) -> Session:
+        """The branch, and with it all that an earlier run has left; ``Busy`` if that goes on."""
+        self.left = self._find()
+        session = self.take()
+        try:
+            if self._find() != self.left:
+                raise self._busy("was started or ended at this moment; try again")
+        except BaseException:
+            session.close()
+            raise
+        return session
+
+    def take(self) -> Session:
+        """The branch."""
+        branch = self._vault.branch(self._branch.name)
+        return Session(self._vault, branch, HOLDER, successor=True)
+
+    def _find(self) -> State | None:
+        left = self._run.load()
+        if left is not None and left.supervisor.alive:
+            raise self._busy(f"is running (process {left.supervisor.pid})")
+        return left
+
+    def _busy(self, how: str) -> Busy:
+        return Busy(f"machine '{self._branch.name}' {how}", kind="machine-running")
+
+    def orphan(self, session: Session) -> Qemu | None:
+        """The QEMU that lost its supervisor, if it can be taken over; one that cannot is ended.
+
+        ``Busy`` if the branch is kept for another one than this run directory knows.
+        """
+        left = self.left.qemu if self.left is not None else None
+        if left is None or not left.alive:
+            if session.kept:
+                raise Busy(
+                    f"branch '{self._branch.name}' is kept for a QEMU of which nothing is known in "
+                    f"{self._run.path}; nothing was changed. If it was started with another "
+                    "BLOCKVAULT_RUNTIME, name that; else end the process that has "
+                    f"leases/{self._branch.id}.keep of the vault open (fuser tells)",
+                    kind="branch-busy",
+                )
+            return None
+        try:
+            qemu = Qemu.find(left, self._run.qemu_log)
+        except ToolFailed:
+            return None  # it ended at this moment
+        if session.kept and not self._run.unsound.exists():
+            return qemu
+        qemu.kill()
+        qemu.close()
+        return None
