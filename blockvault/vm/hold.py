@@ -64,7 +64,7 @@ class Hold:
 
         ``Busy`` if the branch is kept for another one than this run directory knows.
         """
-        left = self.left.qemu if self.left is not None else None
+        left = None if self.left is None else self.left.qemu
         if left is None or not left.alive:
             if session.kept:
                 raise Busy(
@@ -79,8 +79,12 @@ class Hold:
             qemu = Qemu.find(left, self._run.qemu_log)
         except ToolFailed:
             return None  # it ended at this moment
-        if session.kept and not self._run.unsound.exists():
+        if session.kept and self._can_go_on():
             return qemu
         qemu.kill()
         qemu.close()
         return None
+
+    def _can_go_on(self) -> bool:
+        """Whether a guest has all its memory, and disks of the same moment."""
+        return not (self.left is None or self.left.beginning or self._run.unsound.exists())

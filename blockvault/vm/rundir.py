@@ -71,6 +71,8 @@ class State:
     accelerator: str = ""
     since: float = 0.0
     ended: str = ""
+    beginning: bool = False
+    """QEMU was started, but the machine is not up: one that is found so cannot go on."""
 
 
 class RunDir:

@@ -120,6 +120,7 @@ class Supervisor:
         served, running = self._disks(session, chosen, accelerator)
         saved = chosen.made
         running.start(incoming=saved is not None)
+        self._save(running, beginning=True)  # from now on a QEMU would be left if we died
         # It has itself to load first, and so have we: the server, what takes orders, the monitor.
         self._open(served)
         if saved is not None and memory is None:
@@ -155,16 +156,17 @@ class Supervisor:
         )
         return self.served, self.running
 
-    def _save(self, running: Running) -> None:
+    def _save(self, running: Running, *, beginning: bool = False) -> None:
         self.run_dir.save(
             State(
                 vault=str(self.vault.path),
                 branch=self.branch.name,
                 supervisor=Process.of(os.getpid()),
                 qemu=running.qemu.process,
-                control=str(self._control),
+                control=str(self._control or ""),
                 accelerator=running.accelerator,
                 since=self.since,
+                beginning=beginning,
             )
         )
 

@@ -80,11 +80,16 @@ def test_a_qemu_that_kept_nothing_is_ended(vault: Vault, run: RunDir, start: Sta
     assert qemu.ended
 
 
-def test_a_qemu_that_cannot_go_on_is_ended(vault: Vault, run: RunDir, start: Start) -> None:
+@pytest.mark.parametrize("beginning", [True, False])
+def test_a_qemu_that_cannot_go_on_is_ended(
+    vault: Vault, run: RunDir, start: Start, beginning: bool
+) -> None:
+    """One that was waiting for its state, or whose memory is not whole."""
     with (held := hold(vault, run)).take_over() as session:
         qemu = start(session)
-        run.save(State(str(vault.path), "main", DEAD, qemu=qemu.process))
-        run.unsound.touch()
+        run.save(State(str(vault.path), "main", DEAD, qemu=qemu.process, beginning=beginning))
+        if not beginning:
+            run.unsound.touch()
     with (held := hold(vault, run)).take_over() as session:
         assert held.orphan(session) is None
     assert qemu.ended

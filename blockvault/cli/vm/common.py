@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from blockvault.errors import BadRequest, NotFound
+from blockvault.errors import BadRequest, Busy, NotFound
 
 if TYPE_CHECKING:
     from blockvault.nbd.control import Remote
@@ -69,6 +69,11 @@ def machine(vault: Vault, name: str) -> Remote:
             "died": "is not running; it died with its supervisor",
         }.get(status, "is not running; 'blockvault vm start' starts it")
         raise NotFound(f"machine '{branch.name}' {said}", kind="machine-stopped")
+    if not state.control:
+        raise Busy(
+            f"machine '{branch.name}' is being started; nothing was done, try again when it is up",
+            kind="machine-starting",
+        )
     return control.Remote(Path(state.control))
 
 

@@ -1,0 +1,130 @@
+"""A supervisor's steps one by one, with a process that only sleeps for QEMU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockvault import Vault
+from blockvault.cli.vm import common
+from blockvault.errors import Busy, VaultError
+from blockvault.ops import attachments
+from blockvault.session import Session
+from blockvault.vm import command, host
+from blockvault.vm.machine import CONFIG, Machine
+from blockvault.vm.planning import How
+from blockvault.vm.rundir import RunDir, State
+from blockvault.vm.running import Running
+from blockvault.vm.supervisor import Supervisor
+
+
+class Disks:
+    """Disks that nobody is served."""
+
+    def __init__(self, session: Session, path: Path) -> None:
+        pass
+
+    def begin(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def status(self) -> dict[str, Any]:
+        return {}
+
+
+class World:
+    """A vault with one machine, and supervisors of that."""
+
+    def __init__(self, path: Path, vault: Vault) -> None:
+        self.vault = vault
+        self.base = path / "run"
+        self.run = RunDir(self.base, vault.options.vault_id, vault.branch().id, vault.path)
+        self.made: list[Supervisor] = []
+
+    def supervisor(self, how: How | None = None, branch: str = "main") -> Supervisor:
+        orders = self.base / "1-1.sock"
+        made = Supervisor(self.vault, branch, self.base, Disks, lambda it: orders, how or How())
+        self.made.append(made)
+        return made
+
+    def left(self) -> State:
+        state = self.run.load()
+        assert state is not None
+        return state
+
+    def free(self) -> bool:
+        """Whether anybody else may write the branch."""
+        try:
+            self.vault.session("main").close()
+        except VaultError:
+            return False
+        return True
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setattr(command, "command", lambda *_, **__: ["sleep", "60"])
+    monkeypatch.setattr(host, "accelerator", lambda: "tcg")
+    monkeypatch.setattr(host, "check_memory_place", lambda *_: None)
+    monkeypatch.setattr(Running, "connect", lambda self: None)
+    with Vault.create(tmp_path / "vault") as vault:
+        machine = Machine(memory=16 << 20, disks=("vda",))
+        with vault.session() as session, vault.guard():
+            session.create_volume("vda", 1 << 20)
+            kept = attachments.keep(vault, {CONFIG: machine.encode()})
+            session.snapshot("a machine", attachments=kept)
+        made = World(tmp_path, vault)
+        yield made
+        for each in made.made:
+            each.end("the test is over")
+
+
+Patch = Callable[[str, Callable[..., object]], None]
+
+
+@pytest.fixture
+def patch(monkeypatch: pytest.MonkeyPatch) -> Patch:
+    """Have something else done when a machine comes to a step."""
+    return lambda name, act: monkeypatch.setattr(Running, name, act)
+
+
+def test_a_qemu_is_known_before_it_is_up(world: World, patch: Patch) -> None:
+    """Who comes after a death in the middle of a start finds the QEMU, and that it is no use."""
+    found: list[State] = []
+    patch("connect", lambda running: found.append(world.left()))
+    supervisor = world.supervisor()
+    assert supervisor.start() == "booted"
+    (state,) = found
+    assert state.beginning
+    assert state.qemu is not None
+    assert state.qemu.alive
+    assert state.supervisor.alive
+    up = world.left()
+    assert (up.beginning, up.qemu, up.control) == (False, state.qemu, str(world.base / "1-1.sock"))
+    supervisor.end("it was switched off")
+    assert not state.qemu.alive
+
+
+def test_orders_to_a_machine_that_is_being_started_are_refused(
+    world: World, patch: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BLOCKVAULT_RUNTIME", str(world.base))
+    monkeypatch.setattr(host, "cache_in", lambda folder: None)
+    refused: list[str] = []
+
+    def ask(running: Running) -> None:
+        world.run.save(replace(world.left(), control=""))
+        with pytest.raises(Busy) as caught:
+            common.machine(world.vault, "main")
+        refused.append(caught.value.reason)
+
+    patch("connect", ask)
+    world.supervisor().start()
+    assert refused == ["machine-starting"]
+    assert common.machine(world.vault, "main").pid == 1
