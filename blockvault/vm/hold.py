@@ -11,14 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blockvault.errors import Busy, ToolFailed
+from blockvault.errors import Busy, ToolFailed, VaultError
 from blockvault.session import Session
 from blockvault.vm.process import Qemu
+from blockvault.vm.rundir import Process, State
 
 if TYPE_CHECKING:
     from blockvault.ops.refs import Branch
     from blockvault.vault import Vault
-    from blockvault.vm.rundir import RunDir, State
+    from blockvault.vm.rundir import RunDir
 
 HOLDER = "a running machine"
 
@@ -32,6 +33,7 @@ class Hold:
         self._run = run
         self.left: State | None = None
         """What an earlier run left, from ``take_over`` on."""
+        self.session: Session | None = None
 
     def take_over(self) -> Session:
         """The branch, and with it all that an earlier run has left; ``Busy`` if that goes on."""
@@ -41,14 +43,21 @@ class Hold:
             if self._find() != self.left:
                 raise self._busy("was started or ended at this moment; try again")
         except BaseException:
-            session.close()
+            self.give_back()
             raise
         return session
 
     def take(self) -> Session:
         """The branch."""
         branch = self._vault.branch(self._branch.name)
-        return Session(self._vault, branch, HOLDER, successor=True)
+        self.session = Session(self._vault, branch, HOLDER, successor=True)
+        return self.session
+
+    def give_back(self) -> None:
+        """Flush, and let others have the branch, unless it is kept for a QEMU that lives."""
+        session, self.session = self.session, None
+        if session is not None:
+            session.close()
 
     def _find(self) -> State | None:
         left = self._run.load()
@@ -88,3 +97,29 @@ class Hold:
     def _can_go_on(self) -> bool:
         """Whether a guest has all its memory, and disks of the same moment."""
         return not (self.left is None or self.left.beginning or self._run.unsound.exists())
+
+
+def switch_off(vault: Vault, branch: Branch, run: RunDir) -> str:
+    """End a guest that has lost its supervisor, as a power cut does; return how it ended."""
+    hold = Hold(vault, branch, run)
+    session = hold.take_over()
+    try:
+        qemu = hold.orphan(session)
+        if qemu is not None:
+            qemu.kill()
+            qemu.close()
+        run.clear()
+        ended = "it was switched off while it had no supervisor"
+        run.save(State(str(vault.path), branch.name, Process(0, 0), ended=ended))
+    finally:
+        hold.give_back()
+    return ended
+
+
+def not_taken_over(name: str, error: VaultError) -> VaultError:
+    """The same error, with what it means for the guest."""
+    return type(error)(
+        f"machine '{name}' could not be taken over: {error.message}. Its guest was left as it was; "
+        "'vm start' tries again, 'vm stop --force' switches it off",
+        kind=error.reason,
+    )

@@ -23,7 +23,7 @@ from blockvault.errors import NotFound, VaultError
 from blockvault.ids import short
 from blockvault.ops import refs
 from blockvault.vm import arriving, disks, filling, host, restoring, rewind, state
-from blockvault.vm.hold import Hold
+from blockvault.vm.hold import Hold, not_taken_over
 from blockvault.vm.planning import How, Plan, plan
 from blockvault.vm.rundir import Process, RunDir, State
 from blockvault.vm.running import Running
@@ -82,13 +82,18 @@ class Supervisor:
             try:
                 orphan = self._hold.orphan(session)
             except BaseException:
-                session.close()
+                self._hold.give_back()
                 raise
             try:
                 if orphan is not None:
                     return self._adopt(session, orphan)
                 return self._begin(session, self._how)
             except BaseException as error:
+                if orphan is not None and not orphan.ended:
+                    self._leave()
+                    if isinstance(error, VaultError):
+                        raise not_taken_over(self.branch.name, error) from error
+                    raise
                 session.close()
                 self.end(f"it did not start: {error}")
                 raise
@@ -146,6 +151,19 @@ class Supervisor:
         running.adopt(qemu)
         self._save(running)
         return f"taken over: {running.after_a_death()}"
+
+    def _leave(self) -> None:
+        """Let go of a guest that could not be taken over: who tries next finds it as it was."""
+        running, self.running = self.running, None
+        self._close_served()
+        with contextlib.suppress(VaultError):  # then the guest lost what it wrote, as it is marked
+            if running is not None:
+                running.session.flush()
+        if running is not None:
+            running.close()
+        with contextlib.suppress(VaultError):
+            self._hold.give_back()
+        self._ending.set()
 
     def _disks(self, session: Session, chosen: Plan, accelerator: str) -> tuple[Served, Running]:
         """A machine without a QEMU, and its disks, which begin to be served."""

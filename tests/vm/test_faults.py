@@ -59,7 +59,13 @@ def test_a_dead_supervisor_is_taken_over_and_the_guest_runs_on(lab: Any) -> None
     assert console.counter() > counted
     assert console.run("echo after >>/disk/f; sync; cat /disk/f") == "before\nafter"
     lab.snapshot()
-    lab.run("vm", "stop", "main", "--force")
+    row = lab.status()
+    kill(row["pid"])
+    lab.wait_until(lambda: gone(row["pid"]))
+    told = lab.run("vm", "stop", "main", "--force", "--json")
+    assert "had no supervisor" in told["ended"]
+    assert gone(row["qemu"])
+    assert lab.status()["status"] == "stopped"
     lab.check_disk("main~0")
 
 

@@ -11,13 +11,15 @@ import pytest
 
 from blockvault import Vault
 from blockvault.cli.vm import common
-from blockvault.errors import Busy, VaultError
+from blockvault.errors import Busy, NotFound, ToolFailed, VaultError
 from blockvault.ops import attachments
 from blockvault.session import Session
-from blockvault.vm import command, host
+from blockvault.vm import command, disks, host, rundir
+from blockvault.vm.hold import switch_off
 from blockvault.vm.machine import CONFIG, Machine
 from blockvault.vm.planning import How
-from blockvault.vm.rundir import RunDir, State
+from blockvault.vm.process import Qemu
+from blockvault.vm.rundir import Process, RunDir, State
 from blockvault.vm.running import Running
 from blockvault.vm.supervisor import Supervisor
 
@@ -46,12 +48,22 @@ class World:
         self.base = path / "run"
         self.run = RunDir(self.base, vault.options.vault_id, vault.branch().id, vault.path)
         self.made: list[Supervisor] = []
+        self.orphans: list[Qemu] = []
 
     def supervisor(self, how: How | None = None, branch: str = "main") -> Supervisor:
         orders = self.base / "1-1.sock"
         made = Supervisor(self.vault, branch, self.base, Disks, lambda it: orders, how or How())
         self.made.append(made)
         return made
+
+    def orphan(self) -> Qemu:
+        """A QEMU whose supervisor was killed."""
+        self.run.make()
+        with self.vault.session("main") as session, session.keep() as keep:
+            qemu = Qemu.start(["sleep", "60"], self.run.qemu_log, keep)
+        self.orphans.append(qemu)
+        self.run.save(State(str(self.vault.path), "main", Process(0, 0), qemu=qemu.process))
+        return qemu
 
     def left(self) -> State:
         state = self.run.load()
@@ -83,6 +95,8 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
         yield made
         for each in made.made:
             each.end("the test is over")
+        for qemu in made.orphans:
+            qemu.kill()
 
 
 Patch = Callable[[str, Callable[..., object]], None]
@@ -128,3 +142,63 @@ def test_orders_to_a_machine_that_is_being_started_are_refused(
     world.supervisor().start()
     assert refused == ["machine-starting"]
     assert common.machine(world.vault, "main").pid == 1
+
+
+def no_disk(*_: object) -> None:
+    raise NotFound("the branch lacks a disk", kind="no-volume")
+
+
+def no_answer(*_: object) -> None:
+    raise ToolFailed("QEMU's monitor cannot be reached", kind="qemu-stalled")
+
+
+@pytest.mark.parametrize(
+    ("where", "name", "failing"),
+    [(disks, "check_there", no_disk), (Running, "connect", no_answer)],
+)
+def test_a_guest_that_cannot_be_taken_over_is_left_as_it_was(
+    world: World,
+    patch: Patch,
+    monkeypatch: pytest.MonkeyPatch,
+    where: Any,
+    name: str,
+    failing: Callable[..., None],
+) -> None:
+    qemu = world.orphan()
+    world.run.memory.write_bytes(b"memory")
+    before = world.left()
+    with monkeypatch.context() as broken:
+        broken.setattr(where, name, failing)
+        with pytest.raises(VaultError, match="left as it was"):
+            world.supervisor().start()
+    assert not qemu.ended
+    assert world.left() == before
+    assert world.run.memory.exists()
+    assert not world.free()
+    patch("after_a_death", lambda running: "it ran on")
+    assert world.supervisor().start() == "taken over: it ran on"
+    assert world.left().qemu == qemu.process
+
+
+def test_a_guest_that_ends_while_it_is_taken_over_has_died(world: World, patch: Patch) -> None:
+    qemu = world.orphan()
+
+    def end(running: Running) -> None:
+        qemu.kill()
+        raise ToolFailed("QEMU went away", kind="qemu-gone")
+
+    world.run.memory.touch()
+    patch("connect", end)
+    with pytest.raises(ToolFailed):
+        world.supervisor().start()
+    assert rundir.status(world.left()) == "died"
+    assert not world.run.memory.exists()
+    assert world.free()
+
+
+def test_a_guest_without_a_supervisor_can_be_switched_off(world: World) -> None:
+    qemu = world.orphan()
+    assert "switched off" in switch_off(world.vault, world.vault.branch(), world.run)
+    assert qemu.ended
+    assert rundir.status(world.left()) == "stopped"
+    assert world.free()

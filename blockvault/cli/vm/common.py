@@ -65,7 +65,8 @@ def machine(vault: Vault, name: str) -> Remote:
     status = rundir.status(state)
     if state is None or status != "running":
         said = {
-            "orphaned": "has lost its supervisor; 'blockvault vm start' takes it over",
+            "orphaned": "has lost its supervisor; 'blockvault vm start' takes it over, "
+            "'vm stop --force' switches it off",
             "died": "is not running; it died with its supervisor",
         }.get(status, "is not running; 'blockvault vm start' starts it")
         raise NotFound(f"machine '{branch.name}' {said}", kind="machine-stopped")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -34,7 +34,16 @@ def run(vault: Vault, branch: str, force: bool, timeout: float, as_json: bool) -
 
     Without --force the guest is asked to shut down, as by its power button.
     """
-    result = common.machine(vault, branch).ask("vm-stop", force=force, seconds=timeout)
+    from blockvault.vm import rundir
+
+    found = vault.branch(branch)
+    run_dir = common.run_dir(vault, found)
+    if force and rundir.status(run_dir.load()) == "orphaned":
+        from blockvault.vm.hold import switch_off
+
+        result: dict[str, Any] = {"ended": switch_off(vault, found, run_dir)}
+    else:
+        result = common.machine(vault, branch).ask("vm-stop", force=force, seconds=timeout)
     if as_json:
         output.write_json({"branch": branch, **result})
     else:
