@@ -12,8 +12,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import mmap
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +36,14 @@ log = logging.getLogger(__name__)
 
 START_SECONDS = 30.0
 POWER_SECONDS = 30.0
+RESET_SECONDS = 30.0
+_HALT_SECONDS = 2.0
+"""How long an adopted QEMU may take to stop its guest before its disks are served all the same: one
+that waits for them does not answer."""
 _POLL = 0.01
+_UNSTORED, _LOST = 0, 1
+"""Bytes of the mark beside a machine: its session holds writes that nobody else has; a session that
+died did, and the guest was not reset since."""
 STOPPED = ("paused", "postmigrate", "prelaunch")
 
 
@@ -72,6 +81,8 @@ class Running:
         """Memory that comes while the guest runs."""
         self._qemu: Qemu | None = None
         self._monitor: Monitor | None = None
+        self._happened = {name: threading.Event() for name in ("STOP", "RESET")}
+        """Events of QEMU's that somebody waits for."""
         self._marker = self._mark()
 
     # -- beginnings ------------------------------------------------------------------------------
@@ -84,10 +95,30 @@ class Running:
         with self.session.keep() as keep:
             self._qemu = Qemu.start(words, self.run.qemu_log, keep)
 
-    def adopt(self, qemu: Qemu) -> None:
-        """Take over a QEMU that runs already."""
+    def adopt(self, qemu: Qemu, serve: Callable[[], None]) -> str:
+        """Take over a QEMU that runs already; ``serve`` its disks.  Say what was done.
+
+        QEMU repeats the requests that nobody has answered.  A guest whose writes are lost must not
+        hear that its flush succeeded, so it is stopped before its disks are served.
+        """
         self._qemu = qemu
+        if not self.lost:
+            serve()
+            self.connect()
+            return self._go_on()
+        with ThreadPoolExecutor(1, "halt") as beside:
+            halting = beside.submit(self._halt)
+            self._happened["STOP"].wait(_HALT_SECONDS)
+            serve()
+            halting.result()
+        return self._power_cut()
+
+    def _halt(self) -> None:
+        """Stop the guest; QEMU answers only once its disks do, and tells before that it stands."""
         self.connect()
+        if self.monitor.status() == state.RUNNING:
+            self.monitor.execute("stop")
+        self._happened["STOP"].set()
 
     def connect(self) -> None:
         """Reach the monitor; a QEMU that ended meanwhile tells why."""
@@ -107,6 +138,8 @@ class Running:
             self.arriving.wait()
 
     def _heard(self, event: str, data: Mapping[str, Any]) -> None:
+        if event in self._happened:
+            self._happened[event].set()
         if event == "BLOCK_IO_ERROR" and data.get("action") == "stop":
             self.problem = f"a disk failed ({data.get('reason', 'no reason given')}); it is paused"
             log.warning("%s: %s", self.session.branch.name, self.problem)
@@ -114,19 +147,24 @@ class Running:
             self.problem = ""
 
     def _mark(self) -> mmap.mmap:
-        """A byte in shared memory that says whether the session holds writes nobody else has."""
+        """A byte in shared memory that says whether the session holds writes nobody else has.
+
+        Another one keeps what it said when a session died, until the guest was reset.
+        """
         with open(self.run.unflushed, "a+b") as file:
             file.truncate(mmap.PAGESIZE)
             shared = mmap.mmap(file.fileno(), mmap.PAGESIZE)
-        self.lost = bool(shared[0])
-        shared[0] = 0
+        if shared[_UNSTORED]:
+            shared[_LOST] = 1
+            shared[_UNSTORED] = 0
+        self.lost = bool(shared[_LOST])
         self.session.unstored = shared
         return shared
 
     def use(self, session: Session) -> None:
         """Go on with another session; the one before is closed."""
         self.session.unstored = bytearray(1)
-        self._marker[0] = 0
+        self._marker[_UNSTORED] = 0
         session.unstored = self._marker
         self.session = session
 
@@ -182,21 +220,26 @@ class Running:
             return None
         return attachments.find(self.vault.get_snapshot(tip).attachments, MEMORY)
 
-    def after_a_death(self) -> str:
-        """Bring an adopted guest to a sound state; say what was done."""
+    def _power_cut(self) -> str:
+        """Reset an adopted guest that believes writes to be on its disk that the dead process had.
+
+        To go on would be a disk that forgets; a reset is a power cut, which systems survive.
+        """
+        self.monitor.execute("system_reset")
+        if not self._happened["RESET"].wait(RESET_SECONDS):
+            raise ToolFailed(f"QEMU did not reset in {RESET_SECONDS:g} s", kind="qemu-stalled")
+        self.monitor.execute("cont")
+        self._marker[_LOST] = 0  # not before: who comes after another death has to do it again
+        self.run.standing.unlink(missing_ok=True)
+        return "writes that it had not flushed were lost, so it was reset as by a power cut"
+
+    def _go_on(self) -> str:
+        """Let an adopted guest go on that stood for a moment, or for its disks."""
         mark = self.run.standing
-        if self.lost:
-            # Writes that the guest believes to be on its disk were in the dead process only.
-            # To go on would be a disk that forgets; a reset is a power cut, which systems survive.
-            self.monitor.execute("stop")
-            self.monitor.execute("system_reset")
-            self.monitor.execute("cont")
-            done = "writes that it had not flushed were lost, so it was reset as by a power cut"
-        elif mark.exists() or self.monitor.status() == "io-error":
+        done = "it ran on; nothing was lost"
+        if mark.exists() or self.monitor.status() == "io-error":
             self.monitor.execute("cont")
             done = "it goes on where it stood; nothing was lost"
-        else:
-            done = "it ran on; nothing was lost"
         mark.unlink(missing_ok=True)
         return done
 

@@ -147,10 +147,9 @@ class Supervisor:
         assert self._hold.left is not None
         chosen = plan(self.vault, self.branch.name, boot=True)
         served, running = self._disks(session, chosen, self._hold.left.accelerator)
-        self._open(served)
-        running.adopt(qemu)
+        done = running.adopt(qemu, lambda: self._open(served))
         self._save(running)
-        return f"taken over: {running.after_a_death()}"
+        return f"taken over: {done}"
 
     def _leave(self) -> None:
         """Let go of a guest that could not be taken over: who tries next finds it as it was."""

@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from blockvault.errors import ToolFailed
 from blockvault.vm.qmp import Monitor
 
 GREETING = {"QMP": {"version": {"qemu": {"major": 7, "minor": 2, "micro": 0}}, "capabilities": []}}
-Answer = Callable[[dict[str, Any]], list[dict[str, Any]] | None]
+Answer = Callable[[dict[str, Any]], Iterable[dict[str, Any]] | None]
 
 
 class Peer:

@@ -175,7 +175,7 @@ def test_a_guest_that_cannot_be_taken_over_is_left_as_it_was(
     assert world.left() == before
     assert world.run.memory.exists()
     assert not world.free()
-    patch("after_a_death", lambda running: "it ran on")
+    patch("_go_on", lambda running: "it ran on")
     assert world.supervisor().start() == "taken over: it ran on"
     assert world.left().qemu == qemu.process
 
