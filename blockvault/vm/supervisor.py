@@ -105,6 +105,8 @@ class Supervisor:
             accelerator = host.accelerator()
             base = self.run_dir.path.parent
             base.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # What the one before has left counts as taken, and is of no more use.
+            self.run_dir.memory.unlink(missing_ok=True)
             host.check_memory_place(base, chosen.machine.memory)
             self.run_dir.make()
             first = chosen.memory if how.eager or not arriving.worthwhile(chosen.memory) else None

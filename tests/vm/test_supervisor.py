@@ -202,3 +202,21 @@ def test_a_guest_without_a_supervisor_can_be_switched_off(world: World) -> None:
     assert qemu.ended
     assert rundir.status(world.left()) == "stopped"
     assert world.free()
+
+
+def test_the_memory_of_the_machine_before_makes_room(
+    world: World, patch: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a death, and when a rollback starts another QEMU."""
+    held: list[bool] = []
+    monkeypatch.setattr(
+        host, "check_memory_place", lambda *_: held.append(world.run.memory.exists())
+    )
+    patch("connect", lambda running: running.run.memory.touch())
+    world.run.make()
+    world.run.memory.touch()
+    supervisor = world.supervisor()
+    supervisor.start()
+    assert world.run.memory.exists()
+    assert supervisor.go_back("main~0") == "booted"
+    assert held == [False, False]
