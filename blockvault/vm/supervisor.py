@@ -70,6 +70,8 @@ class Supervisor:
         self._hold = Hold(vault, self.branch, self.run_dir)
         self._lock = threading.RLock()
         self._ending = threading.Event()
+        self._saved = False
+        """Whether the run directory says that this process runs the machine."""
         self._ended = ""
 
     # -- beginning -----------------------------------------------------------------------------
@@ -94,7 +96,6 @@ class Supervisor:
                     if isinstance(error, VaultError):
                         raise not_taken_over(self.branch.name, error) from error
                     raise
-                session.close()
                 self.end(f"it did not start: {error}")
                 raise
 
@@ -109,6 +110,7 @@ class Supervisor:
             self.run_dir.memory.unlink(missing_ok=True)
             host.check_memory_place(base, chosen.machine.memory)
             self.run_dir.make()
+            self._save(beginning=True)  # who comes now is told so, until it is said how it ended
             first = chosen.memory if how.eager or not arriving.worthwhile(chosen.memory) else None
             with filling.beside(self.vault, first, self.run_dir) as memory:
                 filling.write_boot_files(self.vault, chosen.files, self.run_dir)
@@ -175,15 +177,16 @@ class Supervisor:
         )
         return self.served, self.running
 
-    def _save(self, running: Running, *, beginning: bool = False) -> None:
+    def _save(self, running: Running | None = None, *, beginning: bool = False) -> None:
+        self._saved = True
         self.run_dir.save(
             State(
                 vault=str(self.vault.path),
                 branch=self.branch.name,
                 supervisor=Process.of(os.getpid()),
-                qemu=running.qemu.process,
+                qemu=running.qemu.process if running is not None else None,
                 control=str(self._control or ""),
-                accelerator=running.accelerator,
+                accelerator=running.accelerator if running is not None else "",
                 since=self.since,
                 beginning=beginning,
             )
@@ -220,33 +223,48 @@ class Supervisor:
                 running.session.commit(barrier=False)
 
     def end(self, how: str) -> str:
-        """Close everything and keep how it ended for those who ask; return that."""
+        """Close everything and keep how it ended for those who ask; return that.
+
+        The branch is ours as long as QEMU writes to it and its files are there; and nobody starts
+        the machine before it is said that it has ended.
+        """
+        if self._ending.is_set():
+            return self._ended
         self._ended = how
-        try:
-            self._close()
-        finally:
-            self.run_dir.clear()
-            filling.drop_unused(self.run_dir.boot_files)
-            if self.run_dir.path.exists():
-                ended = State(str(self.vault.path), self.branch.name, Process(0, 0), ended=how)
-                self.run_dir.save(ended)
-            if self._how.throw_away:
-                self.vault.delete_branch(self.branch.name)
-                self.run_dir.remove()
-            self._ending.set()
+        steps = (self._switch_off, self._clear, self._hold.give_back, self._tell, self._ending.set)
+        with contextlib.ExitStack() as closing:
+            for step in reversed(steps):
+                closing.callback(step)  # whatever became of the steps before
         return how
 
-    def _close(self) -> None:
-        """End QEMU if it has not ended, flush, and give the branch back."""
+    def _switch_off(self) -> None:
+        """End QEMU if it has not ended, and with it what is there for it."""
         running, self.running = self.running, None
         if running is not None:
             running.kill()
         self._close_served()
         if running is not None:
-            try:
-                running.close()
-            finally:
-                running.session.close()
+            running.close()
+
+    def _clear(self) -> None:
+        self.run_dir.clear()
+        filling.drop_unused(self.run_dir.boot_files)
+
+    def _tell(self) -> None:
+        if self._saved:
+            nobody = Process(0, 0)
+            ended = State(str(self.vault.path), self.branch.name, nobody, ended=self._ended)
+            self.run_dir.save(ended)
+        if self._how.throw_away:
+            self.vault.delete_branch(self.branch.name)
+            self.run_dir.remove()
+
+    def _close(self) -> None:
+        """Switch off, flush, and give the branch back: another state is to come."""
+        try:
+            self._switch_off()
+        finally:
+            self._hold.give_back()
 
     def _close_served(self) -> None:
         served, self.served = self.served, None
@@ -309,7 +327,7 @@ class Supervisor:
         """
         running.session.flush()
         self._close_served()
-        running.session.close()
+        self._hold.give_back()
         try:
             refs.rollback(self.vault, self.branch.name, self.vault.resolve(rev), successor=True)
         finally:
@@ -321,12 +339,7 @@ class Supervisor:
         """A new QEMU from the branch's head, once ``move`` has moved that."""
         try:
             move()
-            session = self._hold.take()
-            try:
-                return self._begin(session, How(force=force, eager=self._how.eager))
-            except BaseException:
-                session.close()
-                raise
+            return self._begin(self._hold.take(), How(force=force, eager=self._how.eager))
         except BaseException as error:
             self.end(f"a rollback failed: {error}")
             raise

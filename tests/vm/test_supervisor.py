@@ -144,6 +144,51 @@ def test_orders_to_a_machine_that_is_being_started_are_refused(
     assert common.machine(world.vault, "main").pid == 1
 
 
+def test_a_start_that_fails_has_the_branch_until_its_qemu_has_ended(
+    world: World, patch: Patch
+) -> None:
+    patch("connect", no_answer)
+    kill = Running.kill
+    free: list[bool] = []
+
+    def look(running: Running) -> None:
+        free.append(world.free())
+        kill(running)
+        free.append(world.free())
+
+    patch("kill", look)
+    with pytest.raises(ToolFailed):
+        world.supervisor().start()
+    assert free == [False, False]
+    assert world.free()
+    assert world.left().qemu is None
+    assert "cannot be reached" in world.left().ended
+
+
+def test_nobody_starts_a_machine_before_it_is_said_how_it_ended(
+    world: World, patch: Patch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else what the first one clears and says is the second one's."""
+    patch("connect", no_answer)
+    first = world.supervisor()
+    give_back = first._hold.give_back
+    refused: list[str] = []
+
+    def at_this_moment() -> None:
+        give_back()
+        assert world.free()
+        with pytest.raises(Busy) as caught:
+            world.supervisor().start()
+        refused.append(caught.value.reason)
+        assert not world.run.memory.exists()
+
+    monkeypatch.setattr(first._hold, "give_back", at_this_moment)
+    with pytest.raises(ToolFailed):
+        first.start()
+    assert refused == ["machine-running"]
+    assert "cannot be reached" in world.left().ended
+
+
 def no_disk(*_: object) -> None:
     raise NotFound("the branch lacks a disk", kind="no-volume")
 
