@@ -19,6 +19,8 @@ restoring   a saved state in a QEMU that was just started
 statefile   a saved state of devices as a file that a running QEMU takes back
 running     one machine while it runs
 rewind      back to a full snapshot inside of the QEMU that runs
+hold        a supervisor's hold of its branch, and what the one before it has left
+lifetime    how a machine begins and ends
 supervisor  the process that holds the branch, serves its disks and watches QEMU
 orders      what it is asked through its control socket
 foreign     a QEMU that somebody else started: what it is, and its state as a stream
