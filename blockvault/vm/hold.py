@@ -9,7 +9,9 @@ hold of its branch is ended: its memory may be of another moment than its disks.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
 from blockvault.errors import Busy, ToolFailed, VaultError
 from blockvault.session import Session
@@ -22,6 +24,23 @@ if TYPE_CHECKING:
     from blockvault.vm.rundir import RunDir
 
 HOLDER = "a running machine"
+PATIENCE = 10.0
+"""Seconds for which a machine that gave its branch back to move it waits for whoever came then."""
+_RETRY = 0.02
+
+T = TypeVar("T")
+
+
+def patiently(act: Callable[[], T]) -> T:
+    """What ``act`` gives once nobody else has the branch: a snapshot has it for a moment only."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return act()
+        except Busy:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(_RETRY)
 
 
 class Hold:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from blockvault.errors import NotFound, VaultError
 from blockvault.ops import refs
 from blockvault.vm import rewind, state
+from blockvault.vm.hold import patiently
 from blockvault.vm.lifetime import Lifetime, resumed
 from blockvault.vm.planning import How, Plan, plan
 
@@ -80,7 +81,7 @@ class Supervisor(Lifetime):
             if rewind.possible(running, target):
                 return self._rewind(running, target, rev)
             self._close()
-            return self._start_over(lambda: self.vault.rollback(self.branch.name, rev), force)
+            return self._start_over(lambda: self._roll_back(rev), force)
 
     def _rewind(self, running: Running, target: Plan, rev: str) -> str:
         """Go back inside of the QEMU that runs.  If the branch cannot be moved, the guest goes on;
@@ -119,17 +120,21 @@ class Supervisor(Lifetime):
         self._close_served()
         self._hold.give_back()
         try:
-            refs.rollback(self.vault, self.branch.name, self.vault.resolve(rev), successor=True)
+            patiently(lambda: self._roll_back(rev))
         finally:
-            running.use(self._hold.take())
+            running.use(patiently(self._hold.take))
             self.served = self._serve(running.session, self.run_dir.nbd)
             self.served.begin()
+
+    def _roll_back(self, rev: str) -> None:
+        position = self.vault.resolve(rev)
+        refs.rollback(self.vault, self.branch.name, position, successor=True)
 
     def _start_over(self, move: Callable[[], object], force: bool) -> str:
         """A new QEMU from the branch's head, once ``move`` has moved that."""
         try:
-            move()
-            return self._begin(self._hold.take(), How(force=force, eager=self._how.eager))
+            patiently(move)
+            return self._begin(patiently(self._hold.take), How(force=force, eager=self._how.eager))
         except BaseException as error:
             self.end(f"a rollback failed: {error}")
             raise

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from blockvault.cli.vm import common
 from blockvault.errors import Busy, NotFound, ToolFailed, VaultError
 from blockvault.ops import attachments
 from blockvault.session import Session
-from blockvault.vm import command, disks, host, rundir
+from blockvault.vm import command, disks, filling, hold, host, rundir
 from blockvault.vm.hold import switch_off
 from blockvault.vm.machine import CONFIG, Machine
 from blockvault.vm.planning import How
@@ -165,11 +167,12 @@ def test_a_start_that_fails_has_the_branch_until_its_qemu_has_ended(
     assert "cannot be reached" in world.left().ended
 
 
+@pytest.mark.parametrize(("where", "name"), [(filling, "write_boot_files"), (Running, "connect")])
 def test_nobody_starts_a_machine_before_it_is_said_how_it_ended(
-    world: World, patch: Patch, monkeypatch: pytest.MonkeyPatch
+    world: World, monkeypatch: pytest.MonkeyPatch, where: Any, name: str
 ) -> None:
     """Else what the first one clears and says is the second one's."""
-    patch("connect", no_answer)
+    monkeypatch.setattr(where, name, no_answer)
     first = world.supervisor()
     give_back = first._hold.give_back
     refused: list[str] = []
@@ -265,3 +268,61 @@ def test_the_memory_of_the_machine_before_makes_room(
     assert world.run.memory.exists()
     assert supervisor.go_back("main~0") == "booted"
     assert held == [False, False]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("step", ["_roll_back", "take"])
+def test_a_rollback_waits_for_who_takes_the_branch_in_between(
+    world: World, monkeypatch: pytest.MonkeyPatch, step: str, inside: bool
+) -> None:
+    """When the branch was given back, and when it was moved.  That of a QEMU that goes back inside
+    of itself is kept; but who finds that out has it for a moment."""
+    supervisor = world.supervisor()
+    supervisor.start()
+    owner = supervisor if step == "_roll_back" else supervisor._hold
+    do = getattr(owner, step)
+    others: list[Session] = []
+    waited: list[float] = []
+
+    def come_first(*given: object) -> object:
+        if not waited and not others:
+            branch = world.vault.branch()
+            others.append(Session(world.vault, branch, "a snapshot", successor=inside))
+        return do(*given)
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        others.pop().close()
+
+    monkeypatch.setattr(owner, step, come_first)
+    monkeypatch.setattr(hold, "time", SimpleNamespace(monotonic=time.monotonic, sleep=wait))
+    before = world.vault.branch().seq
+    if inside:
+        assert supervisor.running is not None
+        supervisor._move_branch(supervisor.running, "main~0")
+    else:
+        assert supervisor.go_back("main~0") == "booted"
+    assert len(waited) == 1
+    assert world.vault.branch().seq > before
+    assert supervisor.running is not None
+    assert supervisor.running.session is supervisor._hold.session
+    assert not world.free()
+
+
+def test_a_rollback_does_not_wait_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    supervisor = world.supervisor()
+    supervisor.start()
+    monkeypatch.setattr(hold, "PATIENCE", 0.0)
+    give_back = supervisor._hold.give_back
+    served: list[Session] = []
+
+    def taken() -> None:
+        give_back()
+        if not served:
+            served.append(world.vault.session("main", holder="a server"))
+
+    monkeypatch.setattr(supervisor._hold, "give_back", taken)
+    with pytest.raises(Busy, match="a server"):
+        supervisor.go_back("main~0")
+    assert "a rollback failed" in world.left().ended
+    served[0].close()
