@@ -7,6 +7,7 @@ or the adoption of a QEMU whose supervisor died.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import time
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blockvault.errors import VaultError
+from blockvault.errors import Conflict, NotFound, VaultError
 from blockvault.ids import short
 from blockvault.vm import arriving, disks, filling, host, restoring
 from blockvault.vm.hold import Hold, not_taken_over
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
     from blockvault.vm.disks import Serve, Served
     from blockvault.vm.process import Qemu
+
+log = logging.getLogger(__name__)
 
 TakeOrders = Callable[[Any], Path]
 """Take orders for a supervisor; returns the socket where they come in."""
@@ -60,6 +63,8 @@ class Lifetime:
         self._hold = Hold(vault, self.branch, self.run_dir)
         self._lock = threading.RLock()
         self._ending = threading.Event()
+        self._up = False
+        """Whether it ever was."""
         self._saved = False
         """Whether the run directory says that this process runs the machine."""
         self._ended = ""
@@ -69,6 +74,7 @@ class Lifetime:
     def start(self) -> str:
         """Bring the machine up; return in words what was done."""
         with self._lock:
+            self._check_throw_away()
             # Nothing of the run directory is touched before the branch is ours.
             session = self._hold.take_over()
             try:
@@ -78,8 +84,11 @@ class Lifetime:
                 raise
             try:
                 if orphan is not None:
-                    return self._adopt(session, orphan)
-                return self._begin(session, self._how)
+                    done = self._adopt(session, orphan)
+                else:
+                    done = self._begin(session, self._how)
+                self._up = True
+                return done
             except BaseException as error:
                 if orphan is not None and not orphan.ended:
                     self._leave()
@@ -88,6 +97,18 @@ class Lifetime:
                     raise
                 self.end(f"it did not start: {error}")
                 raise
+
+    def _check_throw_away(self) -> None:
+        """``Conflict`` if the branch is to go at the end, and could not."""
+        if not self._how.throw_away:
+            return
+        with contextlib.suppress(NotFound):
+            if self.vault.head == self.branch.name:
+                raise Conflict(
+                    f"branch '{self.branch.name}' is current and cannot be thrown away; nothing "
+                    "was started, switch to another one first",
+                    kind="branch-current",
+                )
 
     def _begin(self, session: Session, how: How) -> str:
         """A new QEMU from the branch's head, which is not collected while it is read."""
@@ -217,9 +238,13 @@ class Lifetime:
             nobody = Process(0, 0)
             ended = State(str(self.vault.path), self.branch.name, nobody, ended=self._ended)
             self.run_dir.save(ended)
-        if self._how.throw_away:
-            self.vault.delete_branch(self.branch.name)
-            self.run_dir.remove()
+        if self._how.throw_away and self._up:
+            try:
+                self.vault.delete_branch(self.branch.name)
+            except VaultError as error:
+                log.warning("%s is not thrown away: %s", self.branch.name, error)
+            else:
+                self.run_dir.remove()
 
     def _close(self) -> None:
         """Switch off, flush, and give the branch back: another state is to come."""

@@ -13,7 +13,7 @@ import pytest
 
 from blockvault import Vault
 from blockvault.cli.vm import common
-from blockvault.errors import Busy, NotFound, ToolFailed, VaultError
+from blockvault.errors import Busy, Conflict, NotFound, ToolFailed, VaultError
 from blockvault.ops import attachments
 from blockvault.session import Session
 from blockvault.vm import command, disks, filling, hold, host, rundir
@@ -326,3 +326,46 @@ def test_a_rollback_does_not_wait_for_ever(world: World, monkeypatch: pytest.Mon
         supervisor.go_back("main~0")
     assert "a rollback failed" in world.left().ended
     served[0].close()
+
+
+THROW_AWAY = How(throw_away=True)
+
+
+def names(world: World) -> list[str]:
+    return [each.name for each in world.vault.branches()]
+
+
+def test_a_branch_is_thrown_away_when_its_machine_ends(world: World) -> None:
+    world.vault.create_branch("other", "main")
+    supervisor = world.supervisor(THROW_AWAY, "other")
+    supervisor.start()
+    supervisor.end("it was switched off")
+    assert names(world) == ["main"]
+    assert supervisor.run() == "it was switched off"
+    assert not supervisor.run_dir.path.exists()
+
+
+def test_the_current_branch_is_not_to_be_thrown_away(world: World) -> None:
+    with pytest.raises(Conflict) as refused:
+        world.supervisor(THROW_AWAY).start()
+    assert refused.value.reason == "branch-current"
+    assert world.free()
+    assert not world.run.path.exists()
+
+
+def test_a_machine_ends_even_if_its_branch_cannot_go(world: World) -> None:
+    world.vault.create_branch("other", "main")
+    supervisor = world.supervisor(THROW_AWAY, "other")
+    supervisor.start()
+    world.vault.switch("other")
+    supervisor.end("it was switched off")
+    assert supervisor.run() == "it was switched off"
+    assert names(world) == ["main", "other"]
+
+
+def test_a_branch_whose_machine_did_not_start_stays(world: World, patch: Patch) -> None:
+    world.vault.create_branch("other", "main")
+    patch("connect", no_answer)
+    with pytest.raises(ToolFailed):
+        world.supervisor(THROW_AWAY, "other").start()
+    assert names(world) == ["main", "other"]
