@@ -31,7 +31,7 @@ _held: set[Lease] = set()
 class Lease:
     """Held from construction to ``release``; ``Busy`` names the holder of a taken one.
 
-    A ``successor`` gets it too while it is ``kept``: a process lives that a holder started for it.
+    A ``successor`` gets it too while it is ``kept``.
     """
 
     def __init__(
@@ -55,7 +55,6 @@ class Lease:
                 "nothing was changed, try again when it is done",
                 kind="branch-busy",
             ) from None
-        self.kept = self._is_kept()
         if self.kept and not successor:
             filesystem.close_locked(self._fd)
             raise Busy(
@@ -67,8 +66,11 @@ class Lease:
         _held.add(self)
         self._say(f"{holder} (process {os.getpid()})\n")
 
-    def _is_kept(self) -> bool:
-        """Tried by nobody but who has the lease, so nobody takes one trial for a process."""
+    @property
+    def kept(self) -> bool:
+        """Whether a process lives that an earlier holder has started, so that nobody else had the
+        lease since.  Only who has the lease tries it, so nobody takes a trial for a process.
+        """
         try:
             fd = os.open(self._keep, os.O_RDWR | os.O_CLOEXEC)
         except OSError:

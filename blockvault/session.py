@@ -68,11 +68,11 @@ class Session(Committer):
 
     @property
     def kept(self) -> bool:
-        """Whether the branch was kept when this session opened it: nobody had it since."""
+        """Whether a process lives that an earlier session kept the branch for; see ``lease``."""
         return self._lease.kept
 
     def keep(self) -> AbstractContextManager[int]:
-        """A file for a process that goes on with the branch should this one die; see ``lease``."""
+        """A file for a process that goes on with the branch should this one die."""
         return self._lease.keep()
 
     # -- volumes -------------------------------------------------------------------------------

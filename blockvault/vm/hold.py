@@ -94,14 +94,7 @@ class Hold:
         """
         left = None if self.left is None else self.left.qemu
         if left is None or not left.alive:
-            if session.kept:
-                raise Busy(
-                    f"branch '{self._branch.name}' is kept for a QEMU of which nothing is known in "
-                    f"{self._run.path}; nothing was changed. If it was started with another "
-                    "BLOCKVAULT_RUNTIME, name that; else end the process that has "
-                    f"leases/{self._branch.id}.keep of the vault open (fuser tells)",
-                    kind="branch-busy",
-                )
+            patiently(lambda: self._check_free(session))  # to die takes a moment
             return None
         try:
             qemu = Qemu.find(left, self._run.qemu_log)
@@ -112,6 +105,16 @@ class Hold:
         qemu.kill()
         qemu.close()
         return None
+
+    def _check_free(self, session: Session) -> None:
+        if session.kept:
+            raise Busy(
+                f"branch '{self._branch.name}' is kept for a QEMU of which nothing is known in "
+                f"{self._run.path}; nothing was changed. If it was started with another "
+                "BLOCKVAULT_RUNTIME, name that; else end the process that has "
+                f"leases/{self._branch.id}.keep of the vault open (fuser tells)",
+                kind="branch-busy",
+            )
 
     def _can_go_on(self) -> bool:
         """Whether a guest has all its memory, and disks of the same moment."""

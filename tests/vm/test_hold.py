@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from blockvault import Vault
 from blockvault.errors import Busy
 from blockvault.session import Session
+from blockvault.vm import hold as holding
 from blockvault.vm.hold import Hold
 from blockvault.vm.process import Qemu
 from blockvault.vm.rundir import Process, RunDir, State
@@ -96,14 +99,29 @@ def test_a_qemu_that_cannot_go_on_is_ended(
 
 
 def test_a_qemu_of_another_run_directory_keeps_everybody_away(
-    vault: Vault, run: RunDir, start: Start
+    vault: Vault, run: RunDir, start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(holding, "PATIENCE", 0.0)
     with (held := hold(vault, run)).take_over() as session:
         qemu = start(session)
     held = hold(vault, run)
     with held.take_over() as session, pytest.raises(Busy, match="BLOCKVAULT_RUNTIME"):
         held.orphan(session)
     assert not qemu.ended
+
+
+def test_a_qemu_that_is_dying_is_waited_for(
+    vault: Vault, run: RunDir, start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first thread is gone, and so it seems dead, while others have its files open."""
+    with (held := hold(vault, run)).take_over() as session:
+        qemu = start(session)
+    run.save(State(str(vault.path), "main", DEAD, qemu=DEAD))
+    clock = SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: qemu.kill())
+    monkeypatch.setattr(holding, "time", clock)
+    with (held := hold(vault, run)).take_over() as session:
+        assert held.orphan(session) is None
+    assert qemu.ended
 
 
 def test_a_machine_that_runs_is_not_taken_over(vault: Vault, run: RunDir) -> None:
