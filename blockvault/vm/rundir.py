@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -107,8 +108,7 @@ class RunDir:
         """An empty directory that only its owner can look into."""
         try:
             self.path.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
-            if self.path.parent.stat().st_uid != os.getuid():
-                raise IOFailed(f"{self.path.parent} belongs to somebody else; nothing was started")
+            check_own(self.path.parent)
             self.path.mkdir(mode=0o700, exist_ok=True)
             self.console_log.parent.mkdir(mode=0o700, exist_ok=True, parents=True)
         except OSError as error:
@@ -141,6 +141,23 @@ class RunDir:
             return State(**{**value, **processes})
         except (OSError, ValueError, TypeError, KeyError):
             return None
+
+
+def check_own(base: Path) -> None:
+    """Refuse a runtime directory where others can put files: which process is a machine's, and so
+    may be ended, is believed from there.  One that is not there is none of theirs."""
+    try:
+        name, folder = base.lstat(), base.stat()
+    except FileNotFoundError:
+        return
+    own = os.getuid()
+    if folder.st_uid != own or name.st_uid not in (own, 0) or folder.st_mode & stat.S_IWOTH:
+        raise IOFailed(
+            f"{base} belongs to somebody else, or everybody may write there: nothing in it was "
+            "believed, and nothing was started; remove it, or name another directory with "
+            "BLOCKVAULT_RUNTIME",
+            kind="not-permitted",
+        )
 
 
 def status(state: State | None) -> str:

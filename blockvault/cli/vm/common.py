@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable
@@ -40,11 +41,15 @@ def qmp_option() -> Callable[[Any], Any]:
 
 
 def runtime() -> Path:
-    """The directory for what running machines need in memory."""
-    from blockvault.vm import host
+    """The directory for what running machines need in memory; it is the user's own."""
+    from blockvault.vm import host, rundir
 
     named = os.environ.get("BLOCKVAULT_RUNTIME")
     folder = Path(os.path.abspath(named)) if named else Path(f"/dev/shm/blockvault-{os.getuid()}")
+    # Made before it is looked at: nobody can come in between.  What needs it tells if that failed.
+    with contextlib.suppress(OSError):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    rundir.check_own(folder)
     host.cache_in(folder)
     return folder
 

@@ -1,0 +1,71 @@
+"""Run directories: whose they are, and what is believed of what lies there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from blockvault.cli.vm import common
+from blockvault.errors import IOFailed
+from blockvault.vm import rundir
+from blockvault.vm.rundir import RunDir
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A runtime directory that the program is told to use."""
+    folder = tmp_path / "runtime"
+    monkeypatch.setenv("BLOCKVAULT_RUNTIME", str(folder))
+    return folder
+
+
+def test_a_runtime_directory_is_made_for_its_owner_alone(base: Path) -> None:
+    assert common.runtime() == base
+    assert base.stat().st_mode & 0o777 == 0o700
+    assert common.runtime() == base
+
+
+def test_a_runtime_directory_of_somebody_else_is_refused_before_it_is_read(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base.mkdir(mode=0o700)
+    run = RunDir(base, bytes(16), 3, tmp_path)
+    other = os.getuid() + 1
+    monkeypatch.setattr(rundir.os, "getuid", lambda: other)
+    with pytest.raises(IOFailed, match="somebody else") as refused:
+        common.runtime()
+    assert refused.value.reason == "not-permitted"
+    with pytest.raises(IOFailed, match="somebody else"):
+        run.make()
+
+
+def test_a_runtime_directory_that_everybody_may_write_to_is_refused(base: Path) -> None:
+    base.mkdir()
+    base.chmod(0o1777)
+    with pytest.raises(IOFailed, match="everybody"):
+        common.runtime()
+
+
+def test_a_link_to_a_runtime_directory_is_followed(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base.mkdir(mode=0o700)
+    link = tmp_path / "link"
+    link.symlink_to(base)
+    monkeypatch.setenv("BLOCKVAULT_RUNTIME", str(link))
+    assert common.runtime() == link
+
+
+def test_a_link_that_somebody_else_made_is_refused(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It could lead to another directory of one's own."""
+    base.mkdir(mode=0o700)
+    link = tmp_path / "link"
+    link.symlink_to(base)
+    monkeypatch.setattr(Path, "lstat", lambda path: SimpleNamespace(st_uid=os.getuid() + 1))
+    with pytest.raises(IOFailed, match="somebody else"):
+        rundir.check_own(link)
