@@ -9,8 +9,9 @@
     unsound     its memory is not whole, or of another      unflushed whether writes would be lost
                 moment than its disks
 
-A directory belongs to one branch of one vault, so names are short: the path of a unix socket is
-limited to 107 bytes.  What outlives a machine, the log of its console, is kept in the vault.
+A directory belongs to one branch of one vault and to no copy of that.  Names are short: the path of
+a unix socket is limited to 107 bytes.  What outlives a machine, the log of its console, is kept in
+the vault.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 
 from blockvault import files
 from blockvault.errors import BadRequest, IOFailed
+from blockvault.ids import object_id
 from blockvault.vm.machine import BOOT_FILES, CONFIG, MEMORY
 
 if TYPE_CHECKING:
@@ -80,7 +82,10 @@ class RunDir:
     """The run directory of one branch."""
 
     def __init__(self, base: Path, vault_id: bytes, branch: int, vault: Path) -> None:
-        self.path = base / f"{vault_id.hex()[:12]}-{branch}"
+        # A copy of a vault has its id, and another directory.  A vault that is moved keeps both.
+        place = vault.stat()
+        own = object_id(b"%s %d %d" % (vault_id, place.st_dev, place.st_ino)).hex()
+        self.path = base / f"{own[:12]}-{branch}"
         self.boot_files = base / "boot"
         """Where the machines of this host share them, see ``filling``."""
         self.touched = base / "touched"

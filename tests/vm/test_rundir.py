@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import pytest
 from blockvault.cli.vm import common
 from blockvault.errors import IOFailed
 from blockvault.vm import rundir
-from blockvault.vm.rundir import RunDir
+from blockvault.vm.rundir import Process, RunDir, State
 
 
 @pytest.fixture
@@ -69,3 +70,24 @@ def test_a_link_that_somebody_else_made_is_refused(
     monkeypatch.setattr(Path, "lstat", lambda path: SimpleNamespace(st_uid=os.getuid() + 1))
     with pytest.raises(IOFailed, match="somebody else"):
         rundir.check_own(link)
+
+
+# -- which vault's -----------------------------------------------------------------------------
+
+
+def test_a_copy_of_a_vault_has_machines_of_its_own(tmp_path: Path) -> None:
+    original, copy = tmp_path / "original", tmp_path / "copy"
+    original.mkdir()
+    shutil.copytree(original, copy)
+    base, vault_id = tmp_path / "runtime", bytes(16)
+    run = RunDir(base, vault_id, 3, original)
+    run.make()
+    state = State(str(original), "main", Process.of(os.getpid()))
+    run.save(state)
+    assert RunDir(base, vault_id, 3, copy).load() is None
+    assert RunDir(base, bytes(15) + b"x", 3, original).load() is None
+    # The vault itself is found by every way that leads to it, also after it was moved.
+    (tmp_path / "link").symlink_to(original)
+    assert RunDir(base, vault_id, 3, tmp_path / "link").load() == state
+    original.rename(tmp_path / "moved")
+    assert RunDir(base, vault_id, 3, tmp_path / "moved").load() == state
