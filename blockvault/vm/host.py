@@ -16,6 +16,7 @@ from typing import Any
 
 from blockvault import files
 from blockvault.errors import BadRequest, IOFailed, NoSpace, ToolFailed
+from blockvault.vm import rundir
 
 BINARY = "qemu-system-x86_64"
 PACKAGE = "qemu-system-x86"
@@ -145,7 +146,10 @@ def _ask(*arguments: str) -> str:
 
 
 def check_memory_place(folder: Path, memory: int) -> None:
-    """Refuse a place that is no memory file system, or has no room for ``memory`` bytes."""
+    """Refuse a place that is no memory file system, or has no room for ``memory`` bytes.
+
+    A file of memory takes room only where its guest has been; all the rest is promised to it.
+    """
     kind = filesystem(folder)
     if kind not in _TMPFS:
         raise BadRequest(
@@ -156,11 +160,12 @@ def check_memory_place(folder: Path, memory: int) -> None:
         info = os.statvfs(folder)
     except OSError as error:
         raise IOFailed(f"{folder} cannot be used: {error.strerror}") from None
-    free = info.f_bavail * info.f_frsize
+    free = max(0, info.f_bavail * info.f_frsize - rundir.untouched(folder))
     if info.f_blocks and free < memory:
         raise NoSpace(
-            f"{folder} has {free >> 20:,} MiB free, and the machine has {memory >> 20:,} MiB of "
-            "memory; nothing was started"
+            f"{folder} has {free >> 20:,} MiB free beside what the machines that run may still "
+            f"use, and the machine has {memory >> 20:,} MiB of memory; nothing was started: stop "
+            "one, make the file system larger, or let BLOCKVAULT_RUNTIME name another"
         )
 
 

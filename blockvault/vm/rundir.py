@@ -16,6 +16,7 @@ the vault.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 CONSOLE_LOG = "console.log"
 LOGS = "machines"
+STATE = "state.json"
 _SOCKET_PATH = 107
 
 
@@ -102,7 +104,7 @@ class RunDir:
         self.standing = self.path / "standing"
         self.unsound = self.path / "unsound"
         self.saved = self.path / "saved"
-        self._state = self.path / "state.json"
+        self._state = self.path / STATE
         if len(os.fsencode(self.migration)) >= _SOCKET_PATH:
             raise BadRequest(f"{base} is too long a path for sockets; choose a shorter one")
 
@@ -137,15 +139,18 @@ class RunDir:
 
     def load(self) -> State | None:
         """Who runs or ran the machine; None if it never ran since the host was booted."""
-        try:
-            value = json.loads(self._state.read_text())
-            processes = {
-                name: Process(**value[name]) if value[name] else None
-                for name in ("supervisor", "qemu")
-            }
-            return State(**{**value, **processes})
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
+        return _load(self._state)
+
+
+def _load(path: Path) -> State | None:
+    try:
+        value = json.loads(path.read_text())
+        processes = {
+            name: Process(**value[name]) if value[name] else None for name in ("supervisor", "qemu")
+        }
+        return State(**{**value, **processes})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def check_own(base: Path) -> None:
@@ -174,6 +179,19 @@ def status(state: State | None) -> str:
     if state.qemu is not None and state.qemu.alive:
         return "orphaned"
     return "stopped" if state.ended else "died"
+
+
+def untouched(base: Path) -> int:
+    """Bytes of memory that the guests of this host, whosever they are, have not used yet and may
+    use any time."""
+    total = 0
+    for memory in base.glob(f"*/{MEMORY}"):
+        # Not that of one who died; of one that is just being started nothing is known yet.
+        if status(_load(memory.with_name(STATE))) != "died":
+            with contextlib.suppress(FileNotFoundError):
+                info = memory.stat()
+                total += max(0, info.st_size - info.st_blocks * 512)
+    return total
 
 
 def machines(base: Path, vault: Vault) -> list[tuple[str, State | None, str]]:
