@@ -53,6 +53,8 @@ class Lifetime:
         self.since = time.time()
         self.told_to_end = False
         """Set by a handler of signals, which may not wait for anything."""
+        self.before = 0
+        """The event after which the branch had the state that the last rollback left."""
         self.running: Running | None = None
         self.served: Served | None = None
         self._serve = serve

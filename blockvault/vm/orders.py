@@ -116,10 +116,12 @@ class Orders:
             return {"ended": supervisor.end("the guest was powered off")}
 
     def _rollback(self, request: Request) -> Result:
-        told = self._supervisor.go_back(
-            str(request.get("revision")), force=bool(request.get("force"))
-        )
-        return {"told": told}
+        supervisor = self._supervisor
+        with supervisor.ordered():
+            told = supervisor.go_back(
+                str(request.get("revision")), force=bool(request.get("force"))
+            )
+            return {"told": told, "before": supervisor.before}
 
 
 def _words(request: Request) -> tuple[str, str | None]:

@@ -127,6 +127,8 @@ class Supervisor(Lifetime):
             self.served.begin()
 
     def _roll_back(self, rev: str) -> None:
+        """Move the branch, which has all that the guest wrote and is nobody's now."""
+        self.before = self.vault.branch(self.branch.name).seq
         position = self.vault.resolve(rev)
         refs.rollback(self.vault, self.branch.name, position, successor=True)
 

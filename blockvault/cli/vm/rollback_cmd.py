@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -38,16 +38,17 @@ def run(vault: Vault, branch: str, revision: str, force: bool, as_json: bool) ->
     leaves is not lost, but its memory is, unless a snapshot has it.  A machine that is not running
     stays so: the next 'vm start' goes on from REV.
     """
-    before = vault.branch(branch).seq
-    told: str | None = None
     try:
         remote = common.machine(vault, branch)
     except NotFound:
+        done: dict[str, Any] = {"before": vault.branch(branch).seq, "told": None}
         vault.rollback(branch, revision)
     else:
-        told = remote.ask("vm-rollback", revision=revision, force=force)["told"]
+        # Only the machine knows what its guest wrote last.
+        done = remote.ask("vm-rollback", revision=revision, force=force)
     if as_json:
-        output.write_json({"branch": branch, "before": before, "told": told})
+        output.write_json({"branch": branch, **done})
         return
+    told, before = done["told"], done["before"]
     output.write(f"{branch} is now at {revision}" + (f", {told}" if told else ""))
     output.write(f"It was at {branch}@{{#{before}}}")
