@@ -1,7 +1,7 @@
 """The hypervisor's edge: machines that run from a branch, and snapshots of all that they are.
 
 machine     what a machine is: its configuration, kept with every snapshot
-host        what this host offers: QEMU and its version, KVM or emulation, room for memory
+host        what this host offers: QEMU, KVM or emulation, its processor, room for memory
 trial       whether KVM runs a guest here
 command     a machine as QEMU's command line
 rundir      the files of a running machine: sockets, memory, who runs it

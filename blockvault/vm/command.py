@@ -8,6 +8,7 @@ the end.
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 from blockvault.vm import host
@@ -49,6 +50,15 @@ def _board(machine: Machine, run: RunDir, accelerator: str) -> list[str]:
         *("-cpu", "host" if accelerator == "kvm" else "max", "-smp", str(machine.cpus)),
         *("-m", size, "-object", memory),
     ]
+
+
+def processor(machine: Machine, accelerator: str) -> str:
+    """The host's processor if the machine's guest sees that; nothing where QEMU makes one up."""
+    if accelerator != "kvm":
+        return ""
+    own = [value for word, value in pairwise(machine.qemu_args) if word.lstrip("-") == "cpu"]
+    model = own[-1].partition(",")[0] if own else "host"
+    return host.processor() if model in ("host", "max") else ""
 
 
 def _firmware(machine: Machine, run: RunDir, name: str) -> list[str]:

@@ -1,4 +1,5 @@
-"""What this host offers a machine: QEMU and its version, KVM or emulation, room for memory.
+"""What this host offers a machine: QEMU and its version, KVM or emulation, its processor, room for
+memory.
 
 Every command about machines loads this, and few ask QEMU anything: so what asks is loaded late.
 """
@@ -21,6 +22,8 @@ from blockvault.vm import rundir
 BINARY = "qemu-system-x86_64"
 PACKAGE = "qemu-system-x86"
 _TMPFS = {"tmpfs", "ramfs", "hugetlbfs"}
+_CPUINFO = Path("/proc/cpuinfo")
+_TOLD_APART = ("model name", "cpu family", "model", "stepping")
 _PROBE_SECONDS = 20
 _ASKED = 2
 """The way of asking: raised when it changes, so that what another way found out is not believed."""
@@ -87,6 +90,18 @@ def _accelerator() -> str:
 
     device = os.access("/dev/kvm", os.R_OK | os.W_OK)
     return "kvm" if device and trial.runs(qemu(), _PROBE_SECONDS) else "tcg"
+
+
+@functools.cache
+def processor() -> str:
+    """The processor, told apart from all others: ``Intel(R) Xeon(R) CPU @ 2.20GHz (6-85-7)``.
+
+    Not by its flags: what the kernel lists among them changes with the kernel.
+    """
+    first, _, _ = _CPUINFO.read_text().partition("\n\n")
+    told = dict(re.findall(r"^([^\t\n:]+)\t*: (.*)$", first, re.MULTILINE))
+    name, *numbers = (told.get(key, "?") for key in _TOLD_APART)
+    return f"{name} ({'-'.join(numbers)})"
 
 
 def cache_in(folder: Path) -> None:

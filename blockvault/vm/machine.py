@@ -100,9 +100,14 @@ class Made(NamedTuple):
     qemu: str
     accelerator: str
     paused: bool
+    processor: str = ""
+    """The host's, if the guest saw that; states that know nothing of it have none."""
 
     def encode(self) -> bytes:
-        return json.dumps(self._asdict(), indent=1).encode() + b"\n"
+        fields = self._asdict()
+        if not self.processor:
+            del fields["processor"]
+        return json.dumps(fields, indent=1).encode() + b"\n"
 
     @classmethod
     def decode(cls, data: bytes) -> Made:

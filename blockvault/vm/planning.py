@@ -49,7 +49,8 @@ def plan(vault: Vault, rev: str, *, boot: bool = False, force: bool = False) -> 
     """How a revision starts: from saved memory where it has it, else from its disks.
 
     ``NotFound`` where no machine was ever configured; ``Conflict`` where the saved state was made
-    by a QEMU or an accelerator that this host does not have, unless ``force``.
+    by a QEMU, an accelerator or, under KVM, a processor that this host does not have, unless
+    ``force``.
     """
     position = vault.resolve(rev)
     if not boot and attachments.find(position.attachments, LAYOUT):
@@ -87,5 +88,11 @@ def _check_fits(rev: str, made: Made) -> None:
         raise Conflict(
             f"the state of '{rev}' was saved under {made.accelerator}, and this host runs "
             f"{accelerator}; --force tries it, --boot starts from the disks",
+            kind="other-qemu",
+        )
+    if made.processor and made.processor != host.processor():
+        raise Conflict(
+            f"the state of '{rev}' was saved on another processor, {made.processor}, and this host "
+            f"has {host.processor()}; --force tries it, --boot starts from the disks",
             kind="other-qemu",
         )

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from blockvault.errors import IOFailed, ToolFailed, VaultError
 from blockvault.ops import Progress, attachments, silent
 from blockvault.ops.capture import Capture
+from blockvault.vm import command
 from blockvault.vm.machine import DEVICES, HOST, MEMORY, Made
 
 if TYPE_CHECKING:
@@ -94,8 +95,7 @@ def take(
                     devices = save_devices(machine.monitor, machine.run.migration)
                     late = freezing.result()
                 memory, frames = capture.finish()
-                stood = pause.before != RUNNING
-                made = Made(qemu=machine.version, accelerator=machine.accelerator, paused=stood)
+                made = _made(machine, paused=pause.before != RUNNING)
                 files = {DEVICES: devices, HOST: made.encode()}
                 kept = [*attachments.keep(vault, files), memory, *machine.files]
                 snapshot = session.snapshot(message, author=author, attachments=kept, frames=frames)
@@ -106,6 +106,11 @@ def take(
 
 
 RUNNING = "running"
+
+
+def _made(machine: Running, *, paused: bool) -> Made:
+    processor = command.processor(machine.machine, machine.accelerator)
+    return Made(machine.version, machine.accelerator, paused, processor)
 
 
 def _open_memory(path: Path) -> int:

@@ -63,6 +63,12 @@ def test_what_made_a_state_comes_back() -> None:
     assert Made.decode(made.encode()) == made
     with pytest.raises(Damaged):
         Made.decode(b"{}")
+    # Only what was saved under KVM names a processor, and what does not can be read.
+    assert b"processor" not in made.encode()
+    under_kvm = Made(qemu="7.2.1", accelerator="kvm", paused=True, processor="One (6-1-1)")
+    assert Made.decode(under_kvm.encode()) == under_kvm
+    old = b'{"qemu": "7.2.1", "accelerator": "kvm", "paused": false}'
+    assert Made.decode(old) == Made("7.2.1", "kvm", False, "")
 
 
 def test_mac_addresses_are_stable_and_local() -> None:
