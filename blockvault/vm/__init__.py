@@ -5,6 +5,7 @@ host        what this host offers: QEMU, KVM or emulation, its processor, room f
 trial       whether KVM runs a guest here
 command     a machine as QEMU's command line
 rundir      the files of a running machine: sockets, memory, who runs it
+consolelog  what it wrote to its serial console
 qmp         QEMU's monitor
 process     the QEMU process: started, found again, waited for
 agent       the guest's agent: file systems frozen for a quiet snapshot

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from blockvault.errors import NotFound, VaultError
 from blockvault.ops import refs
-from blockvault.vm import rewind, state
+from blockvault.vm import consolelog, rewind, state
 from blockvault.vm.hold import patiently
 from blockvault.vm.lifetime import Lifetime, resumed
 from blockvault.vm.planning import How, Plan, plan
@@ -53,6 +53,7 @@ class Supervisor(Lifetime):
         running = self.running
         if running is None:
             return
+        consolelog.bound(self.run_dir.console_log)
         if running.qemu.ended:
             self.end(running.qemu.reason())
         elif running.arriving is not None and running.arriving.error is not None:

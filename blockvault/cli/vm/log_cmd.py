@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @command(
     "log",
     examples={
-        "blockvault vm log web": "Everything since the first start.",
+        "blockvault vm log web": "All that is kept: its last megabytes.",
         "blockvault vm log web -n 20": "The last lines.",
     },
 )
@@ -26,10 +26,14 @@ if TYPE_CHECKING:
 @click.option("-n", "--lines", type=click.IntRange(1), help="Only so many last lines.")
 @with_vault
 def run(vault: Vault, branch: str, lines: int | None) -> None:
-    """Print what a machine wrote to its serial console."""
+    """Print what a machine wrote to its serial console.
+
+    The last 8 MiB are kept, over all of its starts.
+    """
+    from blockvault.vm import consolelog
+
     path = common.run_dir(vault, vault.branch(branch)).console_log
     if not path.exists():
         raise NotFound(f"machine '{branch}' was never started", kind="no-log")
-    text = path.read_bytes().decode(errors="replace").splitlines()
-    for line in text[-lines:] if lines else text:
+    for line in consolelog.lines(path, lines):
         output.write(output.clean(line))
