@@ -64,10 +64,14 @@ def _row(vault: Vault, branch: str, state: Any, status: str) -> dict[str, Any]:
     if status == "orphaned":
         row |= {"qemu": state.qemu.pid, "note": "'blockvault vm start' takes it over"}
     if status == "running":
+        from blockvault.nbd import control
+
+        row |= {"pid": state.supervisor.pid}
         try:
-            told = common.machine(vault, branch).ask("status")["machine"]
+            remote = common.machine(vault, branch)
+            told = remote.ask("status", patience=control.STATUS_SECONDS)["machine"]
         except VaultError as error:
             return row | {"note": error.message}
         row |= {name: told[name] for name in ("status", "qemu", "accelerator")}
-        row |= {"pid": state.supervisor.pid, "note": told["problem"]}
+        row |= {"note": told["problem"]}
     return row
