@@ -37,9 +37,9 @@ def run(source: str, new: str, paused: bool, as_json: bool) -> None:
             raise Conflict(f"branch '{new}' exists already", kind="branch-exists")
         remote = common.machine(vault, source)
         snapshot = remote.ask("vm-snapshot", message=f"cloned as {new}", author=None)["id"]
-        vault.create_branch(new, snapshot)
-        machine = plan(vault, new).machine
-        told = fork.run(vault, new, How(paused=paused))
+        with common.new_branch(vault, new, snapshot):
+            machine = plan(vault, new).machine
+            told = fork.run(vault, new, How(paused=paused))
     shared = [f"MAC address {machine.mac}"] if machine.mac else []
     shared += ["host names, SSH host keys and machine ids on its disks"]
     if as_json:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from blockvault.errors import BadRequest, Busy, NotFound
+from blockvault.errors import BadRequest, Busy, NotFound, VaultError
 
 if TYPE_CHECKING:
     from blockvault.nbd.control import Remote
@@ -81,6 +81,26 @@ def machine(vault: Vault, name: str) -> Remote:
             kind="machine-starting",
         )
     return control.Remote(Path(state.control))
+
+
+@contextlib.contextmanager
+def new_branch(vault: Vault, name: str, revision: str) -> Iterator[None]:
+    """A branch for a new machine, which goes again if the machine does not start.
+
+    If its process died and left a guest, the branch stays: the next start takes that over.
+    """
+    from blockvault.vm import rundir
+
+    vault.create_branch(name, revision)
+    try:
+        yield
+    except Exception:
+        with contextlib.suppress(VaultError):  # it went by itself, or somebody has it already
+            place = run_dir(vault, vault.branch(name))
+            if rundir.status(place.load()) != "orphaned":
+                vault.delete_branch(name)
+                place.remove()
+        raise
 
 
 class Disks:

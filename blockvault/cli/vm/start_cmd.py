@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING
 
 import click
@@ -54,11 +55,13 @@ def run(
 
         common.runtime()  # where what QEMU told before is kept
         branch = _branch(vault, revision, new, throw_away)
-        if branch != revision:
+        made: AbstractContextManager[None] = nullcontext()
+        if new is not None or throw_away:
             # What cannot start is told before there is a branch.
             plan(vault, revision, boot=boot, force=force)
-            vault.create_branch(branch, revision)
-        told = fork.run(vault, branch, How(boot, paused, force, throw_away, eager))
+            made = common.new_branch(vault, branch, revision)
+        with made:
+            told = fork.run(vault, branch, How(boot, paused, force, throw_away, eager))
     if as_json:
         output.write_json(told)
     else:
