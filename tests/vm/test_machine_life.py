@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import uuid
 from typing import Any
 
 import pytest
+
+from blockvault.cli.vm import qmp_cmd
 
 
 def test_a_wrecked_machine_is_brought_back_and_cloned(lab: Any) -> None:
@@ -148,6 +151,15 @@ def test_pause_resume_disks_alone_and_qmp(lab: Any) -> None:
     assert lab.status()["status"] == "paused"
     lab.run("vm", "resume", "main")
     assert lab.console().counter() >= before - 200
+
+
+def test_the_examples_of_qmp_are_commands_that_qemu_takes(lab: Any) -> None:
+    lab.create("main", "--net", "user")
+    lab.run("vm", "start", "main")
+    for line in qmp_cmd.run.examples:
+        program, *words = shlex.split(line.replace(" web ", " main "))
+        assert program == "blockvault"
+        lab.run(*words)
 
 
 def test_lines_of_a_configuration_that_differ(lab: Any) -> None:

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     "qmp",
     examples={
         "blockvault vm qmp web query-status": "Whether it runs.",
-        'blockvault vm qmp web device_del \'{"id": "net0"}\'': "Arguments are a JSON object.",
+        'blockvault vm qmp web set_link \'{"name": "net0", "up": false}\'': "Arguments are a JSON "
+        "object; this one pulls its network cable.",
     },
     shape={"return": "what QEMU answered"},
 )
