@@ -1,7 +1,8 @@
 """The guest's agent: file systems frozen for the moment of a quiet snapshot.
 
 The agent (``qemu-guest-agent`` in most distributions) speaks one JSON object a line on a virtio
-port.  What an earlier connection left unread is skipped with a numbered sync.
+port.  What an earlier connection left unread is skipped with a numbered sync.  The port is the
+guest's: whatever it says there, and for however long, an answer has its deadline and its size.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from typing import Any
 from blockvault.errors import ToolFailed
 
 SECONDS = 10.0
+_MOST = 1 << 20
+"""Bytes of one answer."""
 
 
 class Agent:
@@ -27,6 +30,7 @@ class Agent:
         self._seconds = seconds
         self._buffer = b""
         self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(seconds)
         try:
             self._socket.connect(str(path))
             self._sync()
@@ -54,21 +58,23 @@ class Agent:
 
     def _send(self, command: str, arguments: dict[str, Any]) -> None:
         request = {"execute": command, **({"arguments": arguments} if arguments else {})}
+        self._socket.settimeout(self._seconds)
         self._socket.sendall(json.dumps(request).encode() + b"\n")
 
     def _answer(self, deadline: float) -> dict[str, Any]:
-        while b"\n" not in self._buffer:
-            self._socket.settimeout(max(0.01, deadline - time.monotonic()))
+        while (left := deadline - time.monotonic()) > 0:
+            line, end, rest = self._buffer.partition(b"\n")
+            if end:
+                self._buffer = rest
+                return _object(line)
+            if len(line) > _MOST:
+                raise OSError("it says too much")
+            self._socket.settimeout(left)
             more = self._socket.recv(65536)
             if not more:
                 raise OSError("it hung up")
             self._buffer += more
-        line, _, self._buffer = self._buffer.partition(b"\n")
-        with contextlib.suppress(ValueError):
-            value = json.loads(line)
-            if isinstance(value, dict):
-                return value
-        return {}
+        raise TimeoutError("timed out")
 
     def close(self) -> None:
         self._socket.close()
@@ -86,6 +92,15 @@ def frozen(path: Path) -> Iterator[None]:
             agent.execute("guest-fsfreeze-thaw")
     finally:
         agent.close()
+
+
+def _object(line: bytes) -> dict[str, Any]:
+    """What a line says; nothing if it is no object."""
+    with contextlib.suppress(ValueError, RecursionError):
+        value = json.loads(line)
+        if isinstance(value, dict):
+            return value
+    return {}
 
 
 def _silent(error: OSError) -> ToolFailed:

@@ -1,0 +1,106 @@
+"""The guest's agent as a peer that is late, that never comes to an end, or that says nonsense."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from blockvault.errors import ToolFailed
+from blockvault.vm.agent import Agent
+
+SOON = 0.1
+Talk = Callable[["Guest"], None]
+
+
+class Guest:
+    """The other end of the port; ``talk`` is what it does with who connects."""
+
+    def __init__(self, path: Path, talk: Talk) -> None:
+        self.path = path
+        self.heard: list[str] = []
+        self._talk = talk
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen(1)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def _serve(self) -> None:
+        connected, _ = self._listener.accept()
+        with connected, connected.makefile("rb") as self._lines, contextlib.suppress(OSError):
+            self._socket = connected
+            self._talk(self)
+
+    def hear(self) -> dict[str, Any]:
+        """The next request; an empty one when there will be none."""
+        line = self._lines.readline()
+        request: dict[str, Any] = json.loads(line) if line else {}
+        self.heard.append(request.get("execute", ""))
+        return request
+
+    def say(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def answer(self, value: Any) -> None:
+        self.say(json.dumps({"return": value}).encode() + b"\n")
+
+    def sync(self) -> None:
+        self.answer(self.hear()["arguments"]["id"])
+
+    def close(self) -> list[str]:
+        """All that was heard."""
+        self._thread.join(10)
+        self._listener.close()
+        return self.heard
+
+
+@pytest.fixture
+def guest(tmp_path: Path) -> Iterator[Callable[[Talk], Guest]]:
+    made: list[Guest] = []
+
+    def start(talk: Talk) -> Guest:
+        made.append(Guest(tmp_path / "agent", talk))
+        return made[-1]
+
+    yield start
+    for each in made:
+        each.close()
+
+
+def until_it_is_late(guest: Guest, data: bytes) -> None:
+    """Say something again and again, and what was asked for when the deadline is long over."""
+    number = guest.hear()["arguments"]["id"]
+    end = time.monotonic() + 20 * SOON
+    while time.monotonic() < end:
+        guest.say(data)
+    guest.say(b"\n")
+    guest.answer(number)
+
+
+@pytest.mark.parametrize("data", [b"{}\n" * 5000, b"[" * 5000 + b"\n"], ids=["wrong", "nonsense"])
+def test_wrong_answers_do_not_put_the_deadline_off(
+    guest: Callable[[Talk], Guest], data: bytes
+) -> None:
+    path = guest(lambda it: until_it_is_late(it, data)).path
+    with pytest.raises(ToolFailed, match="timed out") as caught:
+        Agent(path, SOON)
+    assert caught.value.reason == "no-agent"
+
+
+def test_an_answer_without_end_is_not_kept(guest: Callable[[Talk], Guest]) -> None:
+    def talk(it: Guest) -> None:
+        number = it.hear()["arguments"]["id"]
+        it.say(b"x" * (2 << 20) + b"\n")
+        it.answer(number)
+
+    with pytest.raises(ToolFailed, match="says too much") as caught:
+        Agent(guest(talk).path)
+    assert caught.value.reason == "no-agent"
