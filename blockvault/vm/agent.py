@@ -19,6 +19,8 @@ from typing import Any
 from blockvault.errors import ToolFailed
 
 SECONDS = 10.0
+FREEZE_SECONDS = 60.0
+"""A freeze writes first what the guest has not written yet."""
 _MOST = 1 << 20
 """Bytes of one answer."""
 
@@ -29,6 +31,7 @@ class Agent:
     def __init__(self, path: Path, seconds: float = SECONDS) -> None:
         self._seconds = seconds
         self._buffer = b""
+        self._unanswered = 0
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(seconds)
         try:
@@ -38,11 +41,22 @@ class Agent:
             self._socket.close()
             raise _silent(error) from None
 
-    def execute(self, command: str, **arguments: Any) -> Any:
-        """Run one command of the agent."""
+    def execute(self, command: str, *, seconds: float | None = None) -> Any:
+        """Run one command of the agent; answers to earlier ones that came too late are skipped."""
+        seconds = self._seconds if seconds is None else seconds
+        deadline = time.monotonic() + seconds
         try:
-            self._send(command, arguments)
-            answer = self._answer(time.monotonic() + self._seconds)
+            self._send(command)
+            self._unanswered += 1
+            while self._unanswered:
+                answer = self._answer(deadline)
+                self._unanswered -= 1
+        except TimeoutError:
+            raise ToolFailed(
+                f"the guest's agent did not answer {command} in {seconds:g} s: its guest is busy, "
+                "or it is stuck. It is asked for --quiesce alone",
+                kind="no-agent",
+            ) from None
         except OSError as error:
             raise _silent(error) from None
         if "error" in answer:
@@ -51,12 +65,12 @@ class Agent:
 
     def _sync(self) -> None:
         number = secrets.randbelow(1 << 31)
-        self._send("guest-sync", {"id": number})
+        self._send("guest-sync", id=number)
         deadline = time.monotonic() + self._seconds
         while self._answer(deadline).get("return") != number:
             pass
 
-    def _send(self, command: str, arguments: dict[str, Any]) -> None:
+    def _send(self, command: str, **arguments: Any) -> None:
         request = {"execute": command, **({"arguments": arguments} if arguments else {})}
         self._socket.settimeout(self._seconds)
         self._socket.sendall(json.dumps(request).encode() + b"\n")
@@ -81,17 +95,20 @@ class Agent:
 
 
 @contextlib.contextmanager
-def frozen(path: Path) -> Iterator[None]:
-    """Freeze the guest's file systems for the block; they are thawed whatever happens."""
-    agent = Agent(path)
-    try:
-        agent.execute("guest-fsfreeze-freeze")
+def frozen(path: Path, seconds: float = FREEZE_SECONDS) -> Iterator[None]:
+    """Freeze the guest's file systems for the block; they are thawed whatever happens.
+
+    One that does not freeze them within ``seconds`` may do so later.  It is told to thaw them then.
+    """
+    with contextlib.closing(Agent(path)) as agent:
         try:
+            agent.execute("guest-fsfreeze-freeze", seconds=seconds)
             yield
-        finally:
-            agent.execute("guest-fsfreeze-thaw")
-    finally:
-        agent.close()
+        except BaseException:
+            with contextlib.suppress(ToolFailed):
+                agent.execute("guest-fsfreeze-thaw")
+            raise
+        agent.execute("guest-fsfreeze-thaw")
 
 
 def _object(line: bytes) -> dict[str, Any]:

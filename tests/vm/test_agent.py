@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from blockvault.errors import ToolFailed
-from blockvault.vm.agent import Agent
+from blockvault.vm.agent import Agent, frozen
 
 SOON = 0.1
 Talk = Callable[["Guest"], None]
@@ -104,3 +104,44 @@ def test_an_answer_without_end_is_not_kept(guest: Callable[[Talk], Guest]) -> No
     with pytest.raises(ToolFailed, match="says too much") as caught:
         Agent(guest(talk).path)
     assert caught.value.reason == "no-agent"
+
+
+def test_a_freeze_that_takes_too_long_is_followed_by_a_thaw(guest: Callable[[Talk], Guest]) -> None:
+    def talk(it: Guest) -> None:
+        it.sync()
+        it.hear()
+        if it.hear():  # whoever asked for a freeze has given up by now
+            it.answer(2)
+            it.answer(2)
+
+    its = guest(talk)
+    with pytest.raises(ToolFailed, match=f"freeze in {SOON:g} s") as caught, frozen(its.path, SOON):
+        pytest.fail("nothing was frozen")
+    assert caught.value.reason == "no-agent"
+    assert its.close() == ["guest-sync", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw"]
+
+
+def test_whatever_happens_meanwhile_the_guest_is_thawed(guest: Callable[[Talk], Guest]) -> None:
+    def talk(it: Guest) -> None:
+        it.sync()
+        while it.hear():
+            it.answer(2)
+
+    its = guest(talk)
+    with pytest.raises(KeyError), frozen(its.path):
+        raise KeyError
+    assert its.close() == ["guest-sync", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw", ""]
+
+
+def test_an_answer_that_is_late_is_not_taken_for_another(guest: Callable[[Talk], Guest]) -> None:
+    def talk(it: Guest) -> None:
+        it.sync()
+        it.hear()
+        it.hear()
+        it.answer("late")
+        it.answer("in time")
+
+    with contextlib.closing(Agent(guest(talk).path)) as agent:
+        with pytest.raises(ToolFailed):
+            agent.execute("guest-slow", seconds=SOON)
+        assert agent.execute("guest-quick") == "in time"
