@@ -21,7 +21,6 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from blockvault.errors import BadRequest, ToolFailed, Unsupported, VaultError
 from blockvault.vm.qmp import Monitor
 from blockvault.vm.receiving import Receiving, Saved
-from blockvault.vm.state import RUNNING
 
 _HARMLESS = {
     "events",
@@ -175,9 +174,8 @@ class Foreign:
         self.monitor.wait_for(reached, f"the state '{status}' of its migration", SECONDS)
 
     def resume(self) -> None:
-        """Let the guest go on once QEMU is done."""
-        if self.monitor.status() != RUNNING:
-            self.monitor.execute("cont")
+        """Let the guest go on once QEMU is done; one that runs runs on."""
+        self.monitor.go_on()
 
 
 # -- names ---------------------------------------------------------------------------------------

@@ -21,6 +21,8 @@ from blockvault.errors import ToolFailed
 SECONDS = 30.0
 _POLL = 0.0005
 _RETRY = 0.02
+_UNFINISHED = "not finalized"
+"""What QEMU says to ``cont`` between a migration's end and its cleaning up."""
 
 T = TypeVar("T")
 Listener = Callable[[str, Mapping[str, Any]], None]
@@ -108,6 +110,19 @@ class Monitor:
     def status(self) -> str:
         """``running``, ``paused``, ``io-error``, ``postmigrate``, ..."""
         return str(self.execute("query-status")["status"])
+
+    def go_on(self) -> None:
+        """Let the guest run, as soon as QEMU is done with a migration that has just ended."""
+        self.wait_for(self._continue, "the end of its migration")
+
+    def _continue(self) -> bool | None:
+        try:
+            self.execute("cont")
+        except ToolFailed as error:
+            if _UNFINISHED not in error.message:
+                raise
+            return None
+        return True
 
     def wait_for(self, ready: Callable[[], T | None], what: str, timeout: float = SECONDS) -> T:
         """Ask again and again until ``ready`` gives something."""

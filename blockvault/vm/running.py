@@ -190,7 +190,7 @@ class Running:
         self.monitor.execute("stop")
 
     def resume(self) -> None:
-        self.monitor.execute("cont")
+        self.monitor.go_on()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[Pause]:
@@ -209,7 +209,7 @@ class Running:
             yield pause
         finally:
             if before == state.RUNNING:
-                self.monitor.execute("cont")
+                self.resume()
                 mark.unlink(missing_ok=True)
             pause.seconds = time.monotonic() - pause.began
 
@@ -238,7 +238,7 @@ class Running:
         mark = self.run.standing
         done = "it ran on; nothing was lost"
         if mark.exists() or self.monitor.status() == "io-error":
-            self.monitor.execute("cont")
+            self.resume()
             done = "it goes on where it stood; nothing was lost"
         mark.unlink(missing_ok=True)
         return done
