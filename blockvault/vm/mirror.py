@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 HOLDER = "vm attach"
 SECONDS = 24 * 3600.0
+_ENDED = "concluded"
+"""The state of a job that is over, well or not, and still to be dismissed."""
 
 
 def make_room(vault: Vault, branch: str, disks: Sequence[Disk]) -> None:
@@ -56,6 +58,7 @@ class Mirrored:
         self._socket = socket
         self._served: Served = serve(session, socket)
         self._served.begin()
+        # Each before QEMU is asked for it: what it does too late is undone with the rest.
         self._nodes: list[str] = []
         self._jobs: list[str] = []
 
@@ -68,8 +71,8 @@ class Mirrored:
                 "export": f"{self._session.branch.name}/{disk.name}",
                 "discard": "unmap",
             }
-            self._monitor.send("blockdev-add", target)
             self._nodes.append(name)
+            self._monitor.send("blockdev-add", target)
             job = {
                 "job-id": name,
                 "device": disk.node,
@@ -77,8 +80,8 @@ class Mirrored:
                 "sync": "full",
                 "auto-dismiss": False,
             }
-            self._monitor.send("blockdev-mirror", job)
             self._jobs.append(name)
+            self._monitor.send("blockdev-mirror", job)
         self._monitor.wait_for(self._in_step, "disks that are copied", SECONDS)
 
     def _in_step(self) -> bool | None:
@@ -106,7 +109,7 @@ class Mirrored:
 
     def _ended(self) -> bool | None:
         states = self._states()
-        return True if all(states.get(name) == "concluded" for name in self._jobs) else None
+        return True if all(states.get(name) == _ENDED for name in self._jobs) else None
 
     def _dismiss(self) -> None:
         while self._jobs:
@@ -122,15 +125,28 @@ class Mirrored:
     def close(self) -> None:
         """End what still copies, let go of the branch."""
         with contextlib.suppress(VaultError):
-            for name in self._jobs:
-                self._monitor.execute("block-job-cancel", device=name, force=True)
-            self._monitor.wait_for(self._gone, "the end of copying")
-            self._dismiss()
-        with contextlib.suppress(VaultError):
-            self._remove_nodes()
+            self._leave()
         self._served.close()
         self._session.close()
 
+    def _leave(self) -> None:
+        """Take everything out of QEMU again.  It refuses to cancel a job that has failed, and
+        what it never began."""
+        for name in self._jobs:
+            self._try("block-job-cancel", device=name, force=True)
+        self._monitor.wait_for(self._gone, "the end of copying")
+        while self._jobs:
+            self._try("job-dismiss", id=self._jobs.pop())
+        while self._nodes:
+            self._try("blockdev-del", node_name=self._nodes.pop())
+
+    def _try(self, command: str, **arguments: Any) -> None:
+        try:
+            self._monitor.execute(command, **arguments)
+        except ToolFailed as error:
+            if error.reason != "qemu-refused":
+                raise
+
     def _gone(self) -> bool | None:
         jobs = {job["id"]: job["status"] for job in self._monitor.execute("query-jobs")}
-        return True if all(jobs.get(name) == "concluded" for name in self._jobs) else None
+        return True if all(jobs.get(name, _ENDED) == _ENDED for name in self._jobs) else None
