@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 HOLDER = "vm attach"
 SECONDS = 24 * 3600.0
+_POLL = 0.1
+"""Copying takes its time, and the guest runs."""
 _ENDED = "concluded"
 """The state of a job that is over, well or not, and still to be dismissed."""
 
@@ -82,7 +84,7 @@ class Mirrored:
             }
             self._jobs.append(name)
             self._monitor.send("blockdev-mirror", job)
-        self._monitor.wait_for(self._in_step, "disks that are copied", SECONDS)
+        self._monitor.wait_for(self._in_step, "disks that are copied", SECONDS, every=_POLL)
 
     def _in_step(self) -> bool | None:
         states = self._states()

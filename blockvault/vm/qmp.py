@@ -19,7 +19,8 @@ from qemu.qmp import ConnectError, EventListener, ExecuteError, QMPClient, QMPEr
 from blockvault.errors import ToolFailed
 
 SECONDS = 30.0
-_POLL = 0.0005
+POLL = 0.0005
+"""Seconds between two questions where a guest may stand meanwhile."""
 _RETRY = 0.02
 _UNFINISHED = "not finalized"
 """What QEMU says to ``cont`` between a migration's end and its cleaning up."""
@@ -124,7 +125,14 @@ class Monitor:
             return None
         return True
 
-    def wait_for(self, ready: Callable[[], T | None], what: str, timeout: float = SECONDS) -> T:
+    def wait_for(
+        self,
+        ready: Callable[[], T | None],
+        what: str,
+        timeout: float = SECONDS,
+        *,
+        every: float = POLL,
+    ) -> T:
         """Ask again and again until ``ready`` gives something."""
         deadline = time.monotonic() + timeout
         while True:
@@ -133,7 +141,7 @@ class Monitor:
                 return found
             if time.monotonic() > deadline:
                 raise _stalled(f"QEMU did not get to {what} in {timeout:g} s")
-            time.sleep(_POLL)
+            time.sleep(every)
 
     def _call(self, work: Awaitable[T], timeout: float) -> T:
         async def bounded() -> T:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from blockvault.errors import ToolFailed
+from blockvault.vm import qmp
 from blockvault.vm.foreign import Disk
 from blockvault.vm.mirror import Mirrored
 from tests.vm.pretended import Pretended, refused
@@ -104,3 +105,16 @@ def test_what_qemu_did_after_its_time_is_undone_too(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(monitor, "_answer", jobs)
     disks.close()
     assert (jobs.states, jobs.nodes) == ({}, [])
+
+
+def test_a_long_copying_is_not_asked_for_a_thousand_times_a_second(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(qmp.time, "sleep", slept.append)
+    disks = mirrored(Jobs())
+    disks.begin()
+    assert len(slept) == 2
+    assert min(slept) >= 0.05
+    disks.settle()
+    disks.close()
