@@ -108,8 +108,9 @@ def take_disks(foreign: Foreign, disks: Disks, message: str, author: str | None)
     runs = foreign.monitor.status() == RUNNING
     with contextlib.closing(disks):
         disks.begin()
-        foreign.monitor.execute("stop")
         try:
+            # An order that was not answered in time is obeyed later: there is no stop without a go.
+            foreign.monitor.execute("stop")
             disks.settle()
             oid = disks.record(message, author, [])
         finally:

@@ -89,15 +89,16 @@ class Supervisor(Lifetime):
         if QEMU cannot follow it, a new one is started."""
         running.wait_for_memory()
         before = running.monitor.status()
-        running.pause()
-        self.run_dir.unsound.touch()
         try:
+            # In here: QEMU obeys an order to stand, too, that it did not answer in time.
+            running.pause()
+            self.run_dir.unsound.touch()
             self._move_branch(running, rev)
         except BaseException as error:
             if self.served is None:
                 self.end(f"a rollback to {rev} failed: {error}")
             else:
-                self.run_dir.unsound.unlink()
+                self.run_dir.unsound.unlink(missing_ok=True)
                 if before == state.RUNNING:
                     running.resume()
             raise

@@ -34,6 +34,15 @@ class Pretended(Monitor):
         return "7.2.0"
 
 
+class Served:
+    """Disks that are served to nobody."""
+
+    def begin(self) -> None: ...
+    def close(self) -> None: ...
+    def status(self) -> dict[str, Any]:
+        return {}
+
+
 def refused(command: str, why: str) -> ToolFailed:
     return ToolFailed(f"QEMU refused {command}: {why}", kind="qemu-refused")
 

@@ -13,7 +13,7 @@ from blockvault.errors import ToolFailed
 from blockvault.vm import qmp
 from blockvault.vm.foreign import Disk
 from blockvault.vm.mirror import Mirrored
-from tests.vm.pretended import Pretended, refused
+from tests.vm.pretended import Pretended, Served, refused
 
 DISKS = [Disk(name, f"node-{name}", 1 << 20) for name in ("a", "b", "c")]
 
@@ -62,13 +62,6 @@ class Jobs:
             | ({"error": self.errors[name]} if name in self.errors else {})
             for name, state in self.states.items()
         ]
-
-
-class Served:
-    def begin(self) -> None: ...
-    def close(self) -> None: ...
-    def status(self) -> dict[str, Any]:
-        return {}
 
 
 def mirrored(jobs: Jobs) -> Mirrored:
