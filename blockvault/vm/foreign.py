@@ -104,8 +104,9 @@ class Foreign:
 
     # -- its state ---------------------------------------------------------------------------------
 
-    def check_stream(self) -> None:
-        """Refuse settings of migration that change what the stream looks like."""
+    def check(self) -> None:
+        """Refuse what cannot be saved: settings of migration that change what the stream looks
+        like."""
         on = {
             row["capability"]
             for row in self.monitor.execute("query-migrate-capabilities")

@@ -62,10 +62,10 @@ class Taken:
 
 
 def take(vault: Vault, foreign: Foreign, disks: Disks, message: str, author: str | None) -> Taken:
-    """Everything that the machine is, as one snapshot."""
-    foreign.check_stream()
+    """Everything that the machine is, as one snapshot, once it was seen that it can be saved
+    (``Foreign.check``); whoever brings the disks closes them."""
     runs = foreign.monitor.status() == RUNNING
-    with vault.guard(), contextlib.closing(disks):
+    with vault.guard():
         earlier: list[Any] = []
         if runs:
             with contextlib.closing(_saved(foreign, lambda: None, runs)) as first:
@@ -106,16 +106,15 @@ def _saved(foreign: Foreign, settle: Callable[[], None], runs: bool) -> Saved:
 def take_disks(foreign: Foreign, disks: Disks, message: str, author: str | None) -> Taken:
     """The disks alone, all of one instant, as a power cut would leave them."""
     runs = foreign.monitor.status() == RUNNING
-    with contextlib.closing(disks):
-        disks.begin()
-        try:
-            # An order that was not answered in time is obeyed later: there is no stop without a go.
-            foreign.monitor.execute("stop")
-            disks.settle()
-            oid = disks.record(message, author, [])
-        finally:
-            if runs:
-                foreign.resume()
+    disks.begin()
+    try:
+        # An order that was not answered in time is obeyed later: there is no stop without a go.
+        foreign.monitor.execute("stop")
+        disks.settle()
+        oid = disks.record(message, author, [])
+    finally:
+        if runs:
+            foreign.resume()
     return Taken(oid, foreign.pause if runs else 0.0, 0)
 
 

@@ -181,6 +181,7 @@ def test_what_cannot_be_recorded_changes_nothing(
         monitor.execute("migrate-set-capabilities", capabilities=capability)
     error = lab.run("vm", "attach", "--qmp", machine.qmp, "new", "--json", code=None)
     assert error["error"]["kind"] == "unsupported"
+    assert {row["name"] for row in lab.run("branch", "--json")} == {"main", "web"}
     assert machine.ask("query-status")["status"] == "running"
     assert lab.run("vm", "attach", "--qmp", machine.qmp, "new", "--disk-only", "--json")["pause"]
     lab.run("vm", "attach", "--qmp", lab.path / "nowhere", "new", code=2)

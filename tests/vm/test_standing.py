@@ -66,7 +66,7 @@ def stands_late(command: str, arguments: Mapping[str, Any]) -> Any:
 
 def test_a_guest_whose_disks_cannot_be_taken_does_not_stand_later() -> None:
     monitor = Pretended(stands_late)
-    disks = SimpleNamespace(begin=lambda: None, close=lambda: None)
+    disks = SimpleNamespace(begin=lambda: None)
     with pytest.raises(ToolFailed) as caught:
         handover.take_disks(foreign(monitor), disks, "", None)  # type: ignore[arg-type]
     assert caught.value.reason == "qemu-stalled"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,11 +60,13 @@ def run(
     from blockvault.vm.foreign import Foreign
 
     with Foreign(qmp) as machine:
-        disks = _disks(vault, branch, machine)
-        if disk_only:
-            taken = handover.take_disks(machine, disks, message, author)
-        else:
-            taken = handover.take(vault, machine, disks, message, author)
+        if not disk_only:
+            machine.check()
+        with contextlib.closing(_disks(vault, branch, machine)) as disks:
+            if disk_only:
+                taken = handover.take_disks(machine, disks, message, author)
+            else:
+                taken = handover.take(vault, machine, disks, message, author)
     snapshot = vault.get_snapshot(taken.id)
     used = None if disk_only else taken.used
     if as_json:
