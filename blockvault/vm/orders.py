@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import BadRequest, Busy, NotFound, ToolFailed
 from blockvault.vm import agent, state
-from blockvault.vm.running import POWER_SECONDS
 
 if TYPE_CHECKING:
     from blockvault.vm.running import Running
     from blockvault.vm.supervisor import Supervisor
+
+POWER_SECONDS = 30.0
+"""For a guest to shut down."""
 
 Request = Mapping[str, Any]
 Result = Mapping[str, Any]
@@ -107,13 +109,16 @@ class Orders:
         with supervisor.ordered() as running:
             if request.get("force"):
                 return {"ended": supervisor.end("it was switched off")}
-            if not running.power_off(float(request.get("seconds", POWER_SECONDS))):
-                raise Busy(
-                    f"the guest of '{supervisor.branch.name}' does not react to the power button; "
-                    "--force switches it off",
-                    kind="guest-busy",
-                )
-            return {"ended": supervisor.end("the guest was powered off")}
+            running.press_power_button()
+        # Whoever does not want to wait for the guest may order something else meanwhile.
+        ended = supervisor.wait(float(request.get("seconds", POWER_SECONDS)))
+        if ended is None:
+            raise Busy(
+                f"the guest of '{supervisor.branch.name}' does not react to the power button; "
+                "--force switches it off",
+                kind="guest-busy",
+            )
+        return {"ended": ended}
 
     def _rollback(self, request: Request) -> Result:
         supervisor = self._supervisor

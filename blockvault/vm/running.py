@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 START_SECONDS = 30.0
-POWER_SECONDS = 30.0
 RESET_SECONDS = 30.0
 _HALT_SECONDS = 2.0
 """How long an adopted QEMU may take to stop its guest before its disks are served all the same: one
@@ -245,12 +244,11 @@ class Running:
 
     # -- ends --------------------------------------------------------------------------------------
 
-    def power_off(self, seconds: float = POWER_SECONDS) -> bool:
-        """Press the power button; False if the guest has not ended after ``seconds``."""
+    def press_power_button(self) -> None:
+        """Ask the guest to shut down; one that stands goes on for that."""
         if self.monitor.status() != state.RUNNING:
             self.resume()
         self.monitor.execute("system_powerdown")
-        return self.qemu.wait(seconds)
 
     def kill(self) -> None:
         """End QEMU at once; what the guest has flushed is safe."""

@@ -49,6 +49,10 @@ class Supervisor(Lifetime):
                     self._lock.release()
         return self._ended
 
+    def wait(self, seconds: float) -> str | None:
+        """How the machine has ended; None if it has not after ``seconds``."""
+        return self._ended if self._ending.wait(seconds) else None
+
     def _look(self) -> None:
         running = self.running
         if running is None:

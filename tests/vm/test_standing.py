@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +12,10 @@ from typing import Any
 import pytest
 
 from blockvault import Vault
-from blockvault.errors import ToolFailed
+from blockvault.errors import Busy, ToolFailed
 from blockvault.vm import handover
-from blockvault.vm.planning import How
-from blockvault.vm.supervisor import Supervisor
-from tests.vm.pretended import Pretended, Served, foreign, refused, running, stalled
+from blockvault.vm.orders import Orders
+from tests.vm.pretended import Pretended, foreign, refused, running, stalled, supervisor
 
 
 class Ending:
@@ -76,13 +77,47 @@ def test_a_guest_whose_disks_cannot_be_taken_does_not_stand_later() -> None:
 def test_a_guest_that_cannot_be_rolled_back_does_not_stand_later(tmp_path: Path) -> None:
     monitor = Pretended(stands_late)
     with Vault.create(tmp_path) as vault:
-        supervisor = Supervisor(
-            vault, "main", tmp_path / "run", lambda *_: Served(), lambda _: tmp_path, How()
-        )
-        supervisor.served = Served()
+        machine = supervisor(vault, tmp_path, monitor)
+        assert machine.running is not None
         target: Any = None
         with pytest.raises(ToolFailed) as caught:
-            supervisor._rewind(running(tmp_path, monitor), target, "main")
+            machine._rewind(machine.running, target, "main")
+        assert not machine.run_dir.unsound.exists()
     assert caught.value.reason == "qemu-stalled"
     assert monitor.said[-2:] == ["stop", "cont"]
-    assert not supervisor.run_dir.unsound.exists()
+
+
+def test_who_wants_to_switch_off_does_not_wait_for_who_asks_politely(tmp_path: Path) -> None:
+    pressed = threading.Event()
+
+    def deaf(command: str, arguments: Mapping[str, Any]) -> Any:
+        if command == "system_powerdown":
+            pressed.set()
+        return {"status": "running"}
+
+    with Vault.create(tmp_path) as vault, ThreadPoolExecutor() as pool:
+        stop = Orders(supervisor(vault, tmp_path, Pretended(deaf))).handlers()["vm-stop"]
+        with pytest.raises(Busy) as caught:
+            stop({"seconds": 0})
+        assert caught.value.reason == "guest-busy"
+        pressed.clear()
+        asking = pool.submit(stop, {"seconds": 10})
+        assert pressed.wait(5)
+        switched_off = pool.submit(stop, {"force": True}).result(5)
+        assert switched_off == {"ended": "it was switched off"}
+        assert asking.result(5) == switched_off
+
+
+def test_a_guest_that_shuts_down_is_not_waited_for_any_longer(tmp_path: Path) -> None:
+    def obedient(command: str, arguments: Mapping[str, Any]) -> Any:
+        if command == "system_powerdown":
+            monitor.process.kill()
+        return {"status": "running"}
+
+    monitor = Pretended(obedient)
+    with Vault.create(tmp_path) as vault, ThreadPoolExecutor() as pool:
+        machine = supervisor(vault, tmp_path, monitor)
+        watching = pool.submit(machine.run)
+        asking = pool.submit(Orders(machine).handlers()["vm-stop"], {"seconds": 60})
+        assert asking.result(10) == {"ended": "it is gone"}
+        assert watching.result(10) == "it is gone"
