@@ -97,6 +97,8 @@ def _renew(running: Running, devices: bytes) -> None:
         return
     at = found + len(_SECTION)
     place = int.from_bytes(devices[at : at + 8], "little")
+    if place >= running.machine.memory:
+        return  # the guest says where, and may say anything
     own = running.monitor.execute("query-vm-generation-id")["guid"]
     with open(running.run.memory, "r+b", buffering=0) as memory:
         memory.seek(place)

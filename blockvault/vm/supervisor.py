@@ -85,7 +85,6 @@ class Supervisor(Lifetime):
             rev = exact.hex() if exact else rev
             if rewind.possible(running, target):
                 return self._rewind(running, target, rev)
-            self._close()
             return self._start_over(lambda: self._roll_back(rev), force)
 
     def _rewind(self, running: Running, target: Plan, rev: str) -> str:
@@ -108,9 +107,8 @@ class Supervisor(Lifetime):
             raise
         try:
             rewind.rewind(running, target)
-        except VaultError as error:
+        except Exception as error:
             log.warning("%s: a new QEMU is started: %s", self.branch.name, error)
-            self._close()
             return self._start_over(lambda: None, True)
         self.run_dir.unsound.unlink()
         if target.made is not None and not target.made.paused:
@@ -129,8 +127,9 @@ class Supervisor(Lifetime):
             patiently(lambda: self._roll_back(rev))
         finally:
             running.use(patiently(self._hold.take))
-            self.served = self._serve(running.session, self.run_dir.nbd)
-            self.served.begin()
+            served = self._serve(running.session, self.run_dir.nbd)
+            served.begin()
+            self.served = served
 
     def _roll_back(self, rev: str) -> None:
         """Move the branch, which has all that the guest wrote and is nobody's now."""
@@ -139,8 +138,9 @@ class Supervisor(Lifetime):
         refs.rollback(self.vault, self.branch.name, position, successor=True)
 
     def _start_over(self, move: Callable[[], object], force: bool) -> str:
-        """A new QEMU from the branch's head, once ``move`` has moved that."""
+        """A new QEMU instead of the one that runs, from the branch's head after ``move``."""
         try:
+            self._close()
             patiently(move)
             return self._begin(patiently(self._hold.take), How(force=force, eager=self._how.eager))
         except BaseException as error:

@@ -87,7 +87,7 @@ def running(folder: Path, monitor: Pretended) -> Running:
     """A machine of blockvault's own with this monitor."""
     run = RunDir(folder, bytes(16), 1, folder)
     run.path.mkdir()
-    session: Any = SimpleNamespace(unstored=bytearray(1), close=lambda: None)
+    session: Any = SimpleNamespace(unstored=bytearray(1), flush=lambda: None, close=lambda: None)
     nothing: Any = None
     made = Running(nothing, session, run, nothing, "tcg")
     made._monitor = monitor
@@ -103,6 +103,7 @@ def supervisor(vault: Vault, folder: Path, monitor: Pretended) -> Supervisor:
     )
     made.run_dir.make()
     made.running = running(folder, monitor)
+    made._hold.session = made.running.session
     made.served = Served()
     return made
 
