@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from blockvault.errors import BadRequest, ToolFailed, Unsupported, VaultError
+from blockvault.errors import BadRequest, Conflict, ToolFailed, Unsupported, VaultError
 from blockvault.vm.qmp import Monitor
 from blockvault.vm.receiving import Receiving, Saved
+from blockvault.vm.state import SAVED
 
 _HARMLESS = {
     "events",
@@ -105,8 +106,14 @@ class Foreign:
     # -- its state ---------------------------------------------------------------------------------
 
     def check(self) -> None:
-        """Refuse what cannot be saved: settings of migration that change what the stream looks
-        like."""
+        """Refuse what cannot be saved: a guest that QEMU saved already and that has stood since,
+        settings of migration that change what the stream looks like."""
+        if self.monitor.status() == SAVED:
+            raise Conflict(
+                "this QEMU stands since its state was saved, and QEMU does not save it a second "
+                "time; nothing was changed. It can be recorded again when it has gone on (cont)",
+                kind="saved-once",
+            )
         on = {
             row["capability"]
             for row in self.monitor.execute("query-migrate-capabilities")

@@ -62,6 +62,7 @@ def rewind(running: Running, target: Plan) -> None:
     overwrite(running.vault, target.memory, running.run.memory)
     state.prepare(running.monitor)
     _load(running.monitor, running.run.saved, devices)
+    running.devices = devices
     _renew(running, devices)
 
 

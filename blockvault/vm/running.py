@@ -78,6 +78,8 @@ class Running:
         self.problem = ""
         self.arriving: Arriving | None = None
         """Memory that comes while the guest runs."""
+        self.devices = b""
+        """Their state, where it is known: while the guest stands since it was saved or loaded."""
         self._qemu: Qemu | None = None
         self._monitor: Monitor | None = None
         self._happened = {name: threading.Event() for name in ("STOP", "RESET")}
@@ -144,6 +146,7 @@ class Running:
             log.warning("%s: %s", self.session.branch.name, self.problem)
         elif event == "RESUME":
             self.problem = ""
+            self.devices = b""
 
     def _mark(self) -> mmap.mmap:
         """A byte in shared memory that says whether the session holds writes nobody else has.

@@ -27,7 +27,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from blockvault.errors import IOFailed, ToolFailed, VaultError
+from blockvault.errors import Conflict, IOFailed, ToolFailed, VaultError
 from blockvault.ops import Progress, attachments, silent
 from blockvault.ops.capture import Capture
 from blockvault.vm import command
@@ -92,7 +92,7 @@ def take(
                     holding.enter_context(session.held())
                     # QEMU writes only the state of its devices: nobody touches memory meanwhile.
                     freezing = beside.submit(capture.freeze)
-                    devices = save_devices(machine.monitor, machine.run.migration)
+                    devices = _devices(machine, pause.before)
                     late = freezing.result()
                 memory, frames = capture.finish()
                 made = _made(machine, paused=pause.before != RUNNING)
@@ -106,6 +106,21 @@ def take(
 
 
 RUNNING = "running"
+SAVED = "postmigrate"
+"""The status of a QEMU that stands since it saved its state; then it does not save it again."""
+
+
+def _devices(machine: Running, before: str) -> bytes:
+    """The state of devices; for a guest that stands since it was saved, what was saved then."""
+    if before != SAVED:
+        machine.devices = save_devices(machine.monitor, machine.run.migration)
+    elif not machine.devices:
+        raise Conflict(
+            "QEMU saves the state of a guest that stands only once, and what it saved is no longer "
+            "known; nothing was recorded. After 'vm resume' it can be, paused again or not",
+            kind="saved-once",
+        )
+    return machine.devices
 
 
 def _made(machine: Running, *, paused: bool) -> Made:
@@ -121,7 +136,7 @@ def _open_memory(path: Path) -> int:
 
 
 def save_devices(monitor: Monitor, path: Path) -> bytes:
-    """The state of processors and devices of a machine that is paused; it then is "postmigrate"."""
+    """The state of processors and devices of a machine that is paused; it then is ``SAVED``."""
     with _listening(path) as listener:
         received = _Received(listener)
         monitor.execute("migrate", uri=f"unix:{path}")
@@ -133,7 +148,7 @@ def save_devices(monitor: Monitor, path: Path) -> bytes:
             raise
         data = received.get()
     monitor.wait_for(
-        lambda: True if monitor.status() == "postmigrate" else None, "the end of its migration"
+        lambda: True if monitor.status() == SAVED else None, "the end of its migration"
     )
     return data
 

@@ -154,6 +154,14 @@ def test_disks_on_the_vaults_server_are_recorded_there(
     assert plain["attachments"] == []
     assert plain["used"] is None
     assert machine.ask("query-status")["status"] == "running"
+    machine.ask("stop")
+    lab.run("vm", "attach", "--qmp", machine.qmp, "web")
+    log = lab.run("log", "web", "--oneline")
+    error = lab.run("vm", "attach", "--qmp", machine.qmp, "web", "--json", code=4)
+    assert error["error"]["kind"] == "saved-once"
+    assert lab.run("log", "web", "--oneline") == log
+    machine.ask("cont")
+    lab.run("vm", "attach", "--qmp", machine.qmp, "web")
     machine.close()
     lab.run("branch", "back", made["id"])
     other = strange(nbd(serve("back"), "back"), "-incoming", "defer")

@@ -162,6 +162,37 @@ def test_the_examples_of_qmp_are_commands_that_qemu_takes(lab: Any) -> None:
         lab.run(*words)
 
 
+def test_a_paused_machine_is_recorded_again_and_again(lab: Any) -> None:
+    """QEMU saves the devices of a guest that stands only once."""
+
+    def devices(made: dict[str, Any]) -> str:
+        (found,) = [each for each in made["attachments"] if each["name"] == "device-state"]
+        return str(found["root"])
+
+    lab.create()
+    console = lab.start()
+    console.run("echo first >/run/note")
+    lab.run("vm", "pause", "main")
+    first, again = lab.snapshot(), lab.snapshot()
+    assert devices(again) == devices(first)
+    lab.run("vm", "clone", "main", "twin", "--paused")
+    assert lab.status()["status"] == "paused"
+
+    lab.run("vm", "resume", "main")
+    console.run("echo second >/run/note")
+    lab.run("vm", "pause", "main")
+    second = lab.snapshot()
+    assert devices(second) != devices(first)
+    lab.run("vm", "rollback", "main", first["id"])
+    here = lab.snapshot()
+    assert devices(here) == devices(first)
+
+    lab.run("vm", "rollback", "main", second["id"])
+    lab.run("vm", "rollback", "main", here["id"])
+    lab.run("vm", "resume", "main")
+    assert lab.console().run("cat /run/note") == "first"
+
+
 def test_lines_of_a_configuration_that_differ(lab: Any) -> None:
     lab.create()
     lab.create(memory="256M")

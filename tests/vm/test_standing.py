@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from blockvault import Vault
-from blockvault.errors import Busy, ToolFailed
-from blockvault.vm import handover
+from blockvault.errors import Busy, Conflict, ToolFailed
+from blockvault.vm import handover, state
 from blockvault.vm.orders import Orders
 from tests.vm.pretended import Pretended, foreign, refused, running, stalled, supervisor
 
@@ -121,3 +121,13 @@ def test_a_guest_that_shuts_down_is_not_waited_for_any_longer(tmp_path: Path) ->
         asking = pool.submit(Orders(machine).handlers()["vm-stop"], {"seconds": 60})
         assert asking.result(10) == {"ended": "it is gone"}
         assert watching.result(10) == "it is gone"
+
+
+def test_devices_that_nobody_saved_are_not_taken_from_another_moment(tmp_path: Path) -> None:
+    machine = running(tmp_path, Pretended(lambda *_: {"status": state.SAVED}))
+    machine.devices = b"of now"
+    assert state._devices(machine, state.SAVED) == b"of now"
+    machine._heard("RESUME", {})
+    with pytest.raises(Conflict) as caught:
+        state._devices(machine, state.SAVED)
+    assert caught.value.reason == "saved-once"
