@@ -57,10 +57,10 @@ def run(
     """Forget snapshots and writes that the policies do not keep.
 
     By the stored policies, or by the rules given here.  A snapshot stays if any rule of any branch
-    wants it, if it is held or tagged, or if it is the newest of a branch.  Writes older than
-    --keep-events are reachable through snapshots only.  A branch that was deleted longer ago than
-    that can be restored no more.  The space is given back by gc, with --gc at once: then the JSON
-    has a second line, which is that of gc.
+    wants it, if it is held, if it has a tag that any of its branches keeps, or if it is the newest
+    of a branch.  Writes older than --keep-events are reachable through snapshots only.  A branch
+    that was deleted longer ago than that can be restored no more.  The space is given back by gc,
+    with --gc at once: then the JSON has a second line, which is that of gc.
     """
     from blockvault.ops import forget, gc, policy
     from blockvault.ops.prune import plan as make_plan

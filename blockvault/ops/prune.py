@@ -8,8 +8,10 @@ stays reachable, before it only the snapshots that are kept.  So the newest wayp
 and with it all that a session of the branch works on.
 
 Snapshots are chosen line by line: a line is what was recorded on a branch and all that its head
-descends from.  One that several lines share stays if any of them wants it.  A deleted branch stays
-whole as long as its deletion is younger than the window; then it goes whole.
+descends from.  One that several lines share stays if any of them wants it.  A tag keeps a snapshot
+if the policy of any of its lines says so; for what is on no line, such as a moment that the tag
+froze, that of the vault.  A deleted branch stays whole as long as its deletion is younger than the
+window; then it goes whole.
 """
 
 from __future__ import annotations
@@ -97,7 +99,9 @@ class _Planner:
         self.branches = dict(projections.branches(reader))
         self.rows = dict(projections.snapshots(reader))
         self.snapshots = {oid: snapshots.load(vault, oid) for oid in self.rows}
+        self.tags = dict(projections.tags(reader))
         self.reasons: dict[bytes, dict[str, None]] = {oid: {} for oid in self.rows}
+        self.on_lines: set[bytes] = set()
         self.policies = {number: self._policy(number) for number in self.branches}
         self.general = override if only is None and override else policies.stored(reader, 0)
 
@@ -108,15 +112,16 @@ class _Planner:
         starts = {cut.branch: cut.seq for cut in cuts}
         for number, row in living.items():
             self._line(number, row, starts.get(number))
-        self._strays(living)
-        tags = self._names()
+        self._strays()
+        for oid, hold in projections.holds(self.reader):
+            self._keep([oid], f"held: {hold.text}" if hold.text else "held")
         verdicts = sorted(map(self._verdict, self.rows), key=lambda v: -v.snapshot.time_us)
         gone = {each.snapshot.id for each in verdicts if not each.kept}
         return Plan(
             tuple(verdicts),
             tuple(cuts),
             tuple((number, self.branches[number].name) for number in sorted(dropped)),
-            tuple(name for name, oid in tags if oid in gone),
+            tuple(name for name, tag in self.tags.items() if tag.snapshot in gone),
             self.now_us,
             max((policy.events for policy in self.policies.values() if policy), default=0),
         )
@@ -159,7 +164,9 @@ class _Planner:
             recent += [waypoint.snapshot] if waypoint.snapshot else []
         line = self._ancestors([*tips, *recent])
         line |= {oid for oid, where in self.rows.items() if where.branch == number}
+        self.on_lines |= line
         policy = self.policies[number]
+        self._tagged(line, policy)
         if policy is None or row.deleted:
             why = f"deleted {row.name} can be restored" if row.deleted else f"{row.name} keeps all"
             self._keep(line, why)
@@ -171,25 +178,19 @@ class _Planner:
             for name in names:
                 self._keep([oid], f"{row.name} {name}")
 
-    def _strays(self, living: Iterable[int]) -> None:
+    def _strays(self) -> None:
         """What no line has: snapshots of tags and holds that are gone, and of dropped branches."""
-        lines = set(living)
+        strays = self.rows.keys() - self.on_lines
         limit = self.now_us - self.general.events if self.general else 0
-        for oid, row in self.rows.items():
-            if row.branch not in lines and self.snapshots[oid].time_us > limit:
-                self._keep([oid], "recent" if self.general else "not asked for")
+        recent = (oid for oid in strays if self.snapshots[oid].time_us > limit)
+        self._keep(recent, "recent" if self.general else "not asked for")
+        self._tagged(strays, self.general)
 
-    def _names(self) -> list[tuple[str, bytes]]:
-        """Give held and tagged snapshots that reason; return the tags that are none."""
-        for oid, hold in projections.holds(self.reader):
-            self._keep([oid], f"held: {hold.text}" if hold.text else "held")
-        loose = []
-        for name, tag in projections.tags(self.reader):
-            if self.general is None or self.general.keeps_tag(name):
+    def _tagged(self, line: set[bytes], policy: Policy | None) -> None:
+        """Keep what of a line has a tag that its policy keeps."""
+        for name, tag in self.tags.items():
+            if tag.snapshot in line and (policy is None or policy.keeps_tag(name)):
                 self._keep([tag.snapshot], f"tag {name}")
-            else:
-                loose.append((name, tag.snapshot))
-        return loose
 
     def _keep(self, ids: Iterable[bytes], reason: str) -> None:
         for oid in ids:

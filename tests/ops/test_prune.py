@@ -8,7 +8,7 @@ from blockvault.ids import short
 from blockvault.model import events
 from blockvault.model.retention import Policy
 from blockvault.model.snapshot import Snapshot
-from blockvault.ops import base, check, forget, gc, prune, rebuild
+from blockvault.ops import base, check, forget, gc, policy, prune, rebuild
 from blockvault.store.eventlog import Record
 from blockvault.vault import Vault
 
@@ -57,6 +57,45 @@ def test_what_stood_on_a_snapshot_that_goes(vault: Vault) -> None:
     found = {each.snapshot.id: set(each.dependents) for each in plan.verdicts if not each.kept}
     stand_on_it = {"branch b", f"snapshot {short(made[3])}", f"snapshot {short(tip)}"}
     assert found == {made[0]: set(), made[1]: set(), made[2]: stand_on_it}
+
+
+def plan_with(vault: Vault, **policies: Policy) -> prune.Plan:
+    """What a prune by these policies would do; ``all`` is that of all other branches."""
+    for name, chosen in policies.items():
+        policy.set_policy(vault, None if name == "all" else name, chosen)
+    return prune.plan(vault)
+
+
+ANY_TAG, NO_TAG = Policy(last=1, events=0), Policy(last=1, events=0, tags=("none",))
+
+
+def test_a_tag_goes_by_the_policy_of_its_branch(vault: Vault) -> None:
+    made = add_line(vault, 4)
+    vault.tag("golden", made[1].hex())
+    plan = plan_with(vault, all=NO_TAG, main=ANY_TAG)
+    assert plan.tags == ()
+    assert set(forget.execute(vault, plan).snapshots) == {made[0], made[2]}
+    assert vault.resolve("golden").snapshot == made[1]
+    plan = plan_with(vault, all=ANY_TAG, main=NO_TAG)
+    assert (plan.forgotten, plan.tags) == ({made[1]}, ("golden",))
+    assert forget.execute(vault, plan).tags == ("golden",)
+
+
+def test_the_tag_rule_that_is_given_for_a_branch(vault: Vault) -> None:
+    made = add_line(vault, 4)
+    vault.tag("golden", made[1].hex())
+    policy.set_policy(vault, None, NO_TAG)
+    assert prune.plan(vault, ANY_TAG, "main").tags == ()
+    policy.set_policy(vault, None, ANY_TAG)
+    assert prune.plan(vault, NO_TAG, "main").tags == ("golden",)
+
+
+def test_a_tag_on_two_lines_stays_if_one_of_them_keeps_it(vault: Vault) -> None:
+    made = add_line(vault, 4)
+    vault.tag("golden", made[1].hex())
+    vault.create_branch("b", made[2].hex())
+    assert plan_with(vault, all=NO_TAG, b=ANY_TAG).tags == ()
+    assert plan_with(vault, all=NO_TAG, b=NO_TAG).tags == ("golden",)
 
 
 def gap(start: int, end: int, chain: bytes = b"") -> Record:
