@@ -103,7 +103,8 @@ class _Planner:
         self.reasons: dict[bytes, dict[str, None]] = {oid: {} for oid in self.rows}
         self.on_lines: set[bytes] = set()
         self.policies = {number: self._policy(number) for number in self.branches}
-        self.general = override if only is None and override else policies.stored(reader, 0)
+        # What is on no line is no part of any one branch.
+        self.general = (override or policies.stored(reader, 0)) if only is None else None
 
     def run(self) -> Plan:
         dropped = {number for number, row in self.branches.items() if self._drops(number, row)}

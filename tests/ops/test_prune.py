@@ -34,6 +34,19 @@ def add_line(vault: Vault, count: int) -> list[bytes]:
     return made
 
 
+def write(vault: Vault, branch: str, data: bytes, *, snapshot: bool = True) -> int:
+    """Write to volume ``v``; return the event after which it holds that."""
+    with vault.session(branch) as session:
+        if not session.volumes:
+            session.create_volume("v", 10)
+        session.device("v").write(0, data)
+        if snapshot:
+            session.snapshot(data.decode())
+        else:
+            session.flush()
+    return vault.branch(branch).seq
+
+
 def test_a_long_line_is_forgotten(vault: Vault) -> None:
     """There are more snapshots in a row than calls can be nested."""
     made = add_line(vault, 1500)
@@ -96,6 +109,22 @@ def test_a_tag_on_two_lines_stays_if_one_of_them_keeps_it(vault: Vault) -> None:
     vault.create_branch("b", made[2].hex())
     assert plan_with(vault, all=NO_TAG, b=ANY_TAG).tags == ()
     assert plan_with(vault, all=NO_TAG, b=NO_TAG).tags == ("golden",)
+
+
+def test_one_branch_leaves_alone_what_is_on_no_line(vault: Vault) -> None:
+    """A moment of another branch that a tag froze, and one that lost its tag."""
+    vault.create_branch("b", "main")
+    add_line(vault, 3)
+    write(vault, "b", b"tagged", snapshot=False)
+    frozen = {vault.tag("golden", "b").snapshot}
+    write(vault, "b", b"loose", snapshot=False)
+    frozen.add(vault.tag("gone", "b").snapshot)
+    vault.delete_tag("gone")
+    policy.set_policy(vault, None, NO_TAG)
+    for chosen in (None, NO_TAG):
+        plan = prune.plan(vault, chosen, "main")
+        assert (len(plan.forgotten), plan.forgotten & frozen, plan.tags) == (2, set(), ())
+    assert (prune.plan(vault).forgotten & frozen, prune.plan(vault).tags) == (frozen, ("golden",))
 
 
 def gap(start: int, end: int, chain: bytes = b"") -> Record:
