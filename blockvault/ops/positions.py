@@ -148,6 +148,9 @@ def _consistent(reader: Reader, branch: int, row: BranchRow, seq: int) -> int:
     """The last barrier or waypoint of the branch at or before event ``seq``."""
     if row.barrier_seq <= seq:
         return row.barrier_seq
+    # A prune keeps some old waypoints, but no trail that leads to them.
+    if projections.waypoint(reader, branch, seq) is not None:
+        return seq
     for first_seq, trail in projections.trail(reader, branch, seq):
         if 0 < trail.barrier_seq <= seq:
             return trail.barrier_seq

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import random
 
+import pytest
+
+from blockvault.errors import NotFound
 from blockvault.ids import short
 from blockvault.model import events
 from blockvault.model.retention import Policy
@@ -125,6 +128,23 @@ def test_one_branch_leaves_alone_what_is_on_no_line(vault: Vault) -> None:
         plan = prune.plan(vault, chosen, "main")
         assert (len(plan.forgotten), plan.forgotten & frozen, plan.tags) == (2, set(), ())
     assert (prune.plan(vault).forgotten & frozen, prune.plan(vault).tags) == (frozen, ("golden",))
+
+
+def test_what_the_reflog_names_can_be_resolved(vault: Vault) -> None:
+    """So can what the message about a pruned moment names."""
+    seqs = [write(vault, "main", text) for text in (b"one", b"two", b"three")]
+    flushed = write(vault, "main", b"four", snapshot=False)
+    seqs.append(write(vault, "main", b"five"))
+    vault.tag("kept", "main~2")
+    forget.execute(vault, prune.plan(vault, Policy(last=1, events=0)))
+    assert [move.seq for move in vault.reflog()] == [seqs[3], seqs[1]]
+    for seq, text in ((seqs[1], b"two"), (seqs[3], b"five")):
+        assert vault.resolve(f"main@{{#{seq}}}").seq == seq
+        assert vault.open_volume(f"main@{{#{seq}}}").read(len(text)) == text
+    with pytest.raises(NotFound) as refused:
+        vault.resolve(f"main@{{#{flushed}}}")
+    named = refused.value.message.partition("were kept: ")[2].split(", ")
+    assert [vault.resolve(name).seq for name in named] == [seqs[1], seqs[3]]
 
 
 def gap(start: int, end: int, chain: bytes = b"") -> Record:

@@ -382,6 +382,9 @@ class Keeping(RuleBasedStateMachine):
             for seq in line.states:
                 if seq < cut.seq and line.states[seq] != EMPTY and not self.kept_at(cut.name, seq):
                     self.refused(f"{cut.name}@{{#{seq}}}")
+        for name in self.live():
+            for move in self.vault.reflog(name):
+                assert self.vault.resolve(f"{name}@{{#{move.seq}}}").seq == move.seq
         for _, name in plan.dropped:
             del self.lines[name]
             with pytest.raises(NotFound):
