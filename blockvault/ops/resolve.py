@@ -108,10 +108,7 @@ class _Resolver:
             if not projections.has_branch(reader, row.source):
                 raise self._pruned(reader, branch, f"what '{row.name}' came from")
             branch, seq = row.source, min(seq, row.source_seq)
-        cut = projections.cut(reader, branch)
-        if cut and seq < cut.seq and projections.waypoint(reader, branch, seq) is None:
-            raise self._pruned(reader, branch, f"event {seq}", seq)
-        return positions.after(self.vault, reader, branch, seq, self.exact)
+        return self._after(reader, branch, seq)
 
     def _at_time(self, reader: Reader, branch: int, time_us: int) -> Position:
         limit = 1 << 62
@@ -124,13 +121,20 @@ class _Resolver:
             if found is not None:
                 seq = min(limit, positions.last_until(reader, branch, found[0], time_us))
                 if seq >= branch:
-                    return positions.after(self.vault, reader, branch, seq, self.exact)
+                    return self._after(reader, branch, seq)
             row = projections.get_branch(reader, branch)
             if not row.source:
                 raise self._no(f"branch '{row.name}' began after {_shown(time_us)}")
             if not projections.has_branch(reader, row.source):
                 raise self._pruned(reader, branch, f"what '{row.name}' came from")
             branch, limit = row.source, row.source_seq
+
+    def _after(self, reader: Reader, branch: int, seq: int) -> Position:
+        """The branch just after an event of it, unless that was pruned."""
+        cut = projections.cut(reader, branch)
+        if cut and seq < cut.seq and projections.waypoint(reader, branch, seq) is None:
+            raise self._pruned(reader, branch, f"event {seq}", seq)
+        return positions.after(self.vault, reader, branch, seq, self.exact)
 
     # -- steps -----------------------------------------------------------------------------------
 

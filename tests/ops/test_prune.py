@@ -147,6 +147,28 @@ def test_what_the_reflog_names_can_be_resolved(vault: Vault) -> None:
     assert [vault.resolve(name).seq for name in named] == [seqs[1], seqs[3]]
 
 
+@pytest.mark.parametrize("exact", [False, True])
+def test_a_branch_goes_back_to_what_was_pruned_of_its_source(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch, exact: bool
+) -> None:
+    """It came from main as that was before the cut, and was made after it."""
+    second = events.now_us() // 1_000_000 + 60
+    monkeypatch.setattr(events, "now_us", lambda: second * 1_000_000)
+    write(vault, "main", b"old")
+    vault.tag("old", "main~0")
+    source = write(vault, "main", b"start", snapshot=False)
+    second += 10
+    write(vault, "main", b"cut")
+    second += 10
+    vault.create_branch("b", f"main@{{#{source}}}")
+    forget.execute(vault, prune.plan(vault, Policy(last=1, events=0), "main"))
+    with pytest.raises(NotFound, match="were kept: main@") as refused:
+        vault.resolve(f"b@{{@{second - 5}}}", exact=exact)
+    assert refused.value.reason == "pruned"
+    assert vault.open_volume(f"b@{{@{second}}}").read(5) == b"start"
+    assert vault.open_volume(f"main@{{@{second - 5}}}").read(3) == b"cut"
+
+
 def gap(start: int, end: int, chain: bytes = b"") -> Record:
     return Record(start, end - start, 0, b"", chain, pruned=True)
 
