@@ -81,6 +81,8 @@ class _Resolver:
         branch = projections.branch_named(reader, base.removeprefix("heads/"))
         if branch is not None:
             yield f"heads/{base.removeprefix('heads/')}", branch
+            if self.revision.at is not None:
+                return  # nothing but a branch has moments
         tag = projections.tag_named(reader, base.removeprefix("tags/"))
         if tag is not None:
             yield f"tags/{base.removeprefix('tags/')}", tag.snapshot

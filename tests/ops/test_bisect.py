@@ -140,6 +140,17 @@ def test_what_was_skipped_is_suspected(vault: Vault) -> None:
     assert found == Found("event", line[39], line[45], tuple(hidden))
 
 
+def test_a_tag_with_the_name_of_the_branch(vault: Vault) -> None:
+    vault.tag("test", "main~0")
+    try:
+        search = bisect.start(vault, "main~1", "heads/test", exact=True)
+        line = [logged.seq for logged in on_the_line(vault, search.good, search.bad)]
+        found, _ = judged(vault, search, from_on(line[50]))
+        assert (found.good, found.bad) == (line[49], line[50])
+    finally:
+        vault.delete_tag("test")
+
+
 def test_it_goes_on_from_its_file(vault: Vault) -> None:
     search = bisect.start(vault, "main~1", "test", exact=True)
     for verdict in Verdict:

@@ -214,6 +214,19 @@ def test_names_win_over_ids_and_must_be_clear(vault: Vault) -> None:
         vault.resolve(second[:3] + "~x")
 
 
+def test_a_moment_is_of_the_branch_though_a_tag_has_its_name(vault: Vault) -> None:
+    """So a state can be named without a look at the tags, and what was named so stays that."""
+    vault.tag("main", snapshot(vault, "one"))
+    with vault.session() as session:
+        session.device().write(0, b"two")
+    head = vault.resolve("heads/main")
+    assert head.canonical == f"main@{{#{head.seq}}}"
+    assert vault.resolve(head.canonical).seq == vault.resolve("main@{now}").seq == head.seq
+    assert vault.open_volume(head.canonical).read(3) == b"two"
+    with pytest.raises(NotFound, match="heads/main, tags/main"):
+        vault.resolve("main~0")
+
+
 def test_ids_that_begin_alike(vault: Vault) -> None:
     seen: dict[str, str] = {}
     with vault.session() as session:
