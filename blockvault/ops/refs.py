@@ -221,14 +221,16 @@ def restore(vault: Vault, name: str) -> Branch:
     """Bring back the branch that was deleted under this name last."""
     with vault.transaction() as transaction:
         _refuse_taken(transaction, name)
+        writer = transaction.writer
         found = [
             number
-            for number, row in projections.branches(transaction.writer)
+            for number, row in projections.branches(writer)
             if row.deleted and row.name == name
         ]
         if not found:
             raise NotFound(f"no deleted branch '{name}'", kind="no-branch")
-        transaction.add(events.BranchRestored(branch=found[-1], name=name))
+        last = max(found, key=lambda number: projections.deleted_at(writer, number) or (0, 0))
+        transaction.add(events.BranchRestored(branch=last, name=name))
     return find(vault, name)
 
 

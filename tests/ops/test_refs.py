@@ -139,6 +139,20 @@ def test_deleting_and_restoring(vault: Vault) -> None:
         vault.restore_branch("nobody")
 
 
+def test_the_branch_that_was_deleted_last_is_restored(vault: Vault) -> None:
+    """Not the one that was created last, of two that were deleted under one name."""
+    vault.create_branch("older", "main~1")
+    vault.create_branch("x", "main~0")
+    vault.delete_branch("x")
+    vault.rename_branch("older", "x")
+    vault.delete_branch("x")
+    vault.restore_branch("x")
+    assert read(vault, "x") == b"one"
+    vault.rename_branch("x", "older")
+    vault.restore_branch("x")
+    assert read(vault, "x") == b"two"
+
+
 @pytest.mark.parametrize("name", ["", "a b", "a..b", "a~1", "x:y", "HEAD", "-x", "a/", "@{x"])
 def test_names_that_are_none(vault: Vault, name: str) -> None:
     seq = vault.branch().seq
