@@ -86,16 +86,6 @@ def of_snapshot(vault: Vault, oid: bytes) -> Position:
     )
 
 
-def check_kept(reader: Reader, position: Position) -> None:
-    """``NotFound`` if the state was pruned since the position was resolved."""
-    if position.snapshot and projections.recorded(reader, position.snapshot):
-        return
-    waypoint = projections.waypoint(reader, position.branch, position.waypoint_seq)
-    cut = projections.cut(reader, position.branch)
-    if waypoint is None or (position.waypoint_seq < position.seq < (cut.seq if cut else 0)):
-        raise NotFound(f"'{position.text}' was pruned meanwhile", kind="pruned")
-
-
 def after(vault: Vault, reader: Reader, branch: int, seq: int, exact: bool) -> Position:
     """The branch just after event ``seq``, or at the last crash-consistent point before it."""
     row = projections.get_branch(reader, branch)

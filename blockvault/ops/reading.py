@@ -18,7 +18,7 @@ from blockvault.ids import ZERO_ID
 from blockvault.model import extents, tree
 from blockvault.model.extents import Run
 from blockvault.model.overlay import Overlay
-from blockvault.ops import positions, states
+from blockvault.ops import states
 from blockvault.ops.trails import Trails
 from blockvault.ops.treereader import TreeReader
 from blockvault.pins import Pin
@@ -263,7 +263,7 @@ def open_device(vault: Vault, position: Position, volume: str | None) -> StateDe
         with suppress(IOFailed):
             pin = _pin(vault, [chosen], overlay.blocks.values())
         with vault.read() as reader:
-            positions.check_kept(reader, position)
+            states.check_kept(reader, position)
     return of_volume(vault, chosen, overlay, pin)
 
 
@@ -290,7 +290,7 @@ def pin_position(vault: Vault, position: Position) -> Pin:
         ids = [oid for overlay in overlays for oid in overlay.blocks.values()]
         pin = _pin(vault, [*position.volumes, *position.attachments], ids)
         with vault.read() as reader:
-            positions.check_kept(reader, position)
+            states.check_kept(reader, position)
     return pin
 
 

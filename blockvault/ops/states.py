@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from blockvault.errors import Damaged
+from blockvault.errors import Damaged, NotFound
 from blockvault.model import events, projections, tree
 from blockvault.model.overlay import Overlay, replay
 from blockvault.model.rows import unpack_rows
@@ -18,11 +18,15 @@ from blockvault.model.snapshot import Snapshot, Volume
 if TYPE_CHECKING:
     from blockvault.ops.positions import Position
     from blockvault.store.frames import Frame
+    from blockvault.store.types import Reader
     from blockvault.vault import Vault
 
 
 def overlays(vault: Vault, position: Position) -> dict[str, Overlay]:
-    """What each volume became between the position's waypoint and the position."""
+    """What each volume became between the position's waypoint and the position.
+
+    ``NotFound`` if that was pruned since the position was resolved.
+    """
     found: dict[str, Overlay] = {}
     if position.seq == position.waypoint_seq:
         return found
@@ -35,7 +39,19 @@ def overlays(vault: Vault, position: Position) -> dict[str, Overlay]:
         low = max(0, position.waypoint_seq + 1 - first_seq)
         wanted = rows[low : position.seq + 1 - first_seq]
         replay(found, wanted, position.branch, vault.options.block_size)
+    with vault.read() as reader:
+        check_kept(reader, position)  # without its trail it would be an older state
     return found
+
+
+def check_kept(reader: Reader, position: Position) -> None:
+    """``NotFound`` if the state was pruned since the position was resolved."""
+    if position.snapshot and projections.recorded(reader, position.snapshot):
+        return
+    waypoint = projections.waypoint(reader, position.branch, position.waypoint_seq)
+    cut = projections.cut(reader, position.branch)
+    if waypoint is None or (position.waypoint_seq < position.seq < (cut.seq if cut else 0)):
+        raise NotFound(f"'{position.text}' was pruned meanwhile", kind="pruned")
 
 
 def _records(vault: Vault, position: Position) -> list[int]:

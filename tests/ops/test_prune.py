@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 
@@ -11,7 +12,8 @@ from blockvault.ids import short
 from blockvault.model import events
 from blockvault.model.retention import Policy
 from blockvault.model.snapshot import Snapshot
-from blockvault.ops import base, check, forget, gc, policy, prune, rebuild
+from blockvault.ops import base, check, forget, gc, policy, prune, rebuild, refs
+from blockvault.ops.positions import Position
 from blockvault.store.eventlog import Record
 from blockvault.vault import Vault
 
@@ -167,6 +169,30 @@ def test_a_branch_goes_back_to_what_was_pruned_of_its_source(
     assert refused.value.reason == "pruned"
     assert vault.open_volume(f"b@{{@{second}}}").read(5) == b"start"
     assert vault.open_volume(f"main@{{@{second - 5}}}").read(3) == b"cut"
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda vault, position: refs.create(vault, "b", position),
+        lambda vault, position: refs.tag(vault, "t", position),
+        lambda vault, position: refs.rollback(vault, "main", position),
+    ],
+)
+def test_a_state_that_is_pruned_before_it_is_used(
+    vault: Vault, use: Callable[[Vault, Position], object]
+) -> None:
+    """It is refused, not taken for the older one that is left of it."""
+    write(vault, "main", b"old")
+    moment = write(vault, "main", b"new", snapshot=False)
+    write(vault, "main", b"last")
+    vault.tag("old", "main~1")
+    position = vault.resolve(f"main@{{#{moment}}}")
+    forget.execute(vault, prune.plan(vault, Policy(last=1, events=0)))
+    before = vault.branch("main").seq
+    with pytest.raises(NotFound, match="pruned meanwhile"):
+        use(vault, position)
+    assert (vault.branch("main").seq, len(vault.branches()), len(vault.tags())) == (before, 1, 1)
 
 
 def gap(start: int, end: int, chain: bytes = b"") -> Record:

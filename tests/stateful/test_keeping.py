@@ -336,6 +336,10 @@ class Keeping(RuleBasedStateMachine):
             if kind == "branch":
                 position, content = what  # type: ignore[misc]
                 assert isinstance(position, Position)
+                if self.pruned(position):
+                    with pytest.raises(NotFound, match="pruned meanwhile"):
+                        refs.create(self.vault, name, position)
+                    return
                 refs.create(self.vault, name, position)
                 self.begun(name, content)
                 if position.snapshot:
@@ -390,6 +394,12 @@ class Keeping(RuleBasedStateMachine):
             with pytest.raises(NotFound):
                 self.vault.restore_branch(name)
         self.everything_is_sound()
+
+    def pruned(self, position: Position) -> bool:
+        """Whether writes that lead from a waypoint to a position are forgotten."""
+        cuts = {line.number: line.cut for line in self.lines.values()}
+        cut = cuts.get(position.branch, position.seq + 1)
+        return position.waypoint_seq < position.seq < cut
 
     def kept_at(self, name: str, seq: int) -> bool:
         return any(move.seq == seq for move in self.vault.reflog(name))
