@@ -21,10 +21,10 @@ In and out:
 What is kept, and whether it is whole:
 
     policy    what to keep, and how to pack it     prune, forget  what is not to be kept
-    gc        mark -> condemn -> sweep, with marks, marksfile, gathered, base, turns
+    gc        mark -> condemn -> sweep, with roots, marks, marksfile, gathered, base, turns
     recompress  cold frames packed harder, by likeness
     check     verify all that is stored, with entries, check_frames, needed, damage, report
-    repair    bring back what is lost              rebuild   projections from the log
+    repair    bring back what is lost              rebuild   projections from the log, replaying
     recovery  what a killed session had promised   stats, metrics  who takes how much space
 
 Each function takes the vault first.  Those that change files or drop data compute a plan that can

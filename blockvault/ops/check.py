@@ -20,7 +20,7 @@ from blockvault.errors import Damaged
 from blockvault.ids import ZERO_ID, short
 from blockvault.model import events, projections, tree
 from blockvault.model.snapshot import Snapshot, Volume
-from blockvault.ops import Progress, base, damage, mark, reading, rebuild, silent, states
+from blockvault.ops import Progress, base, damage, reading, rebuild, roots, silent, states
 from blockvault.ops.check_frames import FrameCheck, Scan
 from blockvault.ops.needed import Needed
 from blockvault.ops.reading import StateDevice
@@ -92,9 +92,9 @@ def _verify_since(vault: Vault, seq: int, report: Report) -> None:
         branches = [number for number, _ in projections.branches(reader)]
     old, new = _Roots(vault, report), _Roots(vault, report)
     for number in branches:
-        for at, waypoint in mark.branch_waypoints(vault, number):
+        for at, waypoint in roots.branch_waypoints(vault, number):
             (new if at > seq else old).volumes.update(waypoint.volumes)
-    for oid in mark.snapshot_ids(vault):
+    for oid in roots.snapshot_ids(vault):
         with vault.read() as reader:
             recorded = projections.recorded(reader, oid)
         if recorded is not None:
@@ -128,9 +128,9 @@ class _Roots:
             branches = [number for number, _ in projections.branches(reader)]
             found = [(number, projections.cut(reader, number)) for number in branches]
         for number in branches:
-            for _, waypoint in mark.branch_waypoints(self.vault, number):
+            for _, waypoint in roots.branch_waypoints(self.vault, number):
                 self.volumes.update(waypoint.volumes)
-        for oid in mark.snapshot_ids(self.vault):
+        for oid in roots.snapshot_ids(self.vault):
             self.snapshot(oid)
         self._log({number: cut.seq if cut else 0 for number, cut in found})
 

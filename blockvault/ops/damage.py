@@ -18,7 +18,7 @@ from blockvault.errors import Damaged
 from blockvault.ids import ZERO_ID, short
 from blockvault.model import events, projections, tree
 from blockvault.model.snapshot import Snapshot, Volume
-from blockvault.ops import base, mark
+from blockvault.ops import base, roots
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -97,7 +97,7 @@ def _in_the_log(vault: Vault, lost: frozenset[bytes]) -> Iterator[list[Touched]]
 
 def _states(vault: Vault) -> Iterator[tuple[str, Volume]]:
     """Every volume of every state, by a revision that names it."""
-    for oid in mark.snapshot_ids(vault):
+    for oid in roots.snapshot_ids(vault):
         try:
             snapshot = Snapshot.decode(vault.objects.get(oid))
         except Damaged:
@@ -107,7 +107,7 @@ def _states(vault: Vault) -> Iterator[tuple[str, Volume]]:
     with vault.read() as reader:
         branches = list(projections.branches(reader))
     for number, row in branches:
-        for seq, waypoint in mark.branch_waypoints(vault, number):
+        for seq, waypoint in roots.branch_waypoints(vault, number):
             if waypoint.snapshot is None and not row.deleted:
                 for volume in waypoint.volumes:
                     yield f"{row.name}@{{#{seq}}}", volume

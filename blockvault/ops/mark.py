@@ -22,20 +22,19 @@ one another, branch by branch, and snapshots, of which most are states of a bran
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
-from itertools import islice
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING
 
 from blockvault import pins
 from blockvault.errors import Damaged
 from blockvault.ids import ZERO_ID, short
 from blockvault.model import events, projections, tree
-from blockvault.model.projected import WaypointRow
 from blockvault.model.rows import from_row
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import Progress, base, silent
 from blockvault.ops.gathered import Gathered
 from blockvault.ops.marks import Marks
+from blockvault.ops.roots import branch_waypoints, snapshot_ids
 from blockvault.store import tables
 from blockvault.store.caches import ObjectCache
 
@@ -43,7 +42,6 @@ if TYPE_CHECKING:
     from blockvault.ops.prune import Plan
     from blockvault.vault import Vault
 
-_ROWS_A_READ = 500
 LOOKED_UP_AT_ONCE = 1 << 20
 """Blocks, about 40 bytes of memory each."""
 _WEIGHT = 4
@@ -277,28 +275,3 @@ class Marker:
             if not (oid in self._newer if done is None else done):
                 fresh.append((oid, place))
         return fresh
-
-
-def snapshot_ids(vault: Vault) -> Iterator[bytes]:
-    """The ids of all recorded snapshots, in short transactions."""
-    start = b""
-    while True:
-        with vault.read() as reader:
-            page = [oid for oid, _ in islice(reader.scan("snapshots", start), _ROWS_A_READ)]
-        yield from page
-        if not page:
-            return
-        start = page[-1] + b"\0"
-
-
-def branch_waypoints(vault: Vault, branch: int) -> Iterator[tuple[int, WaypointRow]]:
-    """All waypoints of a branch, oldest first, in short transactions."""
-    start = 0
-    while True:
-        with vault.read() as reader:
-            rows = projections.waypoints(reader, branch, start=start, reverse=False)
-            page = list(islice(rows, _ROWS_A_READ))
-        yield from page
-        if not page:
-            return
-        start = page[-1][0] + 1
