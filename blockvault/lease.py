@@ -55,14 +55,12 @@ class Lease:
                 "nothing was changed, try again when it is done",
                 kind="branch-busy",
             ) from None
-        if self.kept and not successor:
+        try:
+            if not successor and self.kept:
+                raise _kept_for_its_machine(name)
+        except BaseException:
             filesystem.close_locked(self._fd)
-            raise Busy(
-                f"branch '{name}' is kept for its machine, whose guest lost its supervisor and "
-                f"waits for another; nothing was changed. 'blockvault vm start {name}' takes it "
-                f"over, 'blockvault vm stop {name} --force' switches it off",
-                kind="branch-busy",
-            )
+            raise
         _held.add(self)
         self._say(f"{holder} (process {os.getpid()})\n")
 
@@ -73,8 +71,10 @@ class Lease:
         """
         try:
             fd = os.open(self._keep, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:
+        except FileNotFoundError:
             return False
+        except OSError as error:
+            raise from_os(error, self._keep) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -124,6 +124,16 @@ class Lease:
         with suppress(OSError):
             os.ftruncate(self._fd, 0)
             os.pwrite(self._fd, text.encode(), 0)
+
+
+def _kept_for_its_machine(name: str) -> Busy:
+    return Busy(
+        f"branch '{name}' is kept for its machine: either that is going back to another state at "
+        "this moment, or its guest lost its supervisor; nothing was changed. Try again; if it "
+        f"stays so, 'blockvault vm start {name}' takes the guest over, "
+        f"'blockvault vm stop {name} --force' switches it off",
+        kind="branch-busy",
+    )
 
 
 def _after_fork() -> None:

@@ -169,6 +169,15 @@ def test_a_forked_child_neither_keeps_nor_ends_a_lease(
     Lease(tmp_path, 1, "main", "another").release()
 
 
+def test_what_cannot_be_told_does_not_count_as_free(tmp_path: Path) -> None:
+    """Another user's process may have the branch, whose file this one may not open."""
+    (tmp_path / "leases" / "2.keep").mkdir(parents=True)
+    with pytest.raises(IOFailed):
+        Lease(tmp_path, 2, "main", "us")
+    (tmp_path / "leases" / "2.keep").rmdir()
+    Lease(tmp_path, 2, "main", "us").release()
+
+
 @pytest.mark.parametrize(("code", "kind"), [(errno.ENOSPC, NoSpace), (errno.EROFS, IOFailed)])
 def test_no_lease_where_no_file_can_be(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, kind: type[IOFailed]

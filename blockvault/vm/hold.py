@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 from blockvault.errors import Busy, ToolFailed, VaultError
+from blockvault.lease import Lease
 from blockvault.session import Session
 from blockvault.vm.process import Qemu
 from blockvault.vm.rundir import Process, State
@@ -51,15 +52,15 @@ class Hold:
         self._branch = branch
         self._run = run
         self.left: State | None = None
-        """What an earlier run left, from ``take_over`` on."""
+        """What an earlier run left, once somebody has looked."""
         self.session: Session | None = None
 
     def take_over(self) -> Session:
         """The branch, and with it all that an earlier run has left; ``Busy`` if that goes on."""
-        self.left = self._find()
+        left = self.find()
         session = self.take()
         try:
-            if self._find() != self.left:
+            if self.find() != left:
                 raise self._busy("was started or ended at this moment; try again")
         except BaseException:
             self.give_back()
@@ -78,36 +79,37 @@ class Hold:
         if session is not None:
             session.close()
 
-    def _find(self) -> State | None:
-        left = self._run.load()
-        if left is not None and left.supervisor.alive:
-            raise self._busy(f"is running (process {left.supervisor.pid})")
-        return left
+    def find(self) -> State | None:
+        """Look what an earlier run has left; ``Busy`` if that goes on."""
+        self.left = self._run.load()
+        if self.left is not None and self.left.supervisor.alive:
+            raise self._busy(f"is running (process {self.left.supervisor.pid})")
+        return self.left
 
     def _busy(self, how: str) -> Busy:
         return Busy(f"machine '{self._branch.name}' {how}", kind="machine-running")
 
-    def orphan(self, session: Session) -> Qemu | None:
+    def orphan(self, held: Session | Lease) -> Qemu | None:
         """The QEMU that lost its supervisor, if it can be taken over; one that cannot is ended.
 
         ``Busy`` if the branch is kept for another one than this run directory knows.
         """
         left = None if self.left is None else self.left.qemu
         if left is None or not left.alive:
-            patiently(lambda: self._check_free(session))  # to die takes a moment
+            patiently(lambda: self._check_free(held))  # to die takes a moment
             return None
         try:
             qemu = Qemu.find(left, self._run.qemu_log)
         except ToolFailed:
             return None  # it ended at this moment
-        if session.kept and self._can_go_on():
+        if held.kept and self._can_go_on():
             return qemu
         qemu.kill()
         qemu.close()
         return None
 
-    def _check_free(self, session: Session) -> None:
-        if session.kept:
+    def _check_free(self, held: Session | Lease) -> None:
+        if held.kept:
             raise Busy(
                 f"branch '{self._branch.name}' is kept for a QEMU of which nothing is known in "
                 f"{self._run.path}; nothing was changed. If it was started with another "
@@ -122,11 +124,15 @@ class Hold:
 
 
 def switch_off(vault: Vault, branch: Branch, run: RunDir) -> str:
-    """End a guest that has lost its supervisor, as a power cut does; return how it ended."""
+    """End a guest that has lost its supervisor, as a power cut does; return how it ended.
+
+    Without a session: a guest can be switched off whatever has become of what it wrote.
+    """
     hold = Hold(vault, branch, run)
-    session = hold.take_over()
+    lease = Lease(vault.path, branch.id, branch.name, HOLDER, successor=True)
     try:
-        qemu = hold.orphan(session)
+        hold.find()
+        qemu = hold.orphan(lease)
         if qemu is not None:
             qemu.kill()
             qemu.close()
@@ -134,7 +140,10 @@ def switch_off(vault: Vault, branch: Branch, run: RunDir) -> str:
         ended = "it was switched off while it had no supervisor"
         run.save(State(str(vault.path), branch.name, Process(0, 0), ended=ended))
     finally:
-        hold.give_back()
+        lease.release()
+    if hold.left is not None and hold.left.throw_away:
+        vault.delete_branch(branch.name)
+        run.remove()
     return ended
 
 

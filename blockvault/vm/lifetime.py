@@ -162,6 +162,8 @@ class Lifetime:
     def _adopt(self, session: Session, qemu: Qemu) -> str:
         """Take over a QEMU that still runs: serve its disks again, connect to its monitor."""
         assert self._hold.left is not None
+        if self._hold.left.throw_away:
+            self._how = self._how._replace(throw_away=True)
         chosen = plan(self.vault, self.branch.name, boot=True)
         served, running = self._disks(session, chosen, self._hold.left.accelerator)
         done = running.adopt(qemu, lambda: self._open(served))
@@ -199,6 +201,7 @@ class Lifetime:
                 supervisor=Process.of(os.getpid()),
                 qemu=running.qemu.process if running is not None else None,
                 control=str(self._control or ""),
+                throw_away=self._how.throw_away,
                 accelerator=running.accelerator if running is not None else "",
                 since=self.since,
                 beginning=beginning,
@@ -239,7 +242,8 @@ class Lifetime:
         if self._saved:
             nobody = Process(0, 0)
             ended = State(str(self.vault.path), self.branch.name, nobody, ended=self._ended)
-            self.run_dir.save(ended)
+            with contextlib.suppress(OSError):  # somebody may have emptied the file system
+                self.run_dir.save(ended)
         if self._how.throw_away and self._up:
             try:
                 self.vault.delete_branch(self.branch.name)

@@ -75,11 +75,12 @@ class Qemu:
     def close(self) -> None:
         os.close(self._fd)
 
-    def reason(self) -> str:
-        """How it ended, in words."""
+    def reason(self, *, powered_off: bool = False) -> str:
+        """How it ended, in words; ``powered_off`` if it said so of a guest that is not our child's.
+        """
         code = self._child.returncode if self._child is not None else None
         said = self.last_words()
-        if code == 0:
+        if code == 0 or (code is None and powered_off):
             return "the guest was powered off"
         if code is not None and code < 0:
             return f"QEMU was killed by {signal.Signals(-code).name}"

@@ -76,6 +76,8 @@ class State:
     accelerator: str = ""
     since: float = 0.0
     ended: str = ""
+    throw_away: bool = False
+    """Whether the branch goes when the machine has ended."""
     beginning: bool = False
     """QEMU was started, but the machine is not up: one that is found so cannot go on."""
 

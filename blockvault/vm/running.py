@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import ToolFailed, VaultError
@@ -76,6 +77,8 @@ class Running:
         self.version = ""
         self.files = files
         self.problem = ""
+        self.powered_off = False
+        """Whether the guest has ended by itself: of an adopted QEMU nobody else tells."""
         self.arriving: Arriving | None = None
         """Memory that comes while the guest runs."""
         self.devices = b""
@@ -107,6 +110,7 @@ class Running:
             serve()
             self.connect()
             return self._go_on()
+        import_module("blockvault.vm.qmp")  # dear to load: not in the time that QEMU has
         with ThreadPoolExecutor(1, "halt") as beside:
             halting = beside.submit(self._halt)
             self._happened["STOP"].wait(_HALT_SECONDS)
@@ -141,7 +145,9 @@ class Running:
     def _heard(self, event: str, data: Mapping[str, Any]) -> None:
         if event in self._happened:
             self._happened[event].set()
-        if event == "BLOCK_IO_ERROR" and data.get("action") == "stop":
+        if event == "SHUTDOWN":
+            self.powered_off = bool(data.get("guest"))
+        elif event == "BLOCK_IO_ERROR" and data.get("action") == "stop":
             self.problem = f"a disk failed ({data.get('reason', 'no reason given')}); it is paused"
             log.warning("%s: %s", self.session.branch.name, self.problem)
         elif event == "RESUME":

@@ -59,7 +59,7 @@ class Supervisor(Lifetime):
             return
         consolelog.bound(self.run_dir.console_log)
         if running.qemu.ended:
-            self.end(running.qemu.reason())
+            self.end(running.qemu.reason(powered_off=running.powered_off))
         elif running.arriving is not None and running.arriving.error is not None:
             self.end(f"its memory could not be restored: {running.arriving.error}")
         elif running.session.unstored[0]:

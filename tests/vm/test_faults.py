@@ -146,7 +146,7 @@ def test_a_supervisor_that_dies_while_it_goes_back(lab: Any, delay: float) -> No
         target=lambda: lab.run("vm", "rollback", "main", made["id"], code=None)
     )
     asking.start()
-    rewinding = lab.runtime.glob("*/").__next__() / "unsound"
+    rewinding = next(lab.runtime.glob("*-*/")) / "unsound"
     lab.wait_until(lambda: rewinding.exists() or not asking.is_alive())
     time.sleep(delay)
     kill(row["pid"])

@@ -78,7 +78,8 @@ class Lost:
 
 
 @pytest.fixture
-def lost(tmp_path: Path) -> Iterator[Lost]:
+def lost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lost]:
+    monkeypatch.setattr("blockvault.vm.running._HALT_SECONDS", 60.0)
     made = Lost(tmp_path)
     yield made
     made.close()

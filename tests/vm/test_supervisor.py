@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 
 from blockvault import Vault
 from blockvault.cli.vm import common
-from blockvault.errors import Busy, Conflict, NotFound, ToolFailed, VaultError
+from blockvault.errors import Busy, Conflict, Damaged, NotFound, ToolFailed, VaultError
 from blockvault.ops import attachments
 from blockvault.session import Session
 from blockvault.vm import command, disks, filling, hold, host, rundir
@@ -250,6 +251,64 @@ def test_a_guest_without_a_supervisor_can_be_switched_off(world: World) -> None:
     assert qemu.ended
     assert rundir.status(world.left()) == "stopped"
     assert world.free()
+
+
+def test_it_can_be_switched_off_though_nobody_can_write_its_branch(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the guest wrote may be damaged, or find no room."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise Damaged("the journal is damaged")
+
+    qemu = world.orphan()
+    monkeypatch.setattr(Session, "__init__", refuse)
+    assert "switched off" in switch_off(world.vault, world.vault.branch(), world.run)
+    assert qemu.ended
+
+
+def test_one_that_was_to_be_thrown_away_goes_whoever_ends_it(world: World, patch: Patch) -> None:
+    patch("_go_on", lambda running: "it ran on")
+    for ends in ("switched off", "taken over"):
+        world.vault.create_branch("guest", "main")
+        branch = world.vault.branch("guest")
+        run = RunDir(world.base, world.vault.options.vault_id, branch.id, world.vault.path)
+        run.make()
+        with world.vault.session("guest") as session, session.keep() as keep:
+            qemu = Qemu.start(["sleep", "60"], run.qemu_log, keep)
+        world.orphans.append(qemu)
+        run.save(State("", "guest", Process(0, 0), qemu=qemu.process, throw_away=True))
+        if ends == "switched off":
+            switch_off(world.vault, branch, run)
+        else:
+            supervisor = world.supervisor(branch="guest")
+            supervisor.start()
+            supervisor.end("the guest was powered off")
+        assert "guest" not in [each.name for each in world.vault.branches()]
+        assert not run.path.exists()
+
+
+def test_a_run_directory_that_is_gone_holds_up_no_end(world: World) -> None:
+    world.vault.create_branch("guest", "main")
+    supervisor = world.supervisor(How(throw_away=True), "guest")
+    supervisor.start()
+    shutil.rmtree(world.base)
+    assert supervisor.end("the guest was powered off") == "the guest was powered off"
+    assert "guest" not in [each.name for each in world.vault.branches()]
+
+
+def test_an_adopted_guest_that_ends_by_itself_was_powered_off(world: World) -> None:
+    found = Qemu.find(world.orphan().process, world.run.qemu_log)
+    world.run.qemu_log.write_text("a warning of its start\n")
+    with Session(world.vault, world.vault.branch(), "a test", successor=True) as session:
+        running = Running(world.vault, session, world.run, Machine(memory=16 << 20), "tcg")
+        running._heard("SHUTDOWN", {"guest": False, "reason": "host-signal"})
+        assert not running.powered_off
+        running._heard("SHUTDOWN", {"guest": True, "reason": "guest-shutdown"})
+        assert found.reason(powered_off=running.powered_off) == "the guest was powered off"
+        running.close()
+    assert found.reason() == "QEMU ended: a warning of its start"
+    found.close()
 
 
 def test_the_memory_of_the_machine_before_makes_room(
