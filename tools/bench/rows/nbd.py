@@ -72,8 +72,8 @@ def _warm(key: str, what: str, depth: int, span: int) -> Job:
     return replace(job, span=span, warm=RANDOM)
 
 
-def _in_order(kind: str, depth: int) -> Job:
-    title = f"256 KiB sequential {kind}, depth {depth}"
+def _in_order(kind: str, depth: int, when: str = "") -> Job:
+    title = f"256 KiB sequential {kind}, depth {depth}{when}"
     return _job(f"seq{kind}-{depth}", title, kind, "256k", depth)
 
 
@@ -101,7 +101,6 @@ JOBS = (
         RANDOM,
         made=True,
     ),
-    # What these write, the minute of random writes buries before the last reads and the export.
     *(_in_order("write", depth) for depth in (1, 16)),
     Job(
         SUSTAINED,
@@ -110,7 +109,8 @@ JOBS = (
         long=True,
         like="randwrite-16",
     ),
-    *(_in_order("read", depth) for depth in (1, 16)),
+    # Of those who are asked for the minute of random writes, the disk is what that has left.
+    *(_in_order("read", depth, ", after all those writes") for depth in (1, 16)),
 )
 
 
