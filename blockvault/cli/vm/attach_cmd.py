@@ -119,7 +119,8 @@ def _disks(vault: Vault, branch: str, machine: Foreign) -> Disks:
         session = vault.session(branch, holder=mirror.HOLDER)
         folder = common.runtime()
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = folder / f"attach-{vault.branch(branch).id}.nbd"
+        run_dir = common.run_dir(vault, vault.branch(branch))
+        path = folder / f"attach-{run_dir.path.name}.nbd"  # of this vault's branch, and no other's
         try:
             return mirror.Mirrored(machine.monitor, session, disks, common.server(vault), path)
         except BaseException:

@@ -33,7 +33,10 @@ def run(vault: Vault, branch: str) -> None:
 
     Ctrl-] leaves it; so does the end of standard input.  One console at a time can be connected.
     """
-    path = common.machine(vault, branch).ask("status")["machine"]["serial"]
+    from blockvault.nbd import control
+
+    remote = common.machine(vault, branch)
+    path = remote.ask("status", patience=control.STATUS_SECONDS)["machine"]["serial"]
     with socket.socket(socket.AF_UNIX) as serial:
         try:
             serial.connect(path)
