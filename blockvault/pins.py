@@ -7,7 +7,8 @@ process.  All files are in the vault's folder ``pins``.
 guard from the first look to the commit: a shared lock on the file of the present *epoch*, a number
 in ``meta``.  A collection condemns what it found dead, begins the next epoch, and takes nothing
 before every guard of the earlier ones is gone; what those wrote meanwhile it has then read in the
-log.  Guards of the new epoch find the condemned objects unknown and store them anew.
+log.  Guards of the new epoch find the condemned objects unknown and store them anew.  A forked
+child has no part in the guards of its parent: it neither keeps nor ends them.
 
 *Pin.*  Who reads one state for long holds a pin on its trees instead, so that a collection need not
 wait: a locked file that lists them.  A pin is made under a guard that saw the state in the tables.
@@ -37,6 +38,8 @@ _DIRECTORY = "pins"
 _EPOCH = b"epoch"
 _READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
 
+_all: weakref.WeakSet[Guards] = weakref.WeakSet()
+
 
 def epoch(reader: Reader) -> int:
     """The present epoch of collections."""
@@ -60,11 +63,20 @@ class Guards:
         self._mutex = threading.Lock()
         self._held: dict[int, tuple[int, int]] = {}
         self._spare: tuple[int, int] | None = None
+        _all.add(self)
 
     def close(self) -> None:
         """Close the file that is kept open between two guards."""
         with self._mutex:
             self._drop_spare()
+
+    def disown(self) -> None:
+        """In a forked child: all guards are the parent's."""
+        files = [fd for fd, _ in self._held.values()] + ([self._spare[1]] if self._spare else [])
+        self._mutex, self._held, self._spare = threading.Lock(), {}, None
+        for fd in files:
+            if fd >= 0:
+                os.close(fd)
 
     @property
     def held(self) -> bool:
@@ -96,6 +108,8 @@ class Guards:
 
     def _leave(self, at: int) -> None:
         with self._mutex:
+            if at not in self._held:
+                return  # this is a child, forked inside of the block
             fd, count = self._held.pop(at)
             if count > 1:
                 self._held[at] = fd, count - 1
@@ -107,9 +121,9 @@ class Guards:
                 self._spare = at, fd
 
     def _drop_spare(self) -> None:
-        if self._spare is not None:
-            _close(self._spare[1])
-            self._spare = None
+        spare, self._spare = self._spare, None
+        if spare is not None:
+            _close(spare[1])
 
     def _epoch(self) -> int:
         with self._store.read() as reader:
@@ -272,3 +286,11 @@ def _unused(path: Path) -> Iterator[bool]:
 def _close(fd: int) -> None:
     if fd >= 0:
         filesystem.close_locked(fd)
+
+
+def _after_fork() -> None:
+    for guards in tuple(_all):
+        guards.disown()
+
+
+os.register_at_fork(after_in_child=_after_fork)

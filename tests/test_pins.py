@@ -7,6 +7,7 @@ import fcntl
 import os
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,42 @@ def test_a_forked_child_takes_no_pin_away(
     assert len(names(tmp_path)) == 1
     pin.release()
     assert names(tmp_path) == []
+
+
+def test_a_forked_child_ends_no_guard(
+    vault: Vault, forked: Callable[[Callable[[], None]], None]
+) -> None:
+    guard = vault.guard()
+
+    def leave() -> None:
+        guard.__exit__(None, None, None)
+        vault.close()
+
+    with guard:
+        forked(leave)
+        assert not pins.drained(vault.path, 0)
+    assert pins.drained(vault.path, 0)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_forked_child_keeps_no_guard(
+    vault: Vault, forked: Callable[[Callable[[], None]], None], inside: bool
+) -> None:
+    """Of its files none stays open there, not even the one that is kept for the next guard."""
+
+    def look() -> None:
+        assert not guard_files()
+
+    with ExitStack() as stack:
+        with vault.guard():
+            if inside:
+                stack.enter_context(vault.guard())
+        assert guard_files(), "the parent's"
+        forked(look)
+
+
+def guard_files() -> list[str]:
+    return [fd for fd in os.listdir("/proc/self/fd") if is_at(fd, "pins/epoch.0")]
 
 
 def test_what_was_forked_meanwhile_keeps_nobody_from_the_same(tmp_path: Path) -> None:
