@@ -22,7 +22,7 @@ one another, branch by branch, and snapshots, of which most are states of a bran
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from blockvault import pins
@@ -47,8 +47,6 @@ LOOKED_UP_AT_ONCE = 1 << 20
 _WEIGHT = 4
 """A node that waits takes as much memory as so many blocks."""
 _PARTS_A_READ = 16
-UNFOUND_AT_MOST = 1 << 20
-"""Blocks that the index lacks, about 100 bytes of memory each."""
 NODES_KEPT = 1 << 14
 """Tree nodes that are kept for the trees that follow, about 1.2 KiB each."""
 
@@ -217,18 +215,8 @@ class Marker:
                         found = reader.places(first, ids)
                         places.extend(found)
                         if len(found) < len(ids):
-                            self._lack(ids - reader.indexed(list(ids)))
+                            self.marks.lack(ids - reader.indexed(list(ids)))
         return places
-
-    def _lack(self, ids: Set[bytes]) -> None:
-        """Blocks that are needed and not in the index."""
-        self.marks.unfound |= ids
-        if len(self.marks.unfound) > UNFOUND_AT_MOST:
-            raise Damaged(
-                f"the index lacks more than {UNFOUND_AT_MOST:,} needed blocks: it cannot be told "
-                "what is dead, and nothing was collected. 'blockvault repair' mends what can be",
-                kind="object-missing",
-            )
 
     def _nodes(self, ids: Mapping[bytes, bytes], height: int) -> None:
         """Nodes of one height, each with the one in its place in the tree that was walked last."""

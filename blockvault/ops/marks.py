@@ -8,7 +8,8 @@ is ever collected by the run that took the census.
 Marks are by place, and where an object lies the index says, whose rows have no check.  One that is
 damaged may name the place of another object, or hide its own.  So it is kept of which object a
 place was *walked*, in two bytes for each place of frames with nodes; and which needed objects are
-``unfound``, so that no mark can say it.
+``unfound``, so that no mark can say it.  Where those are too many to keep, whatever the index does
+not find counts as needed.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.model import tree
@@ -24,6 +25,9 @@ from blockvault.store import frames, tables
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
+
+UNFOUND_AT_MOST = 1 << 20
+"""Needed objects that the index lacks and that are kept, about 100 bytes of memory each."""
 
 
 class Counted(NamedTuple):
@@ -76,7 +80,8 @@ class Marks:
         self.stored = sum(self._lengths)
         self.marked = 0
         self.unfound: set[bytes] = set()
-        """Objects that are needed, and that the index does not find."""
+        """Objects that are needed, and that the index does not find: all, or more than
+        ``UNFOUND_AT_MOST`` of them."""
         self._walked: dict[int, array[int]] = {}
         """By frame: a part of the id of each object that was walked; 0 for the others."""
         self._bits = bytearray(-(-self.objects // 8))
@@ -151,6 +156,15 @@ class Marks:
         """Where the census has a frame."""
         at = bisect_right(self._numbers, number) - 1
         return at if at >= 0 and self._numbers[at] == number else None
+
+    def lack(self, ids: Set[bytes]) -> None:
+        """Note that these objects are needed and that the index does not find them."""
+        if len(self.unfound) <= UNFOUND_AT_MOST:
+            self.unfound |= ids
+
+    def may_lack(self, oid: bytes) -> bool:
+        """Whether an object may be needed that the index does not find."""
+        return oid in self.unfound or len(self.unfound) > UNFOUND_AT_MOST
 
     def frames(self) -> Iterator[Counted]:
         """All frames of the census, ascending."""

@@ -151,7 +151,7 @@ class Sweeper:
         lacking = []
         elsewhere: dict[bytes, tuple[int, int]] = {}
         for (oid, place), row in zip(dead, rows, strict=True):
-            if row is None and oid in self.marks.unfound:
+            if row is None and self.marks.may_lack(oid):
                 lacking.append((oid, place))
             elif row is not None and row != place and not self.marks.unneeded(row):
                 elsewhere[oid] = row, place
