@@ -16,7 +16,7 @@ one behind it.  Each transaction is short, and writers get their turn after each
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -244,7 +244,9 @@ class Collection:
         sweeper = Sweeper(self.vault, self.turns, self.marks, done)
         doomed = sum(frame.length for frame in [*choice.drop, *choice.rewrite]) or 1
         seen = 0
-        for step in sweeper.steps(choice.drop, choice.rewrite, self._left(choice.leave)):
+        leave, swept = self._left(choice.leave)
+        look = swept if self.marks.unfound else []
+        for step in sweeper.steps(choice.drop, choice.rewrite, leave, look):
             seen += step
             self.progress(min(seen, doomed), doomed)
             yield step
@@ -254,12 +256,15 @@ class Collection:
         self._file.remove()
         done.complete = True
 
-    def _left(self, frames: Iterable[Counted]) -> list[Counted]:
-        """Frames that stay with dead objects in the index, and those that came to life again."""
-        numbers = {frame.number for frame in frames}
-        found = [f for f in frames if f.number in self.fresh or self.marks.unfound]
-        alive = (self.marks.frame(number) for number in self.fresh - numbers)
-        return found + [frame for frame in alive if frame is not None and not frame.dead]
+    def _left(self, frames: Sequence[Counted]) -> tuple[list[Counted], list[Counted]]:
+        """Frames that stay with dead objects in the index, or came to life again; and those of
+        which an earlier collection has told the index and the table.
+        """
+        fresh = [frame for frame in frames if frame.number in self.fresh]
+        swept = [frame for frame in frames if frame.number not in self.fresh]
+        others = self.fresh - {frame.number for frame in fresh}
+        alive = (self.marks.frame(number) for number in others)
+        return fresh + [frame for frame in alive if frame is not None and not frame.dead], swept
 
     def forget_records(self) -> int:
         """Turn records that the newest prune forgot into gaps; return how many."""

@@ -81,9 +81,15 @@ class Sweeper:
         self.codec = Codec(vault.options.compression)
 
     def steps(
-        self, drop: Sequence[Counted], rewrite: Sequence[Counted], leave: Sequence[Counted]
+        self,
+        drop: Sequence[Counted],
+        rewrite: Sequence[Counted],
+        leave: Sequence[Counted],
+        look: Sequence[Counted],
     ) -> Iterator[int]:
-        """Do one step after the other; each yields the bytes of the frames it looked at."""
+        """Do one step after the other; each yields the bytes of the frames it looked at.  Those to
+        ``look`` at were swept before: only what is astray in them is something new.
+        """
         with ThreadPoolExecutor(_THREADS, "sweep") as threads:
             for some in self._batches(self._opened(threads, drop), _DROPS_A_STEP):
                 yield self._step(some, [])
@@ -101,6 +107,8 @@ class Sweeper:
                 yield self._step(waiting, self._packed(threads, waiting))
             for some in self._batches(self._opened(threads, leave), _LOOKS_A_STEP):
                 yield self._unindex(some)
+            for _ in self._opened(threads, look):
+                pass
 
     def _opened(self, threads: ThreadPoolExecutor, frames_: Iterable[Counted]) -> Iterator[_Opened]:
         """Frames by their numbers, but for those that are gone or tell nothing, or must stay."""

@@ -17,6 +17,7 @@ from blockvault.ops import check, export, forget, gc, ingest, marksfile, prune, 
 from blockvault.ops.mark import Marker
 from blockvault.ops.marks import Marks
 from blockvault.store import shared, tables
+from blockvault.store.writetxn import LmdbWriter
 from blockvault.vault import Vault
 from tests.oracle import noise
 
@@ -350,6 +351,35 @@ def test_a_killed_collection_tells_the_next_what_the_index_lacks(vault: Vault) -
     gc.Collection(vault).mark()  # and then it was killed
     assert gc.collect(vault).complete
     assert content(vault) == before
+
+
+def test_what_is_lost_is_found_where_it_was_swept_and_nothing_is_swept_twice(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was dead, was stored anew, and is lost there."""
+    told: list[int] = []
+    set_dead = LmdbWriter.set_dead
+
+    def noted(self: LmdbWriter, number: int, slots: int) -> None:
+        told.append(number)
+        set_dead(self, number, slots)
+
+    monkeypatch.setattr(LmdbWriter, "set_dead", noted)
+    monkeypatch.setattr(gc, "LEAVE", 2.0)
+    lost = random.Random(1).randbytes(BLOCK)  # what block 0 was at first
+    first = row(vault, object_id(lost)) >> tables.SLOT_BITS
+    assert gc.collect(vault).complete
+    assert len(set(told)) > 1
+    with vault.session("main") as session:
+        session.device("vda").write(BLOCK, lost)
+    with vault.store.write() as writer:
+        frame = row(vault, object_id(lost)) >> tables.SLOT_BITS
+        writer.unindex([object_id(lost)])
+        writer.drop_frames([frame])
+    told.clear()
+    assert gc.collect(vault).complete
+    assert content(vault)[BLOCK : 2 * BLOCK] == lost
+    assert told == [first]
 
 
 def test_where_the_index_lacks_very_much_it_gets_back_all_that_it_lacks(
