@@ -210,7 +210,8 @@ class Journal:
     def _payload(self, data: bytes, at: int) -> bytes | None:
         """What the record there says; None if none begins there, or not all of it is there."""
         magic, length, check = _RECORD.unpack_from(data, at)
-        if magic != _RECORD_MAGIC:
+        # A guest's data may look so on each page of a torn record, and be hashed from each on.
+        if magic != _RECORD_MAGIC or length > RECORD_BYTES - _RECORD.size:
             return None
         payload = data[at + _RECORD.size : at + _RECORD.size + length]
         return payload if len(payload) == length and check == self._check(payload) else None

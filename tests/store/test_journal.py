@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from blockvault.encoding import pack
 from blockvault.errors import Damaged, IOFailed, NoSpace
 from blockvault.store import journal
 from blockvault.store.journal import PAGE, Journal
@@ -123,6 +124,23 @@ def test_a_damaged_record_before_whole_ones_is_damage(
             found(tmp_path, stored)
     rest = [(number, number + 1, [number]) for number in range(bad + 1, 16)]
     assert found(tmp_path, bad + 1) == rest, "the tables have what is damaged"
+
+
+def test_a_length_that_no_record_has_is_not_looked_up(
+    tmp_path: Path, made: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a guest wrote may say so on each page of a record that is torn."""
+    monkeypatch.setattr(journal, "RECORD_BYTES", 4 * PAGE)
+    longest = bytes(4 * PAGE - 32 - len(pack([0, 1, bytes(PAGE)])) + PAGE)
+    assert not made.append(0, 1, [longest + b"-"], 0)
+    assert made.append(0, 1, [longest], 0)
+    assert found(tmp_path) == [(0, 1, [longest])]
+    page = (b"bvjr" + (4 * PAGE - 31).to_bytes(4, "little")).ljust(PAGE, b"-")
+    with made.path.open("r+b") as file:
+        file.seek(PAGE)
+        file.write(page * 8)
+    monkeypatch.setattr(Journal, "_check", lambda *_: pytest.fail("it hashed"))
+    assert found(tmp_path) == []
 
 
 def test_what_is_damaged_of_a_long_record_is_missing_too(tmp_path: Path, made: Journal) -> None:
