@@ -50,7 +50,7 @@ def run(sources: tuple[Path, ...], dry_run: bool, as_json: bool) -> None:
     log and the frames.  What cannot be found is taken out of the index, so that reading it fails,
     and comes back when its content is written again.  Damaged frames stay where they are.  Ends
     with exit code 6 if something stays lost, or if the log has a hole, which nothing can mend.
-    Changes nothing while gc runs.
+    Not while gc runs, and none begins meanwhile; a dry run may be made beside it.
     """
     from blockvault.store import salvage
 
@@ -67,8 +67,11 @@ def _repair(sources: tuple[Path, ...], dry_run: bool, as_json: bool, meta: bool)
     from blockvault.ops import repair
 
     with open_vault() as vault, progress("Checking", quiet=as_json) as report:
-        plan = repair.plan(vault, sources, progress=report)
-        done = None if dry_run or plan.sound else repair.execute(vault, plan)
+        done: Repaired | None = None
+        if dry_run:
+            plan = repair.plan(vault, sources, progress=report)
+        else:
+            plan, done = repair.repair(vault, sources, progress=report)
     if as_json:
         output.write_json(_json(plan, done, dry_run, meta))
     else:

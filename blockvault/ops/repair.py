@@ -2,6 +2,7 @@
 
     plan      verify, then look for each lost object in good sources
     execute   store the good copies, mend index and projections, quarantine what is still lost
+    repair    both, with no collection from the first look on
 
 A good copy is proved by its id, so a source need not be trusted: another vault, or an image file
 that holds the blocks at any place.  A plan only says which source has what; what is stored is read
@@ -78,6 +79,17 @@ class Repaired:
     index_entries: int
 
 
+def repair(
+    vault: Vault, sources: Sequence[Path] = (), *, progress: Progress = silent
+) -> tuple[Plan, Repaired | None]:
+    """Plan and execute; None if nothing is wrong.  ``Busy`` beside a collection, before the looking
+    that may take hours; and none begins until the end.
+    """
+    with pins.sole(vault.path, "gc"):
+        made = plan(vault, sources, progress=progress)
+        return made, None if made.sound else _execute(vault, made)
+
+
 def plan(vault: Vault, sources: Sequence[Path] = (), *, progress: Progress = silent) -> Plan:
     """Verify everything, and look for what is lost; nothing is changed.  ``Damaged`` if the
     structure of the database is.
@@ -119,7 +131,12 @@ def execute(vault: Vault, made: Plan) -> Repaired:
     ``Busy`` beside a collection; then nothing is changed.  What a source does not have any more is
     ``lost`` in the plan from then on.
     """
-    with pins.sole(vault.path, "gc"), vault.guard():
+    with pins.sole(vault.path, "gc"):
+        return _execute(vault, made)
+
+
+def _execute(vault: Vault, made: Plan) -> Repaired:
+    with vault.guard():
         made.lost |= _restore(vault, made.found)
         restored = len(made.found.keys() - made.lost)
         vault.objects.close()

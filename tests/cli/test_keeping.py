@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from blockvault import Vault
+from blockvault import Vault, pins
 
 BLOCK = 4096
 
@@ -151,3 +151,9 @@ def test_pruning_what_nothing_is_left_of_says_so(world) -> None:
     again = world("prune", "--keep-last", "99", "--keep-events", "0")
     assert "Forgot 0 snapshots" in again.out
     assert "gc" not in again.out
+
+
+def test_repair_is_refused_beside_gc_before_it_looks(world) -> None:
+    with pins.sole(world.path / ".blockvault", "gc"):
+        assert "is doing gc" in world("repair", code=5).err
+        assert "nothing is wrong" in world("repair", "--dry-run").out

@@ -6,13 +6,15 @@ import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from blockvault import pins
 from blockvault.errors import BadRequest, Busy, Damaged
 from blockvault.ids import object_id
-from blockvault.ops import check, ingest, rebuild, repair
+from blockvault.ops import check, gc, ingest, rebuild, repair
+from blockvault.ops.report import Report
 from blockvault.store import pages, salvage, shared, tables
 from blockvault.vault import Vault
 
@@ -133,6 +135,34 @@ def test_beside_a_collection_nothing_is_changed(vault: Vault, copy: Path) -> Non
         read(vault)
     repair.execute(vault, made)
     sound(vault)
+
+
+def test_beside_a_collection_it_does_not_even_look(
+    vault: Vault, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "verify", lambda *_, **__: pytest.fail("it looks"))
+    with pins.sole(vault.path, "gc"), pytest.raises(Busy):
+        repair.repair(vault, [copy])
+
+
+def test_no_collection_begins_while_it_looks(
+    vault: Vault, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damage_block(vault)
+    verify = check.verify
+
+    def beside(*arguments: Any, **named: Any) -> Report:
+        with pytest.raises(Busy):
+            gc.collect(vault)
+        return verify(*arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(check, "verify", beside)
+        made, done = repair.repair(vault, [copy])
+    assert done is not None
+    assert done.restored == len(made.found) > 0
+    sound(vault)
+    assert repair.repair(vault) == (repair.plan(vault), None)
 
 
 @pytest.mark.parametrize("harm", [damage_block, damage_header])
