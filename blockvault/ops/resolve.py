@@ -116,7 +116,7 @@ class _Resolver:
         limit = 1 << 62
         while True:
             cut = projections.cut(reader, branch)
-            if cut and time_us < cut.time_us:
+            if cut and time_us < cut.time_us and not _began_after(reader, branch, time_us):
                 at = projections.waypoint_at_time(reader, branch, time_us)
                 raise self._pruned(reader, branch, _shown(time_us), at)
             found = projections.trail_at_time(reader, branch, time_us)
@@ -177,6 +177,15 @@ class _Resolver:
         return NotFound(
             f"'{self.revision.text}' is ambiguous: {', '.join(matches)}", kind="ambiguous"
         )
+
+
+def _began_after(reader: Reader, branch: int, time_us: int) -> bool:
+    """Whether a branch began after a moment, as far as the log still tells."""
+    record = reader.record(reader.record_at(time_us + 1))
+    if record is None:
+        return False
+    # Of a gap only the time of its last record is known: the branch may have begun before that.
+    return (record.last_seq if record.pruned else record.first_seq - 1) < branch
 
 
 def _shown(time_us: int) -> str:

@@ -195,6 +195,37 @@ def test_a_state_that_is_pruned_before_it_is_used(
     assert (vault.branch("main").seq, len(vault.branches()), len(vault.tags())) == (before, 1, 1)
 
 
+@pytest.mark.parametrize("collected", [False, True])
+def test_a_moment_before_a_pruned_branch_is_one_of_its_source(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch, collected: bool
+) -> None:
+    start = now = events.now_us() // 1_000_000 + 60
+    monkeypatch.setattr(events, "now_us", lambda: now * 1_000_000)
+    write(vault, "main", b"old")
+    now = start + 10
+    write(vault, "main", b"more")
+    now = start + 20
+    vault.create_branch("b", "main")
+    now = start + 30
+    write(vault, "b", b"pruned")
+    now = start + 40
+    write(vault, "b", b"cut")
+    forget.execute(vault, prune.plan(vault, Policy(last=1, events=0), "b"))
+    if collected:
+        assert gc.collect(vault).records
+    assert vault.open_volume(f"b@{{@{start + 5}}}").read(3) == b"old"
+    assert vault.open_volume(f"b@{{@{start + 45}}}").read(3) == b"cut"
+    # When the branch began, no record tells after a collection.
+    for second in (15, 25, 35) if collected else (25, 35):
+        with pytest.raises(NotFound) as refused:
+            vault.resolve(f"b@{{@{start + second}}}")
+        assert refused.value.reason == "pruned"
+    if not collected:
+        assert vault.open_volume(f"b@{{@{start + 15}}}").read(4) == b"more"
+    with pytest.raises(NotFound, match="'main' began after"):
+        vault.resolve(f"b@{{@{start - 3600}}}")
+
+
 def gap(start: int, end: int, chain: bytes = b"") -> Record:
     return Record(start, end - start, 0, b"", chain, pruned=True)
 
