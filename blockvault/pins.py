@@ -7,8 +7,9 @@ process.  All files are in the vault's folder ``pins``.
 guard from the first look to the commit: a shared lock on the file of the present *epoch*, a number
 in ``meta``.  A collection condemns what it found dead, begins the next epoch, and takes nothing
 before every guard of the earlier ones is gone; what those wrote meanwhile it has then read in the
-log.  Guards of the new epoch find the condemned objects unknown and store them anew.  A forked
-child has no part in the guards of its parent: it neither keeps nor ends them.
+log.  Guards of the new epoch find the condemned objects unknown and store them anew.  Where the
+disk takes no such file, the folder is locked instead: collections wait for that in any epoch.  A
+forked child has no part in the guards of its parent: it neither keeps nor ends them.
 
 *Pin.*  Who reads one state for long holds a pin on its trees instead, so that a collection need not
 wait: a locked file that lists them.  A pin is made under a guard that saw the state in the tables.
@@ -135,21 +136,30 @@ class Guards:
             fd, self._spare = self._spare[1], None
             fcntl.flock(fd, fcntl.LOCK_SH)
             return fd
-        path = self._directory / f"epoch.{at}"
+        fd = self._open(self._directory / f"epoch.{at}")
+        if fd >= 0:
+            fcntl.flock(fd, fcntl.LOCK_SH)
+        return fd
+
+    def _open(self, path: Path) -> int:
         try:
             self._directory.mkdir(mode=0o700, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             if error.errno in _READ_ONLY:
                 return -1  # who may not even make a file here shares the vault with no collection
-            raise
-        fcntl.flock(fd, fcntl.LOCK_SH)
-        return fd
+            with contextlib.suppress(OSError):
+                return os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
+            raise faults.from_os(error, path) from error
 
 
 def drained(vault: Path, ended: int) -> bool:
     """Whether no guard of the epoch ``ended`` or an earlier one is held; forgets their files."""
-    for path in _files(vault / _DIRECTORY, "epoch."):
+    directory = vault / _DIRECTORY
+    with _unused(directory) as free:
+        if not free:
+            return False
+    for path in _files(directory, "epoch."):
         number = path.name.partition(".")[2]
         if number.isdigit() and int(number) <= ended:
             with _unused(path) as free:
@@ -266,9 +276,9 @@ def _files(directory: Path, prefix: str) -> list[Path]:
 
 @contextmanager
 def _unused(path: Path) -> Iterator[bool]:
-    """Whether nobody has locked the file, which then is locked for the block."""
+    """Whether nobody has locked the file or directory, which then is locked for the block."""
     try:
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
         yield True
         return
@@ -280,7 +290,7 @@ def _unused(path: Path) -> Iterator[bool]:
     else:
         yield True
     finally:
-        os.close(fd)
+        _close(fd)
 
 
 def _close(fd: int) -> None:

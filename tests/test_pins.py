@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from blockvault import Vault, pins
-from blockvault.errors import NoSpace
+from blockvault.errors import IOFailed, NoSpace
 from blockvault.pins import Pin
 from tests.oracle import BLOCK
 
@@ -65,15 +65,15 @@ def test_a_pin_that_does_not_fit_is_refused_whole(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """``refused(errno)``: from now on no pin can be made."""
+def refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """``refused(errno)``: from now on no pin can be made, or no guard's file for ``epoch.``."""
     make = os.open
 
-    def refuse(code: int) -> None:
-        def limited(path: Any, *arguments: Any, **keywords: Any) -> int:
-            if "/pins/new." in os.fspath(path):
+    def refuse(code: int, what: str = "new.") -> None:
+        def limited(path: Any, flags: int, *arguments: Any, **keywords: Any) -> int:
+            if f"/pins/{what}" in os.fspath(path) and flags & os.O_CREAT:
                 raise OSError(code, os.strerror(code))
-            return make(path, *arguments, **keywords)
+            return make(path, flags, *arguments, **keywords)
 
         monkeypatch.setattr(os, "open", limited)
 
@@ -89,7 +89,7 @@ def vault(tmp_path: Path) -> Iterator[Vault]:
 
 
 def test_a_full_disk_is_read_and_no_pin_on_it_is_feigned(
-    vault: Vault, refused: Callable[[int], None]
+    vault: Vault, refused: Callable[..., None]
 ) -> None:
     refused(errno.ENOSPC)
     with pytest.raises(NoSpace):
@@ -100,11 +100,33 @@ def test_a_full_disk_is_read_and_no_pin_on_it_is_feigned(
 
 @pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
 def test_where_nothing_can_be_written_nothing_needs_a_pin(
-    vault: Vault, refused: Callable[[int], None], code: int
+    vault: Vault, refused: Callable[..., None], code: int
 ) -> None:
     refused(code)
     vault.pin("main").release()
     assert vault.device("main").read(0, 5) == b"there"
+
+
+def test_a_disk_that_takes_no_file_is_read_and_guarded_all_the_same(
+    vault: Vault, refused: Callable[..., None]
+) -> None:
+    vault.guards.close()
+    refused(errno.ENOSPC, "epoch.")
+    with vault.guard():
+        assert vault.device("main").read(0, 5) == b"there"
+        assert not pins.drained(vault.path, 0)
+    assert pins.drained(vault.path, 0)
+
+
+def test_a_guard_that_cannot_be_is_told(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    vault.guards.close()
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(IOFailed), vault.guard():
+        pass
+    assert not vault.guards.held
 
 
 def test_a_forked_child_takes_no_pin_away(
