@@ -65,8 +65,9 @@ def run(
     that -b names anew gets all the files.  A file that was made longer or shorter (truncate -s)
     makes its volume so.
 
-    Other files of the snapshot that was checked out, such as a machine's memory, belong to its
-    volumes as they were: beside changed ones only those stay that were changed as well.
+    The memory of a machine and the state of its devices belong to its volumes as they were: beside
+    changed ones they stay only if they were changed as well.  All other files stay, such as a
+    machine's configuration.
 
     A volume that was changed in DIR and on the branch as well is a conflict, and nothing is
     recorded: -b with a new name keeps the files as a branch of their own, and --force puts the

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 SMALL = 256 << 20
 """What ``content`` reads at most: more than that does not belong into memory."""
 
+RUNNING_STATE = frozenset({"memory", "device-state", "state.json", "memory.json"})
+"""Those that a machine left which ran: they belong to its disks as these were at that moment."""
+
 
 def keep(
     vault: Vault, files: Mapping[str, bytes | Path], before: Iterable[Volume] = ()

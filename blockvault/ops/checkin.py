@@ -4,8 +4,10 @@ What the manifest says of a file that nobody wrote to since is believed, and the
 it has of it, be it newer; the others are read, and what they share with the state that was checked
 out is not stored again.  A file and its volume that were both changed are a conflict.
 
-An attachment may be the memory of the machine whose disks these are: it belongs to them as they
-were when it was saved.  Beside other disks only those stay that were changed as well.
+Attachments may be the memory of the machine whose disks these are, and what goes with that: they
+belong to the disks as they were at that moment.  Beside other disks they stay only if they were
+changed as well.  All other attachments stay, and stay together: a machine's configuration names its
+boot files, and a start takes both from one snapshot.
 """
 
 from __future__ import annotations
@@ -21,7 +23,16 @@ from blockvault.ids import ZERO_ID
 from blockvault.model.names import check_volume_name
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.model.tree import Scratch
-from blockvault.ops import Progress, images, ingest, manifest, positions, refs, silent
+from blockvault.ops import (
+    Progress,
+    attachments,
+    images,
+    ingest,
+    manifest,
+    positions,
+    refs,
+    silent,
+)
 from blockvault.ops.checkout import root_known
 from blockvault.ops.images import RawImage
 from blockvault.ops.ingest import Target
@@ -136,13 +147,15 @@ class _State:
         among[entry.name] = stored
 
     def kept(self, taken: Iterable[Entry]) -> list[Volume]:
-        """The attachments of the new state: those that were changed, and those of these disks."""
+        """The attachments of the new state: not the memory that belongs to other disks."""
         changed = {entry.name for entry in taken if entry.attachment and self._changed(entry)}
         same = set(self.volumes.values()) == self._together.volumes
         return [
             each
             for each in self.attachments.values()
-            if each.name in changed or (same and each in self._together.attachments)
+            if each.name not in attachments.RUNNING_STATE
+            or each.name in changed
+            or (same and each in self._together.attachments)
         ]
 
     def _changed(self, entry: Entry) -> bool:

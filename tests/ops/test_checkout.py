@@ -538,7 +538,7 @@ def test_attachments_follow_the_same_rule(vault: Vault, folder: Path) -> None:
 
 
 @pytest.mark.parametrize("branch", [None, "beside"])
-def test_beside_another_disk_stays_only_what_was_changed_too(
+def test_no_memory_stays_beside_another_disk(
     vault: Vault, folder: Path, branch: str | None
 ) -> None:
     """A machine must not go on from memory that belongs to another disk."""
@@ -564,11 +564,15 @@ def test_beside_another_disk_stays_only_what_was_changed_too(
 def test_memory_of_a_disk_that_was_checked_out_anew_does_not_become_a_branch(
     vault: Vault, folder: Path
 ) -> None:
-    go(vault, "v1", folder)
-    go(vault, "v2", folder, volumes=["vda"])
+    with vault.session() as session, vault.guard():
+        session.device("vda").write(0, b"as it runs")
+        files = {"memory": b"pages", "notes": b"v3"}
+        session.snapshot("as it runs", attachments=attachments.keep(vault, files))
+    go(vault, "main", folder)
+    go(vault, "v1", folder, volumes=["vda"])
     checkin.snapshot_from(vault, folder, branch="mixed")
-    assert set(contents(vault, "mixed")) == {"vda.raw"}
-    assert set(found(folder)) == {"vda.raw", "notes"}
+    assert set(contents(vault, "mixed")) == {"vda.raw", "vdb.raw", "notes"}
+    assert set(found(folder)) == {"vda.raw", "vdb.raw", "notes", "memory"}
 
 
 def test_a_new_branch_gets_all_the_files(vault: Vault, folder: Path) -> None:
