@@ -13,7 +13,7 @@ boot files, and a start takes both from one snapshot.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -99,7 +99,8 @@ def snapshot_from(
         for entry in files
     ]
     oid = made.id.hex()
-    manifest.save(directory, Manifest(held.vault, oid, name, oid, tuple(entries)))
+    snapshot = oid if _of(made, entries) else None
+    manifest.save(directory, Manifest(held.vault, oid, name, snapshot, tuple(entries)))
     return made
 
 
@@ -113,7 +114,7 @@ class _State:
         self._vault = vault
         self._new = isinstance(target.branch, NewBranch)
         if self._new:
-            self._together = _saved_together(vault, held)
+            self._together = _saved_together(held)
             return
         head = positions.head_of(vault, refs.find(vault, name), exact=False)
         self.attachments = {each.name: each for each in head.attachments}
@@ -196,13 +197,22 @@ class _Together(NamedTuple):
     attachments: set[Volume]
 
 
-def _saved_together(vault: Vault, held: Manifest) -> _Together:
-    """What the snapshot has that was checked out, if it was one and was not pruned since."""
-    with suppress(NotFound):
-        if held.snapshot is not None:
-            found = vault.get_snapshot(bytes.fromhex(held.snapshot))
-            return _Together(set(found.volumes), set(found.attachments))
-    return _Together(set(), set())
+def _saved_together(held: Manifest) -> _Together:
+    """What was checked out, if all of it is of one snapshot; that may be pruned by now."""
+    found = _Together(set(), set())
+    for entry in held.entries if held.snapshot is not None else ():
+        then = _checked(entry)
+        assert then is not None, "only what is complete is taken in"
+        (found.attachments if entry.attachment else found.volumes).add(then)
+    return found
+
+
+def _of(made: Snapshot, entries: Iterable[Entry]) -> bool:
+    """Whether all files are as a snapshot has them: some may stay behind what the branch has."""
+    return all(
+        _checked(entry) in (made.attachments if entry.attachment else made.volumes)
+        for entry in entries
+    )
 
 
 def _held(vault: Vault, directory: Path) -> Manifest:

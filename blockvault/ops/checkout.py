@@ -191,7 +191,7 @@ def execute(vault: Vault, what: Plan, *, progress: Progress | None = None) -> Pl
         vault.options.vault_id.hex(),
         what.position.text,
         _branch(what.position),
-        what.position.snapshot.hex() if what.position.snapshot else None,
+        None,  # until the last file is there
         what.before.entries if what.before else (),
     )
     for item in what.items:
@@ -207,7 +207,7 @@ def execute(vault: Vault, what: Plan, *, progress: Progress | None = None) -> Pl
         _write(vault, what, item, partial(_shifted, report, done, total))
         done += item.bytes_to_write
         held = held.having(_entry(item))
-    manifest.save(what.directory, held)
+    manifest.save(what.directory, replace(held, snapshot=_snapshot(what)))
     report(total, total)
     return what
 
@@ -218,6 +218,16 @@ def _branch(position: Position) -> str | None:
     names = (refs.HEAD, position.name, f"heads/{position.name}")
     plain = asked.at is None and not asked.steps and asked.base in names
     return position.name if plain else None
+
+
+def _snapshot(what: Plan) -> str | None:
+    """The snapshot that all files are of, those too that stay as they were."""
+    snapshot, before = what.position.snapshot, what.before
+    oid = snapshot.hex() if snapshot else None
+    if before is None or before.snapshot == oid:
+        return oid
+    named = {item.path.name for item in what.items}
+    return oid if all(entry.file in named for entry in before.entries) else None
 
 
 def _shifted(report: Progress, start: int, total: int, count: int) -> None:

@@ -50,7 +50,7 @@ class Manifest:
     revision: str
     branch: str | None
     snapshot: str | None
-    """The id of the snapshot that this was, as hex; None for a moment between snapshots."""
+    """The id of the snapshot that every entry is of, as hex; None where there is no such one."""
     entries: tuple[Entry, ...]
 
     def entry(self, file: str) -> Entry | None:

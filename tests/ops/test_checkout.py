@@ -10,7 +10,18 @@ import pytest
 
 from blockvault import Vault
 from blockvault.errors import BadRequest, Conflict, IOFailed, NoSpace, NotFound
-from blockvault.ops import attachments, checkin, checkout, copying, ingest, intake, manifest
+from blockvault.ops import (
+    attachments,
+    checkin,
+    checkout,
+    copying,
+    forget,
+    ingest,
+    intake,
+    manifest,
+    prune,
+)
+from blockvault.ops.policy import Policy
 from tests.oracle import BLOCK, noise
 
 SIZE = 50 * BLOCK + 100
@@ -573,6 +584,42 @@ def test_memory_of_a_disk_that_was_checked_out_anew_does_not_become_a_branch(
     checkin.snapshot_from(vault, folder, branch="mixed")
     assert set(contents(vault, "mixed")) == {"vda.raw", "vdb.raw", "notes"}
     assert set(found(folder)) == {"vda.raw", "vdb.raw", "notes", "memory"}
+
+
+def test_memory_of_disks_that_nobody_changed_stays_though_their_snapshot_is_pruned(
+    vault: Vault, folder: Path
+) -> None:
+    with vault.session() as session:
+        session.device("vda").write(0, b"as it runs")
+        with vault.guard():
+            files = {"memory": b"pages", "notes": b"v3"}
+            gone = session.snapshot("as it runs", attachments=attachments.keep(vault, files))
+        go(vault, "main", folder)
+        session.device("vda").write(0, b"as it runs later")
+        session.snapshot("later")
+    forget.execute(vault, prune.plan(vault, Policy(last=1, events=0)))
+    with pytest.raises(NotFound):
+        vault.get_snapshot(gone.id)
+    checkin.snapshot_from(vault, folder, branch="beside")
+    assert contents(vault, "beside") == found(folder)
+    assert "memory" in found(folder)
+
+
+def test_what_an_interrupted_checkout_left_is_not_of_the_snapshot_that_it_began(
+    vault: Vault, folder: Path, interruption: list[int]
+) -> None:
+    with vault.guard(), vault.session() as session:
+        session.device("vda").write(0, b"as it runs")
+        session.snapshot("as it runs", attachments=attachments.keep(vault, {"memory": b"pages"}))
+    go(vault, "main", folder)
+    interruption[0] = 0
+    with pytest.raises(_Interrupted):
+        go(vault, "v2", folder)
+    interruption[0] = 1 << 30
+    go(vault, "v2", folder, volumes=["vda"])
+    checkin.snapshot_from(vault, folder, branch="mixed")
+    assert "memory" in found(folder)
+    assert "memory" not in contents(vault, "mixed")
 
 
 def test_a_new_branch_gets_all_the_files(vault: Vault, folder: Path) -> None:
