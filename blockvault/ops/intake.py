@@ -9,7 +9,8 @@
 A leaf that the branch's present tree has in the same place is known to be stored if one hash over
 the whole run of its 32 blocks says that it is the same: that is four times as fast as hashing block
 by block.  The table ``runs`` has these hashes; it is emptied when anything is given up for lost.
-Where it has none, each block is looked up, so that what was lost is stored again.
+Where it has none, each block is looked up, so that what was lost is stored again.  A leaf's hash is
+stored when all of its objects are: of an import that ends half-way the next one believes them.
 
 Four things go on at once: the next data is read, this one hashed, new blocks are compressed, and
 what was compressed before is committed.
@@ -41,6 +42,11 @@ _CHUNK_BYTES = 1 << 20
 _CHUNKS = 4
 """How many are in memory: one whose blocks are stored, one that is hashed, those read ahead."""
 _COMMIT_BYTES = 16 << 20
+_MOST_HELD = 1024
+"""Leaves whose hashes wait for an object in a frame that is not full; then it need not be full.
+
+In an import of new content fewer wait: those whose nodes are not yet a frame.
+"""
 
 
 class Intake:
@@ -57,7 +63,8 @@ class Intake:
         self._total = total
         self._done = 0
         self._uncommitted = 0
-        self._runs: dict[bytes, bytes] = {}
+        self._held = 0
+        self._runs: dict[bytes, hashing.Other] = {}
         self._begun: Future[None] | None = None
 
     def volume(self, name: str, image: RawImage, before: Volume | None) -> Volume:
@@ -74,7 +81,7 @@ class Intake:
                 self._leaves(builder, chunk)
                 if self._uncommitted >= _COMMIT_BYTES:
                     self._settle()
-                    self._begun = committer.submit(self._commit, *self._take(self._objects.take()))
+                    self._begun = committer.submit(self._commit, *self._take())
         self._settle()
         root = builder.finish()
         self._done += image.size
@@ -84,7 +91,7 @@ class Intake:
     def finish(self) -> None:
         """Store what is left, so that an event may name it."""
         if self._scratch is None:
-            self._commit(*self._take(self._objects.finish()))
+            self._commit(self._objects.finish(), self._ready())
 
     def _advance(self, offset: int) -> None:
         self._progress(self._done + offset, self._total)
@@ -131,8 +138,9 @@ class Intake:
                 builder.put(before if what == hashing.SAME else ZERO_ID)
                 continue
             oid = object_id(what.ids)
-            self._runs[oid] = what.digest
             builder.put(oid)
+            if self._scratch is None:
+                self._runs[oid] = what
             if self._scratch is None or oid != before:
                 new.append(what.ids)
                 start = number * size * FANOUT
@@ -145,10 +153,25 @@ class Intake:
             self._objects.add_blocks(tree.split_ids(b"".join(new)), blocks)
             self._uncommitted += len(blocks) * size
 
-    def _take(self, frames: Sequence[Frame]) -> tuple[Sequence[Frame], Mapping[bytes, bytes]]:
-        """What a commit stores: the frames, and the runs of the leaves read since the last one."""
-        runs, self._runs, self._uncommitted = self._runs, {}, 0
+    def _take(self) -> tuple[Sequence[Frame], Mapping[bytes, bytes]]:
+        """What a commit stores: full frames, and the hashes of the leaves that it makes whole."""
+        objects, self._uncommitted = self._objects, 0
+        frames = objects.seal() if self._held > _MOST_HELD else objects.take()
+        runs = self._ready()
+        self._held = len(self._runs)
         return frames, runs
+
+    def _ready(self) -> Mapping[bytes, bytes]:
+        """Take out the hashes of the leaves all of whose objects are in frames."""
+        waiting = self._objects.waiting()
+        noted, self._runs = self._runs, {}
+        runs: dict[bytes, bytes] = {}
+        for leaf, run in noted.items():
+            if leaf in waiting or not waiting.isdisjoint(tree.split_ids(run.ids)):
+                self._runs[leaf] = run
+            else:
+                runs[leaf] = run.digest
+        return runs
 
     def _commit(self, frames: Sequence[Frame], runs: Mapping[bytes, bytes]) -> None:
         with self._vault.transaction() as transaction:

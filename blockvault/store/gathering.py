@@ -82,6 +82,11 @@ class ObjectWriter:
         with self._guard:
             return self._take()
 
+    def waiting(self) -> set[bytes]:
+        """The objects that no full frame has: those that ``take`` leaves for later."""
+        with self._guard:
+            return {*self._blocks.ids, *self._nodes.ids}
+
     def seal(self) -> list[Frame]:
         """``take`` with the unfinished frames too."""
         with self._guard:

@@ -316,3 +316,32 @@ def test_what_a_repair_gave_up_for_lost_is_healed_by_the_same_image(
     import_images(vault, [Image(image, "v")])
     assert read(vault, first.id.hex())[: len(data)] == data
     assert check.verify(vault).ok
+
+
+@pytest.mark.parametrize("depth", [1, 2], ids=["leaf", "block"])
+@pytest.mark.parametrize("most_held", [intake._MOST_HELD, 0])
+def test_an_import_that_heals_and_is_interrupted_is_healed_by_the_next(
+    vault: Vault, image: Path, monkeypatch: pytest.MonkeyPatch, depth: int, most_held: int
+) -> None:
+    """What was lost is in a frame that is not full when the first hashes are stored."""
+    image.write_bytes(noise(1, 20 * LEAF))
+    first = import_images(vault, [Image(image, "v")])
+    oid = under(vault, first.volumes[0].root)[depth]
+    lose(vault, oid)
+    repair.execute(vault, repair.plan(vault))
+
+    def stop(done: int, total: int) -> None:
+        if done > total // 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(intake, "_COMMIT_BYTES", 2 * LEAF)
+        patch.setattr(intake, "_MOST_HELD", most_held)
+        with pytest.raises(KeyboardInterrupt):
+            import_images(vault, [Image(image, "v")], progress=stop)
+    with vault.read() as reader:
+        assert next(reader.scan(tables.RUNS), None) is not None, "some leaves are whole"
+        assert bool(reader.known([oid])) == (most_held == 0), "not all wait for ever"
+    import_images(vault, [Image(image, "v")])
+    assert read(vault, first.id.hex()) == image.read_bytes()
+    assert check.verify(vault).ok
