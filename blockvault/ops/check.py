@@ -13,17 +13,16 @@ what it finds, in short transactions, so that one run tells everything and stops
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from blockvault.device import Extent
 from blockvault.errors import Damaged
 from blockvault.ids import ZERO_ID, short
 from blockvault.model import events, projections, tree
 from blockvault.model.snapshot import Snapshot, Volume
-from blockvault.ops import Progress, base, damage, reading, rebuild, roots, silent, states
+from blockvault.ops import Progress, base, damage, rebuild, roots, silent, states
 from blockvault.ops.check_frames import FrameCheck, Scan
 from blockvault.ops.needed import Needed
-from blockvault.ops.reading import StateDevice
 from blockvault.ops.report import Problem, Report, hidden
 from blockvault.store import tables
 
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 WHOLE = Scan()
+_TOGETHER = 1024
+"""Blocks that are read at once: some MiB."""
 _OF_OBJECTS = frozenset({"object-missing", "object-damaged", "bad-encoding"})
 
 
@@ -110,7 +111,7 @@ def _verify_since(vault: Vault, seq: int, report: Report) -> None:
             if row[0] == events.WROTE and at > seq
             for oid in tree.split_ids(row[6])
         }
-        trees.read_blocks(written, "a write in the log")
+        trees.read_blocks(sorted(written), "a write in the log")
 
 
 class _Roots:
@@ -192,6 +193,7 @@ class _Trees:
         self.needed = needed
         self._nodes = _Nodes(vault, report)
         self._seen: set[bytes] = set()
+        self._told: set[bytes] = set()
 
     def check(self, volume: Volume) -> None:
         """Every node is there and is what its id says; its blocks are needed."""
@@ -207,29 +209,38 @@ class _Trees:
 
     def read(self, volume: Volume) -> None:
         """Read every block below nodes that were not met before."""
+        self.read_blocks(self._blocks(volume), f"volume '{volume.name}'")
+
+    def _blocks(self, volume: Volume) -> Iterator[bytes]:
         for level, _, node in self._walk(volume):
             self.report.objects += 1
             if level == 1:
-                self.read_blocks(set(tree.children(node)), f"volume '{volume.name}'")
+                yield from tree.children(node)
 
     def _walk(self, volume: Volume) -> Iterator[tuple[int, bytes, bytes]]:
         height = tree.depth(tree.blocks_in(volume.size, self.vault.options.block_size))
         return tree.reachable(self._nodes, [(volume.root, height)], self._seen)
 
-    def read_blocks(self, ids: set[bytes], where: str) -> None:
-        """Read blocks and hash them; those that cannot be read are named one by one."""
-        wanted = sorted(ids - {ZERO_ID})
-        try:
-            self.vault.objects.get_many(wanted)
-        except Damaged:
-            for oid in wanted:
-                try:
-                    self.vault.objects.get(oid)
-                except Damaged as error:
+    def read_blocks(self, ids: Iterable[bytes], where: str) -> None:
+        """Read blocks and hash them; those that cannot be read are named, each once."""
+        left = (oid for oid in ids if oid != ZERO_ID)
+        while wanted := list(dict.fromkeys(islice(left, _TOGETHER))):
+            try:
+                self.vault.objects.get_many(wanted)
+            except Damaged:
+                self._read_each(wanted, where)
+            self.report.objects += len(wanted)
+            self.report.bytes += len(wanted) * self.vault.options.block_size
+
+    def _read_each(self, wanted: Iterable[bytes], where: str) -> None:
+        for oid in wanted:
+            try:
+                self.vault.objects.get(oid)
+            except Damaged as error:
+                if oid not in self._told:
+                    self._told.add(oid)
                     message = f"block {short(oid)} of {where}: {error.message}"
                     self.report.problems.append(Problem(error.reason, message, oid))
-        self.report.objects += len(wanted)
-        self.report.bytes += len(wanted) * self.vault.options.block_size
 
 
 def _report_missing(needed: Needed, report: Report) -> None:
@@ -261,40 +272,10 @@ def _verify_state(vault: Vault, position: Position, report: Report, fast: bool) 
     needed = Needed(vault)
     trees = _Trees(vault, report, needed)
     for volume in (*position.volumes, *position.attachments):
-        trees.check(volume)
-    for overlay in states.overlays(vault, position).values():
-        needed.add(overlay.blocks.values())
+        (trees.check if fast else trees.read)(volume)
+    for name, overlay in states.overlays(vault, position).items():
+        if fast:
+            needed.add(overlay.blocks.values())
+        else:
+            trees.read_blocks(overlay.blocks.values(), f"volume '{name}'")
     _report_missing(needed, report)
-    for device in () if fast else _devices(vault, position):
-        try:
-            for extent in device.extents(0, device.size):
-                if not extent.zero:
-                    _read(device, extent, report)
-        except Damaged:
-            continue  # a node that cannot be read, which was told of above
-
-
-def _devices(vault: Vault, position: Position) -> Iterable[StateDevice]:
-    """The volumes of a state, and the files kept with it."""
-    for volume in position.volumes:
-        yield reading.open_device(vault, position, volume.name)
-    for attachment in position.attachments:
-        yield reading.of_volume(vault, attachment)
-
-
-def _read(device: StateDevice, extent: Extent, report: Report) -> None:
-    """Read an extent; where that fails, block by block, so that each bad one is named."""
-    step = 4 << 20
-    for at in range(extent.offset, extent.offset + extent.length, step):
-        length = min(step, extent.offset + extent.length - at)
-        try:
-            device.read(at, length)
-        except Damaged:
-            for block in range(at, at + length, device.block_size):
-                try:
-                    device.read(block, min(device.block_size, at + length - block))
-                except Damaged as error:
-                    where = f"volume '{device.name}' at {block}: {error.message}"
-                    report.problems.append(Problem(error.reason, where))
-        report.objects += tree.blocks_in(length, device.block_size)
-        report.bytes += length

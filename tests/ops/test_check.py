@@ -164,9 +164,11 @@ def test_every_flipped_bit_of_a_frame_is_found(vault: Vault, nightly: bool) -> N
 def test_damage_is_named_by_place(vault: Vault) -> None:
     first = frame_numbers(vault)[0]
     spoil(vault, first, len(get_frame(vault, first)) - 1)
-    problems = check.verify(vault, "main~0").problems
-    assert problems
-    assert all(problem.message.startswith("volume 'v' at ") for problem in problems)
+    report = check.verify(vault, "main~0")
+    assert report.problems
+    assert all("of volume 'v': " in problem.message for problem in report.problems)
+    assert {each.object for each in report.touched} <= report.lost
+    assert {each.volume for each in report.touched} == {"v"}
     assert {problem.kind for problem in check.verify(vault).problems} >= {"object-damaged"}
 
 

@@ -177,8 +177,10 @@ def test_a_revision_includes_the_files_kept_with_it(vault: Vault) -> None:
         session.snapshot("full", attachments=attachments.keep(vault, {"memory": noise(50)}))
     assert check.verify(vault, "main").ok
     oid = spoil(vault, noise(50))
-    (problem,) = check.verify(vault, "main").problems
-    assert problem.message.startswith("volume 'memory' at 0: ")
+    report = check.verify(vault, "main")
+    (problem,) = report.problems
+    assert "of volume 'memory': " in problem.message
+    assert {(each.volume, each.offset) for each in report.touched} == {("memory", 0)}
     assert check.verify(vault, "main~1").ok
     lose_object(vault, oid)
     report = check.verify(vault, "main", fast=True)
@@ -193,6 +195,23 @@ def test_a_revision_includes_what_was_written_since(vault: Vault) -> None:
     oid = lose(vault, noise(60))
     assert check.verify(vault, "main", fast=True).lost == {oid}
     assert check.verify(vault, "main~0", fast=True).ok
+    assert check.verify(vault, "main").lost == {oid}
+    assert check.verify(vault, "main~0").ok
+
+
+def test_beside_a_lost_node_of_a_revision_all_is_read(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "_TOGETHER", 2)
+    with vault.session() as session:
+        session.device("vda").write(250 * BLOCK, noise(1))
+        session.snapshot("the same block twice")
+        session.device("vda").write(50 * BLOCK, noise(60))
+    lost = {lose_first_leaf(vault), lose(vault, noise(1))}
+    lost |= {spoil(vault, noise(2)), spoil(vault, noise(60))}
+    report = check.verify(vault, "main")
+    assert report.lost == lost
+    assert len(report.problems) == len(lost), "each is told once"
 
 
 def test_a_revision_that_lost_a_node_is_told(vault: Vault) -> None:
