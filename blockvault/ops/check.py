@@ -243,6 +243,16 @@ class _Trees:
                     self.report.problems.append(Problem(error.reason, message, oid))
 
 
+def lost_in(vault: Vault, volumes: Iterable[Volume]) -> frozenset[bytes]:
+    """What the trees of these lack: nodes that cannot be read, and blocks that are not there."""
+    report, needed = Report(), Needed(vault)
+    trees = _Trees(vault, report, needed)
+    for volume in volumes:
+        trees.check(volume)
+    _report_missing(needed, report)
+    return report.lost
+
+
 def _report_missing(needed: Needed, report: Report) -> None:
     for oid in needed.missing():
         report.problems.append(Problem("object-missing", f"block {short(oid)} is missing", oid))

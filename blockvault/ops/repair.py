@@ -25,7 +25,8 @@ from typing import TYPE_CHECKING
 from blockvault import pins
 from blockvault.errors import BadRequest, Damaged, VaultError
 from blockvault.ids import ZERO_ID, object_id
-from blockvault.model import tree
+from blockvault.model import projections, tree
+from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import Progress, check, damage, images, rebuild, silent
 from blockvault.ops.damage import Touched
 from blockvault.ops.report import Report
@@ -33,6 +34,7 @@ from blockvault.store import frames, tables
 from blockvault.store.codec import Codec
 
 if TYPE_CHECKING:
+    from blockvault.store.types import Reader
     from blockvault.vault import Vault
 
 Pair = tuple[bytes, bytes]
@@ -94,8 +96,8 @@ def plan(vault: Vault, sources: Sequence[Path] = (), *, progress: Progress = sil
     """Verify everything, and look for what is lost; nothing is changed.  ``Damaged`` if the
     structure of the database is.
 
-    A node that is found may name others that are lost, which the first look could not see: the
-    search goes on until it learns nothing more.
+    A node or a snapshot that is found may name others that are lost, which the first look could not
+    see: the search goes on until it learns nothing more.
     """
     made = Plan(check.verify(vault, progress=progress))
     structure = [p.message for p in made.report.problems if p.kind == "structure-damaged"]
@@ -219,7 +221,7 @@ def _search(
 
 
 def _ask(vault: Vault, made: Plan, source: Path, look: Look, wanted: set[bytes]) -> set[bytes]:
-    """Note what a source has of what nobody else has; return what that names and is missing."""
+    """Note what a source has of what nobody else has; return what that names and is lost."""
     below: set[bytes] = set()
     if left := wanted - made.found.keys():
         for some in _batches(look(left)):
@@ -235,16 +237,29 @@ def _batches(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
 
 
 def _missing_below(vault: Vault, pairs: Iterable[Pair]) -> set[bytes]:
-    """Objects that nodes name and the index lacks; what it has and is damaged, verify has told."""
-    named = {
-        child
-        for _, content in pairs
-        if len(content) == tree.NODE_SIZE
-        for child in tree.children(content)
-        if child != ZERO_ID
-    }
+    """What nodes name and the index lacks, and all that is lost below snapshots; what the index has
+    below nodes and is damaged, verify has told.
+    """
+    named: set[bytes] = set()
+    volumes: set[Volume] = set()
     with vault.read() as reader:
-        return named - reader.indexed(list(named))
+        for oid, content in pairs:
+            if _is_snapshot(reader, oid):
+                snapshot = Snapshot.decode(content)
+                volumes.update(snapshot.volumes, snapshot.attachments)
+            elif len(content) == tree.NODE_SIZE:
+                named.update(tree.children(content))
+        named.discard(ZERO_ID)
+        missing = named - reader.indexed(list(named))
+    return missing | check.lost_in(vault, volumes)
+
+
+def _is_snapshot(reader: Reader, oid: bytes) -> bool:
+    """Whether the tables say so: by its content alone a guest's block may be one as well."""
+    try:
+        return projections.recorded(reader, oid) is not None
+    except Damaged:
+        return False  # that row is lost, too, and comes back; the next repair looks further
 
 
 @contextmanager

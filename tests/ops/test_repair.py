@@ -13,9 +13,10 @@ import pytest
 from blockvault import pins
 from blockvault.errors import BadRequest, Busy, Damaged
 from blockvault.ids import object_id
-from blockvault.ops import check, gc, ingest, rebuild, repair
+from blockvault.model.snapshot import Snapshot, Volume
+from blockvault.ops import attachments, check, gc, ingest, rebuild, repair
 from blockvault.ops.report import Report
-from blockvault.store import pages, salvage, shared, tables
+from blockvault.store import frames, pages, salvage, shared, tables
 from blockvault.vault import Vault
 
 BLOCK = 4096
@@ -202,6 +203,54 @@ def test_sources_have_together_what_none_of_them_has(tmp_path: Path, image_first
         repair.execute(vault, made)
         assert read(vault) == CONTENT
         sound(vault)
+
+
+def lose(vault: Vault, oid: bytes) -> None:
+    """Nothing is left of the frame that an object is in."""
+    number, _ = place(vault, oid)
+    with vault.store.write() as writer:
+        ids = [object_id(each) for each in frames.decode(writer.frame(number) or b"")]
+        writer.unindex(ids)
+        writer.drop_frames([number])
+    vault.objects.close()
+
+
+@pytest.mark.parametrize("nodes", [True, False], ids=["nodes", "blocks"])
+def test_what_only_a_lost_snapshot_names_is_looked_for_too(
+    vault: Vault, tmp_path: Path, nodes: bool
+) -> None:
+    with vault.session() as session, vault.guard():
+        memory = b"".join(noise(1000 + number) for number in range(40))
+        kept = attachments.keep(vault, {"memory": memory})
+        made = session.snapshot("as it runs", attachments=kept)
+    shutil.copytree(tmp_path / "one", tmp_path / "later")
+    lose(vault, object_id(noise(1000)))
+    if nodes:
+        lose(vault, kept[0].root)
+    lose(vault, made.id)
+    assert check.verify(vault).lost == {made.id}
+    found = repair.plan(vault, [tmp_path / "later"])
+    assert found.lost == frozenset()
+    repair.execute(vault, found)
+    assert attachments.content(vault, made.attachments, "memory") == memory
+    sound(vault)
+
+
+def test_a_guests_block_that_looks_like_a_snapshot_names_nothing(
+    vault: Vault, tmp_path: Path
+) -> None:
+    named = (Volume("vda", BLOCK, object_id(b"what nobody has")),)
+    empty = len(Snapshot(parents=(), volumes=named, message="x" * 1000).encode()) - 1000
+    block = Snapshot(parents=(), volumes=named, message="x" * (BLOCK - empty)).encode()
+    assert len(block) == BLOCK
+    with vault.session() as session:
+        session.device("vda").write(3 * BLOCK, block)
+        session.snapshot("as the guest wants")
+    shutil.copytree(tmp_path / "one", tmp_path / "later")
+    lose(vault, object_id(block))
+    found = repair.plan(vault, [tmp_path / "later"])
+    assert found.found.keys() >= {object_id(block)}
+    assert found.lost == frozenset()
 
 
 @pytest.mark.parametrize("kind", ["vault", "image"])
