@@ -23,7 +23,8 @@ What is kept, and whether it is whole:
     policy    what to keep, and how to pack it     prune, forget  what is not to be kept
     gc        mark -> condemn -> sweep, with roots, marks, marksfile, gathered, base, turns
     recompress  cold frames packed harder, by likeness
-    check     verify all that is stored, with entries, check_frames, needed, damage, report
+    check     verify all that is stored, with check_frames, check_trees, entries, needed, damage,
+              report
     repair    bring back what is lost              rebuild   projections from the log, replaying
     recovery  what a killed session had promised   stats, metrics  who takes how much space
 

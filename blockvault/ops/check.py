@@ -12,16 +12,15 @@ what it finds, in short transactions, so that one run tells everything and stops
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from blockvault.errors import Damaged
-from blockvault.ids import ZERO_ID, short
+from blockvault.ids import short
 from blockvault.model import events, projections, tree
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import Progress, base, damage, rebuild, roots, silent, states
 from blockvault.ops.check_frames import FrameCheck, Scan
+from blockvault.ops.check_trees import Trees
 from blockvault.ops.needed import Needed
 from blockvault.ops.report import Problem, Report, hidden
 from blockvault.store import tables
@@ -31,8 +30,6 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 WHOLE = Scan()
-_TOGETHER = 1024
-"""Blocks that are read at once: some MiB."""
 _OF_OBJECTS = frozenset({"object-missing", "object-damaged", "bad-encoding"})
 
 
@@ -78,7 +75,7 @@ def _verify_all(vault: Vault, report: Report, fast: bool, scan: Scan, progress: 
             look(vault, report)
         except Damaged as error:
             report.found(error)
-    trees = _Trees(vault, report, roots.needed)
+    trees = Trees(vault, report, roots.needed)
     for volume in roots.volumes:
         trees.check(volume)
     _report_missing(roots.needed, report)
@@ -88,7 +85,7 @@ def _verify_all(vault: Vault, report: Report, fast: bool, scan: Scan, progress: 
 
 def _verify_since(vault: Vault, seq: int, report: Report) -> None:
     """Every object that waypoints, snapshots and writes after an event added, read and hashed."""
-    trees = _Trees(vault, report, Needed(vault))
+    trees = Trees(vault, report, Needed(vault))
     with vault.read() as reader:
         branches = [number for number, _ in projections.branches(reader)]
     old, new = _Roots(vault, report), _Roots(vault, report)
@@ -163,96 +160,6 @@ class _Roots:
         self.volumes.update(snapshot.volumes, snapshot.attachments)
 
 
-class _Nodes:
-    """Tree nodes; one that cannot be read is told, and is empty: the walk goes on beside it."""
-
-    def __init__(self, vault: Vault, report: Report) -> None:
-        self.vault = vault
-        self.report = report
-
-    def get_many(self, ids: Sequence[bytes]) -> dict[bytes, bytes]:
-        try:
-            return tree.fetch(self.vault.objects, ids)
-        except Damaged:
-            return {oid: self._one(oid) for oid in ids}
-
-    def _one(self, oid: bytes) -> bytes:
-        try:
-            return tree.fetch(self.vault.objects, [oid])[oid]
-        except Damaged as error:
-            self.report.problems.append(Problem(error.reason, error.message, oid))
-            return tree.BLANK
-
-
-class _Trees:
-    """Walks trees, every node once however many states share it."""
-
-    def __init__(self, vault: Vault, report: Report, needed: Needed) -> None:
-        self.vault = vault
-        self.report = report
-        self.needed = needed
-        self._nodes = _Nodes(vault, report)
-        self._seen: set[bytes] = set()
-        self._told: set[bytes] = set()
-
-    def check(self, volume: Volume) -> None:
-        """Every node is there and is what its id says; its blocks are needed."""
-        for level, _, node in self._walk(volume):
-            if level == 1:
-                self.needed.add(tree.children(node))
-
-    def know(self, volumes: Iterable[Volume]) -> None:
-        """Pass these trees over from now on: they are not new."""
-        for volume in volumes:
-            for _ in self._walk(volume):
-                pass
-
-    def read(self, volume: Volume) -> None:
-        """Read every block below nodes that were not met before."""
-        self.read_blocks(self._blocks(volume), f"volume '{volume.name}'")
-
-    def _blocks(self, volume: Volume) -> Iterator[bytes]:
-        for level, _, node in self._walk(volume):
-            self.report.objects += 1
-            if level == 1:
-                yield from tree.children(node)
-
-    def _walk(self, volume: Volume) -> Iterator[tuple[int, bytes, bytes]]:
-        height = tree.depth(tree.blocks_in(volume.size, self.vault.options.block_size))
-        return tree.reachable(self._nodes, [(volume.root, height)], self._seen)
-
-    def read_blocks(self, ids: Iterable[bytes], where: str) -> None:
-        """Read blocks and hash them; those that cannot be read are named, each once."""
-        left = (oid for oid in ids if oid != ZERO_ID)
-        while wanted := list(dict.fromkeys(islice(left, _TOGETHER))):
-            try:
-                self.vault.objects.get_many(wanted)
-            except Damaged:
-                self._read_each(wanted, where)
-            self.report.objects += len(wanted)
-            self.report.bytes += len(wanted) * self.vault.options.block_size
-
-    def _read_each(self, wanted: Iterable[bytes], where: str) -> None:
-        for oid in wanted:
-            try:
-                self.vault.objects.get(oid)
-            except Damaged as error:
-                if oid not in self._told:
-                    self._told.add(oid)
-                    message = f"block {short(oid)} of {where}: {error.message}"
-                    self.report.problems.append(Problem(error.reason, message, oid))
-
-
-def lost_in(vault: Vault, volumes: Iterable[Volume]) -> frozenset[bytes]:
-    """What the trees of these lack: nodes that cannot be read, and blocks that are not there."""
-    report, needed = Report(), Needed(vault)
-    trees = _Trees(vault, report, needed)
-    for volume in volumes:
-        trees.check(volume)
-    _report_missing(needed, report)
-    return report.lost
-
-
 def _report_missing(needed: Needed, report: Report) -> None:
     for oid in needed.missing():
         report.problems.append(Problem("object-missing", f"block {short(oid)} is missing", oid))
@@ -280,7 +187,7 @@ def _verify_projections(vault: Vault, report: Report) -> None:
 def _verify_state(vault: Vault, position: Position, report: Report, fast: bool) -> None:
     """One state with the files kept with it: trees, blocks, and unless ``fast`` their bytes."""
     needed = Needed(vault)
-    trees = _Trees(vault, report, needed)
+    trees = Trees(vault, report, needed)
     for volume in (*position.volumes, *position.attachments):
         (trees.check if fast else trees.read)(volume)
     for name, overlay in states.overlays(vault, position).items():

@@ -24,10 +24,11 @@ from typing import TYPE_CHECKING
 
 from blockvault import pins
 from blockvault.errors import BadRequest, Damaged, VaultError
-from blockvault.ids import ZERO_ID, object_id
+from blockvault.ids import object_id
 from blockvault.model import projections, tree
-from blockvault.model.snapshot import Snapshot, Volume
+from blockvault.model.snapshot import Snapshot
 from blockvault.ops import Progress, check, damage, images, rebuild, silent
+from blockvault.ops.check_trees import Below
 from blockvault.ops.damage import Touched
 from blockvault.ops.report import Report
 from blockvault.store import frames, tables
@@ -206,29 +207,28 @@ def _search(
     made.sources = dict.fromkeys(map(str, sources), 0)
     with ExitStack() as stack:
         looks = {source: stack.enter_context(_looker(vault, source)) for source in sources}
-        asked = missing
+        asked, below = missing, Below(vault)
         while asked:
-            below: set[bytes] = set()
             for source in looks:
                 if source.is_dir():
-                    below |= _ask(vault, made, source, looks[source], asked)
-            asked = below - missing - unindexed
+                    for some in _ask(made, source, looks[source], asked):
+                        _look_below(vault, below, some)
+            asked = below.lost() - missing - unindexed
             missing = missing | asked
         for source in looks:
             if not source.is_dir():
-                _ask(vault, made, source, looks[source], missing)
+                for _ in _ask(made, source, looks[source], missing):
+                    pass
     return missing
 
 
-def _ask(vault: Vault, made: Plan, source: Path, look: Look, wanted: set[bytes]) -> set[bytes]:
-    """Note what a source has of what nobody else has; return what that names and is lost."""
-    below: set[bytes] = set()
+def _ask(made: Plan, source: Path, look: Look, wanted: set[bytes]) -> Iterator[list[Pair]]:
+    """Note what a source has of what nobody else has, and give it."""
     if left := wanted - made.found.keys():
         for some in _batches(look(left)):
             made.found.update((oid, source) for oid, _ in some)
             made.sources[str(source)] += len(some)
-            below |= _missing_below(vault, some)
-    return below
+            yield some
 
 
 def _batches(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
@@ -236,22 +236,17 @@ def _batches(pairs: Iterator[Pair]) -> Iterator[list[Pair]]:
         yield some
 
 
-def _missing_below(vault: Vault, pairs: Iterable[Pair]) -> set[bytes]:
-    """What nodes name and the index lacks, and all that is lost below snapshots; what the index has
-    below nodes and is damaged, verify has told.
-    """
-    named: set[bytes] = set()
-    volumes: set[Volume] = set()
+def _look_below(vault: Vault, below: Below, pairs: Sequence[Pair]) -> None:
+    """Look under nodes and snapshots, which the verify could not."""
     with vault.read() as reader:
-        for oid, content in pairs:
-            if _is_snapshot(reader, oid):
-                snapshot = Snapshot.decode(content)
-                volumes.update(snapshot.volumes, snapshot.attachments)
-            elif len(content) == tree.NODE_SIZE:
-                named.update(tree.children(content))
-        named.discard(ZERO_ID)
-        missing = named - reader.indexed(list(named))
-    return missing | check.lost_in(vault, volumes)
+        snapshots = {oid for oid, _ in pairs if _is_snapshot(reader, oid)}
+    for oid, content in pairs:
+        if oid in snapshots:
+            snapshot = Snapshot.decode(content)
+            for volume in (*snapshot.volumes, *snapshot.attachments):
+                below.volume(volume)
+        elif len(content) == tree.NODE_SIZE:
+            below.node(content)
 
 
 def _is_snapshot(reader: Reader, oid: bytes) -> bool:

@@ -13,10 +13,12 @@ import pytest
 from blockvault import pins
 from blockvault.errors import BadRequest, Busy, Damaged
 from blockvault.ids import object_id
+from blockvault.model import tree
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import attachments, check, gc, ingest, rebuild, repair
 from blockvault.ops.report import Report
 from blockvault.store import frames, pages, salvage, shared, tables
+from blockvault.store.codec import Codec
 from blockvault.vault import Vault
 
 BLOCK = 4096
@@ -206,30 +208,38 @@ def test_sources_have_together_what_none_of_them_has(tmp_path: Path, image_first
 
 
 def lose(vault: Vault, oid: bytes) -> None:
-    """Nothing is left of the frame that an object is in."""
+    """Nothing is left of an object; what shared its frame is in others."""
     number, _ = place(vault, oid)
     with vault.store.write() as writer:
-        ids = [object_id(each) for each in frames.decode(writer.frame(number) or b"")]
-        writer.unindex(ids)
+        for each in frames.decode(writer.frame(number) or b""):
+            if object_id(each) != oid:
+                alone = frames.encode([each], Codec("none"))
+                writer.move_frames([frames.Frame(alone, (object_id(each),))])
+        writer.unindex([oid])
         writer.drop_frames([number])
     vault.objects.close()
 
 
-@pytest.mark.parametrize("nodes", [True, False], ids=["nodes", "blocks"])
-def test_what_only_a_lost_snapshot_names_is_looked_for_too(
-    vault: Vault, tmp_path: Path, nodes: bool
+@pytest.mark.parametrize(
+    "names", ["snapshot root block", "snapshot block", "root node block", "root block"]
+)
+def test_what_only_lost_objects_name_is_looked_for_too(
+    vault: Vault, tmp_path: Path, names: str
 ) -> None:
+    memory = b"".join(noise(1000 + number) for number in range(1100))
     with vault.session() as session, vault.guard():
-        memory = b"".join(noise(1000 + number) for number in range(40))
         kept = attachments.keep(vault, {"memory": memory})
         made = session.snapshot("as it runs", attachments=kept)
     shutil.copytree(tmp_path / "one", tmp_path / "later")
-    lose(vault, object_id(noise(1000)))
-    if nodes:
-        lose(vault, kept[0].root)
-    lose(vault, made.id)
-    assert check.verify(vault).lost == {made.id}
+    root = kept[0].root
+    node = tree.children(vault.objects.get(root))[0]
+    ids = {"snapshot": made.id, "root": root, "node": node, "block": object_id(noise(1040))}
+    lost = [ids[name] for name in names.split()]
+    for oid in reversed(lost):
+        lose(vault, oid)
+    assert check.verify(vault).lost == {lost[0]}
     found = repair.plan(vault, [tmp_path / "later"])
+    assert found.found.keys() == set(lost)
     assert found.lost == frozenset()
     repair.execute(vault, found)
     assert attachments.content(vault, made.attachments, "memory") == memory

@@ -11,7 +11,7 @@ import pytest
 
 from blockvault.ids import object_id
 from blockvault.model import tree
-from blockvault.ops import attachments, check, check_frames, damage
+from blockvault.ops import attachments, check, check_frames, check_trees, damage
 from blockvault.ops.check_frames import Scan
 from blockvault.store import tables
 from blockvault.vault import Vault
@@ -202,7 +202,7 @@ def test_a_revision_includes_what_was_written_since(vault: Vault) -> None:
 def test_beside_a_lost_node_of_a_revision_all_is_read(
     vault: Vault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(check, "_TOGETHER", 2)
+    monkeypatch.setattr(check_trees, "_TOGETHER", 2)
     with vault.session() as session:
         session.device("vda").write(250 * BLOCK, noise(1))
         session.snapshot("the same block twice")
