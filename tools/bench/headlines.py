@@ -184,7 +184,7 @@ class _Verdict:
             f"of {family} in {sum(times >= 1 + EVEN for times in found)} of {len(found)} lines"
             for family, found in self.leads.items()
         ]
-        return f"In short, blockvault is ahead {', '.join(counts)}." if counts else ""
+        return f"In short, blockvault is ahead {'; '.join(counts)}." if counts else ""
 
 
 def why(results: Results, row: Row, name: str) -> str:
