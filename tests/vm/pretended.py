@@ -36,7 +36,7 @@ class Process:
     def kill(self) -> None:
         self._gone.set()
 
-    def reason(self) -> str:
+    def reason(self, *, powered_off: bool = False) -> str:
         return "it is gone"
 
     def close(self) -> None: ...
