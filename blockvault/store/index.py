@@ -115,22 +115,24 @@ class Index:
 
     def hidden(self, first: int) -> int:
         """How many rows of ids that begin with this byte are not found by themselves."""
-        there, found = self._strayed(first), 0
-        for key in self._keys[first]:
-            rows = self._rows(key)
-            there += len(rows)
-            found += sum(map(self._cursor.set_key_dup, repeat(key), rows))
-        return there - found
+        count, find = 0, self._cursor.set_key_dup
+        for key, there in self._met(first).items():
+            # Nobody looks under a key that is damaged; and one above it may hide it as a whole, but
+            # not from a cursor that is on its page already: so it goes to the first one.
+            if key in self._keys[first] and self._cursor.first() and self._cursor.set_key(key):
+                there -= sum(map(find, repeat(key), self._rows(key)))
+            count += there
+        return count
 
-    def _strayed(self, first: int) -> int:
-        """Rows under a key, damaged likely, that nobody looks under."""
-        cursor, count = self._cursor, 0
+    def _met(self, first: int) -> dict[bytes, int]:
+        """The keys with this first byte that are met one after another, and how many rows each has.
+        """
+        cursor, found = self._cursor, {}
         more = cursor.set_range(bytes([first]))
         while more and cursor.key()[0] == first:
-            if bytes(cursor.key()) not in self._keys[first]:
-                count += cursor.count()
+            found[bytes(cursor.key())] = cursor.count()
             more = cursor.next_nodup()
-        return count
+        return found
 
     def scan(self, start: bytes, stop: bytes | None, reverse: bool) -> Iterator[tuple[bytes, int]]:
         """Rows with start <= id < stop in order, or the same rows backwards."""

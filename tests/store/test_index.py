@@ -133,6 +133,29 @@ def test_rows_under_a_key_that_nobody_looks_under_are_hidden(
         txn.abort()
 
 
+def test_rows_whose_whole_key_is_hidden(env: lmdb.Environment) -> None:
+    """By a damaged key in a page above: who asks for it is led past it."""
+
+    class Misled:
+        def __init__(self, cursor: Any) -> None:
+            self._cursor = cursor
+
+        def set_key(self, key: bytes) -> bool:
+            return key != b"\7\0" and self._cursor.set_key(key)
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._cursor, name)
+
+    table = env.open_db(b"index", dupsort=True, dupfixed=True)
+    with env.begin(write=True, buffers=True) as txn:
+        txn.drop(table, delete=False)
+        Index(txn.cursor(table), 2).add([(oid(7, number), number) for number in range(1, 4)])
+        misled: Any = Misled(txn.cursor(table))
+        assert Index(txn.cursor(table), 2).hidden(7) == 0
+        assert Index(misled, 2).hidden(7) == 3
+        txn.abort()
+
+
 def test_a_damaged_row_among_many(monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that is not what it should be gives rows of any length."""
     rows = [bytes(38), bytes(37), bytes(38)]
