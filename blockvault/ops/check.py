@@ -69,16 +69,16 @@ def _verify_all(vault: Vault, report: Report, fast: bool, scan: Scan, progress: 
     if not rebuild.only_disorder(structure):
         # LMDB believes its file: reading on could end the process, or never end.
         return
-    roots = _Roots(vault, report)
-    for look in (_verify_rows, _verify_projections, lambda *_: roots.collect()):
+    kept = _Roots(vault, report)
+    for look in (_verify_rows, _verify_projections, lambda *_: kept.collect()):
         try:
             look(vault, report)
         except Damaged as error:
             report.found(error)
-    trees = Trees(vault, report, roots.needed)
-    for volume in roots.volumes:
+    trees = Trees(vault, report, kept.needed)
+    for volume in kept.volumes:
         trees.check(volume)
-    _report_missing(roots.needed, report)
+    _report_missing(kept.needed, report)
     if not fast:
         FrameCheck(vault, report, scan).check(progress)
 

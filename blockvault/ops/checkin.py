@@ -70,13 +70,7 @@ def snapshot_from(
         if branch is None:
             _refuse_new(target, name, directory)
         state = _State(vault, name, target, held)
-        sources = {
-            entry.file: stack.enter_context(
-                images.opened(directory / entry.file, "raw", vault.path, False)
-            )
-            for entry in files
-            if state.reads(directory, entry)
-        }
+        sources = _opened(vault, directory, (e for e in files if state.reads(directory, e)), stack)
         taken = [
             entry for entry in files if state.takes(entry, sources.get(entry.file), force=force)
         ]
@@ -87,13 +81,8 @@ def snapshot_from(
         intake.finish()
         for source in sources.values():
             source.check_unchanged()
-        made = target.record(
-            state.volumes.values(),
-            str(directory),
-            message,
-            author,
-            state.kept(taken),
-        )
+        kept = state.kept(taken)
+        made = target.record(state.volumes.values(), str(directory), message, author, kept)
     entries = [
         _seen(state.entry(entry) if entry in taken else entry, sources.get(entry.file))
         for entry in files
@@ -245,6 +234,18 @@ def _refuse_new(target: Target, name: str, directory: Path) -> None:
             "nothing was recorded. -b NAME records into another one",
             kind="no-branch",
         )
+
+
+def _opened(
+    vault: Vault, directory: Path, entries: Iterable[Entry], stack: ExitStack
+) -> dict[str, RawImage]:
+    """The files of some entries, by name, as long as the stack keeps them open."""
+    return {
+        entry.file: stack.enter_context(
+            images.opened(directory / entry.file, "raw", vault.path, False)
+        )
+        for entry in entries
+    }
 
 
 def _files(held: Manifest, directory: Path) -> list[Entry]:

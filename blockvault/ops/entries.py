@@ -9,8 +9,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.errors import Damaged
-from blockvault.ids import ID_SIZE, object_id
+from blockvault.ids import ID_SIZE
 from blockvault.store import frames, tables
+from blockvault.store.caches import DecodedFrame
 from blockvault.store.index import ENTRY_SIZE
 from blockvault.store.locating import grouped
 
@@ -94,8 +95,8 @@ def held(vault: Vault, placed: Sequence[tuple[int, bytes]]) -> set[bytes]:
         with vault.read() as reader:
             data = reader.frame(number)
         with suppress(Damaged):
-            objects = frames.decode(data or b"")
-            found |= {oid for slot, oid in members if object_id(objects[slot]) == oid}
+            frame = DecodedFrame(frames.decode(data or b""))
+            found |= {oid for slot, oid in members if frame.proved(slot, oid) is not None}
     return found
 
 

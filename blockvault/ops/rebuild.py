@@ -196,7 +196,7 @@ def _index_frame(
             changes.pop(oid, None)
         elif dead >> slot & 1:
             continue  # a collection took it out of the index
-        elif oid not in changes and not _holds(vault, place, oid):
+        elif oid not in changes and (place is None or not entries.held(vault, [(place, oid)])):
             where = tables.pack_location(tables.location(number, slot))
             changes[oid] = (tables.INDEX, oid, where)
 
@@ -233,14 +233,3 @@ def _ids(data: bytes) -> list[bytes] | None:
         return [object_id(content) for content in frames.decode(data)]
     except Damaged:
         return None
-
-
-def _holds(vault: Vault, place: int | None, oid: bytes) -> bool:
-    """Whether the frame at ``place`` really has this object there."""
-    if place is None:
-        return False
-    number, slot = tables.split_location(place)
-    with vault.read() as reader:
-        data = reader.frame(number)
-    ids = None if data is None else _ids(data)
-    return ids is not None and ids[slot : slot + 1] == [oid]

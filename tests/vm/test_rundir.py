@@ -23,6 +23,15 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.fixture
+def link(base: Path, tmp_path: Path) -> Path:
+    """A symbolic link to it."""
+    base.mkdir(mode=0o700)
+    made = tmp_path / "link"
+    made.symlink_to(base)
+    return made
+
+
 def test_a_runtime_directory_is_made_for_its_owner_alone(base: Path) -> None:
     assert common.runtime() == base
     assert base.stat().st_mode & 0o777 == 0o700
@@ -51,22 +60,16 @@ def test_a_runtime_directory_that_everybody_may_write_to_is_refused(base: Path) 
 
 
 def test_a_link_to_a_runtime_directory_is_followed(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    link: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base.mkdir(mode=0o700)
-    link = tmp_path / "link"
-    link.symlink_to(base)
     monkeypatch.setenv("BLOCKVAULT_RUNTIME", str(link))
     assert common.runtime() == link
 
 
 def test_a_link_that_somebody_else_made_is_refused(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    link: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It could lead to another directory of one's own."""
-    base.mkdir(mode=0o700)
-    link = tmp_path / "link"
-    link.symlink_to(base)
     monkeypatch.setattr(Path, "lstat", lambda path: SimpleNamespace(st_uid=os.getuid() + 1))
     with pytest.raises(IOFailed, match="somebody else"):
         rundir.check_own(link)
