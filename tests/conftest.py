@@ -15,6 +15,8 @@ from typing import Any, NoReturn
 import pytest
 from hypothesis import HealthCheck, settings
 
+from blockvault import Vault
+
 # No test fails because the machine is slow; the commands to repeat a failure are printed.
 settings.register_profile(
     "default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
@@ -65,6 +67,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     failed = os.environ.get("BLOCKVAULT_FAILED_CHECKS")
     if failed:
         terminalreporter.write_line(f"tools/check: FAILED before the tests: {failed}", red=True)
+
+
+@pytest.fixture
+def vault(tmp_path: Path) -> Iterator[Vault]:
+    """An empty one; some tests make their own of this name, with something in it."""
+    with Vault.create(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,12 +12,6 @@ from blockvault.session import Session
 from tests.oracle import BLOCK, Disk, noise, whole
 
 SIZE = 64 * BLOCK
-
-
-@pytest.fixture
-def vault(tmp_path: Path) -> Iterator[Vault]:
-    with Vault.create(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

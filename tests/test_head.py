@@ -7,7 +7,6 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,12 +29,6 @@ BLOCKS = 70
 SIZE = BLOCKS * BLOCK + 700
 POSITIONS = [0, 1, 511, 512, BLOCK - 1, BLOCK, BLOCK + 1, 3 * BLOCK, 31 * BLOCK + 5,
              32 * BLOCK, 33 * BLOCK - 1, 64 * BLOCK, BLOCKS * BLOCK, SIZE - 1, SIZE]  # fmt: skip
-
-
-@pytest.fixture
-def vault(tmp_path: Path) -> Iterator[Vault]:
-    with Vault.create(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture

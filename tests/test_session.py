@@ -33,12 +33,6 @@ SIZE = 64 * BLOCK
 
 
 @pytest.fixture
-def vault(tmp_path: Path) -> Iterator[Vault]:
-    with Vault.create(tmp_path) as made:
-        yield made
-
-
-@pytest.fixture
 def session(vault: Vault) -> Iterator[Session]:
     with vault.session() as held:
         held.create_volume("vda", SIZE)

@@ -20,12 +20,6 @@ from blockvault.vault import DIRECTORY
 from tests.oracle import noise
 
 
-@pytest.fixture
-def vault(tmp_path: Path) -> Iterator[Vault]:
-    with Vault.create(tmp_path) as made:
-        yield made
-
-
 def test_a_new_vault_has_an_empty_current_branch(vault: Vault, tmp_path: Path) -> None:
     assert vault.path == tmp_path / ".blockvault"
     assert vault.head == "main"

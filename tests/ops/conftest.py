@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -13,12 +11,6 @@ from blockvault.store import frames
 from blockvault.store.objects import ObjectReader
 from tests.ops import scattered as scattered_disk
 from tests.oracle import BLOCK
-
-
-@pytest.fixture
-def vault(tmp_path: Path) -> Iterator[Vault]:
-    with Vault.create(tmp_path) as made:
-        yield made
 
 
 @pytest.fixture
