@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from tests.tools.test_bench_figures import RATE, TIME, facts, results
 from tools.bench import compare
 from tools.bench.plan import FULL
-from tools.bench.results import Results, Row
+from tools.bench.results import LIMIT, Results, Row
 from tools.bench.scope import NEEDS
 
 
@@ -64,6 +65,38 @@ def test_what_is_not_comparable_is_shown_and_counts_nowhere() -> None:
     reason = "not comparable: mode quick before, full now"
     assert f"| First imports together | 2.00 s | 1.00 s | – | {reason} |" in text
     assert "No peer was measured on the same work in both runs." in text
+
+
+IMPORT = "blockvault import disk.img --level 3 -m s1a"
+
+
+@pytest.mark.parametrize(
+    ("command", "apart"),
+    [
+        ("blockvault import new.img --level 3 -m s1a", "measured with other commands"),
+        ("blockvault import disk.img --level 19 -m s1a", "measured with other commands"),
+        ("blockvault import disk.img --level 3 -m s2a", ""),
+        (f"CACHE=STORE/cache SAY='a b' {IMPORT}", ""),
+        (None, ""),
+    ],
+    ids=["other", "other option", "of another run", "environment", "not known"],
+)
+def test_figures_of_other_commands_are_not_compared(command: str | None, apart: str) -> None:
+    old, new = results(), changed()
+    old.commands[TIME.key] = {"blockvault": [IMPORT]}
+    new.commands[TIME.key] = {"blockvault": [command]} if command else {}
+    times = [change for change in compare.changes(old, new) if change.row == TIME]
+    found = {change.contender: change.apart for change in times}
+    assert found == {"blockvault": apart, "borg-fixed": "", LIMIT: ""}
+
+
+def test_a_row_that_asks_for_something_else_now_is_not_compared() -> None:
+    """Though its key and its commands stayed."""
+    old, new = results(), changed()
+    old.rows[TIME.key] = dataclasses.replace(TIME, title="The last import")
+    text = compare.page(old, new)
+    reason = "not comparable: asked before: The last import"
+    assert f"| First imports together | 2.00 s | 1.00 s | – | {reason} |" in text
 
 
 def test_another_machine_is_said_and_compared() -> None:

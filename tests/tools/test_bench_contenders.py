@@ -1,24 +1,29 @@
 """Each contender's commands really do what the rows are about, on tiny images.
 
-A program that is not installed is not passed over: it must then say so, with a reason.
+A program that is not installed is not passed over: it must then say so, with a reason, and what is
+about it is skipped.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from tests.conftest import find_tool
+from tests.tools.needs import need, need_programs
 from tools.bench import __main__ as cli
 from tools.bench import inputs, report
 from tools.bench.bench import Bench, turns
-from tools.bench.commands import Command, command, run
+from tools.bench.commands import Command, CommandFailed, command, run
 from tools.bench.inputs import Image
 from tools.bench.peers.base import Archive, Contender, NotOffered
+from tools.bench.peers.btrfs import Btrfs
 from tools.bench.peers.nbd import LONG, PLAIN, SUSTAINED, NbdServer
 from tools.bench.peers.yardsticks import NbdkitMemory
 from tools.bench.plan import FULL, GIB, MIB, QUICK
@@ -35,7 +40,7 @@ TINY = dataclasses.replace(
     latency_data=MIB,
     nbd_size=8 * MIB,
     nbd_seconds=0.1,
-    nbd_jobs=("randwrite-16", "seqwrite", "exported"),
+    nbd_jobs=("randwrite-16", "fsync-1", "seqwrite", "randread-made", "exported"),
     nbd_snapshots=3,
     nbd_branches=2,
     warm_up=MIB,
@@ -69,8 +74,7 @@ def test_a_contender_is_here_or_says_why_not(kind: type[Contender]) -> None:
 @pytest.mark.parametrize("kind", ARCHIVES, ids=lambda kind: kind.name)
 def test_archives_give_back_what_they_took(kind: type[Archive], bench: Bench) -> None:
     """And keep equal blocks once: all but the one that has each state in a file of its own."""
-    if kind.missing():
-        return test_a_contender_is_here_or_says_why_not(kind)
+    need(kind)
     with bench.lanes([kind]) as (lane,):
         archive = lane.contender
         run(archive.create())
@@ -94,7 +98,8 @@ def test_archives_give_back_what_they_took(kind: type[Archive], bench: Bench) ->
 
 
 def test_archives_take_turns_through_the_series(bench: Bench) -> None:
-    kinds = [kind for kind in present(ARCHIVES) if kind.name in ("blockvault", "qcow2-chain")]
+    kinds = [kind for kind in ARCHIVES if kind.name in ("blockvault", "qcow2-chain")]
+    need_programs(kinds)
     series.run(bench, kinds)
     results = bench.results
     for kind in kinds:
@@ -103,9 +108,11 @@ def test_archives_take_turns_through_the_series(bench: Bench) -> None:
             assert summary is not None, (key, kind.name, results.cells[key][kind.name].reason)
             assert summary.runs == TINY.runs
         assert results.summary("memory/series", kind.name) is not None
-    floor = results.summary("import/all", "limit")
-    assert floor is not None
-    assert floor.median > 0
+    for key in ("import/all", "verify", "gc/forget", "gc/size", "memory/series"):
+        floor = results.summary(key, "limit")
+        assert floor is not None, key
+        assert floor.median > 0
+        assert results.rows[key].limit
     assert not list((bench.work / "stores").iterdir()), "stores and mounts are gone"
 
 
@@ -132,6 +139,43 @@ def test_a_failing_contender_sits_out_and_the_others_go_on(bench: Bench) -> None
     assert (first["broken"].state, later["broken"].state) == ("not run", "not run")
     assert "no space left" in first["broken"].reason
     assert later["copy"].state == "measured"
+
+
+def test_one_that_cannot_be_closed_does_not_keep_the_others_open(bench: Bench) -> None:
+    closed = []
+
+    class Busy(CopyArchive):
+        def close(self) -> None:
+            closed.append(self.name)
+            raise CommandFailed("busy")
+
+    with (
+        pytest.raises(CommandFailed, match="busy"),
+        bench.lanes([CopyArchive, Busy, Busy]) as lanes,
+    ):
+        lanes[1].contender.create()
+    assert closed == ["busy", "busy"]
+    assert not lanes[1].contender.folder.exists()
+
+
+def test_a_mount_that_is_in_use_is_let_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    umount, notes = tmp_path / "umount", tmp_path / "notes"
+    umount.write_text(f'#!/bin/sh\necho "$*" >>{notes}\n[ "$1" = -l ]\n')
+    umount.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("os.path.ismount", lambda _: True)
+    Btrfs(tmp_path).close()
+    mounted = tmp_path / "mounted"
+    assert notes.read_text().splitlines() == [f"{mounted}", f"-l {mounted}"]
+
+
+def test_what_cannot_be_given_back_is_in_nobodys_way(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tools.bench.bench.shutil.rmtree", lambda *_, **__: None)
+    for _ in range(2):
+        with bench.lanes([CopyArchive]) as (lane,):
+            lane.contender.create()
 
 
 class CopyArchive(Archive):
@@ -167,12 +211,11 @@ def test_machines_are_measured_with_and_without_their_start(bench: Bench) -> Non
         assert work is not None
         assert 0 <= work.low <= work.median < whole.median
         assert whole.runs == TINY.runs
+    need_programs(MACHINES)
 
 
 def test_servers_answer_fio_or_are_named(bench: Bench, nightly: bool) -> None:
-    if nbd.missing():
-        assert "fio" in str(nbd.missing())
-        return
+    find_tool("fio")
     some = (
         *("blockvault", "blockvault-snapshot", "qcow2-chain10", "qcow2-compressing"),
         *("btrfs-nbd", "nbdkit-memory"),
@@ -187,10 +230,15 @@ def test_servers_answer_fio_or_are_named(bench: Bench, nightly: bool) -> None:
             assert all(sample.value > 0 for sample in cell.samples)
         else:
             assert cell.reason
+    for key in ("nbd-latency/fsync-1-flushes", "nbd/randread-made"):
+        summary = bench.results.summary(key, "blockvault")
+        assert summary is not None, key
+        assert summary.median > 0
     exported = bench.results.cells["nbd/exported"]
     assert len(exported["blockvault"].samples) == len(exported["limit"].samples) == TINY.runs
     assert {exported[name].state for name in ("qcow2-chain10", "nbdkit-memory")} == {"not offered"}
     assert "qcow2-compressing" not in exported
+    need_programs(kinds)
 
 
 @pytest.mark.parametrize("settle", [True, False])

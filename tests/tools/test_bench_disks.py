@@ -10,18 +10,22 @@ import dataclasses
 import json
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import find_tool
+from tests.tools.needs import need
 from tools.bench import synthetic
 from tools.bench.commands import Command, command, run
 from tools.bench.peers.base import Archive, Contender, Machine, NotOffered
 from tools.bench.peers.btrfs import Btrfs
+from tools.bench.peers.nbd import NbdServer
 from tools.bench.peers.qcow2 import Qcow2Chain
 from tools.bench.peers.vault import Blockvault
-from tools.bench.registry import ARCHIVES, MACHINES
+from tools.bench.registry import ARCHIVES, MACHINES, SERVERS
+from tools.bench.servers import serving
 
 BLOCK = 4096
 MIB = 1 << 20
@@ -35,10 +39,9 @@ OFFERED = {
 
 @pytest.fixture(params=MACHINES, ids=lambda kind: kind.name)
 def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Machine]:
-    """A contender with a disk of 16 MiB, if it is here; why it is not is asked elsewhere."""
+    """A contender with a disk of 16 MiB, if it is here."""
     kind: type[Machine] = request.param
-    if kind.missing():  # a kernel without btrfs is no fault, not even in CI
-        pytest.skip(f"{kind.name}: {kind.missing()}")
+    need(kind)
     image = tmp_path / "disk.img"
     synthetic.write(image, synthetic.scattered(16 * MIB, MIB))
     made = kind(tmp_path / "store")
@@ -115,8 +118,7 @@ def test_a_diff_lists_all_ranges_that_differ_or_is_not_offered(
         with pytest.raises(NotOffered, match=re.escape(kind.no_diff)):
             archive.diff("one", "three")
         return
-    if kind.missing():
-        pytest.skip(f"{kind.name}: {kind.missing()}")
+    need(kind)
     image, output = tmp_path / "disk.img", tmp_path / "output"
     synthetic.write(image, synthetic.scattered(4 * MIB, 4 * MIB))
     run(archive.create())
@@ -200,3 +202,38 @@ def holds(found: list[tuple[int, int]], block: int) -> bool:
     """Whether one of the ranges has all of a block."""
     at = block * BLOCK
     return any(start <= at and at + BLOCK <= start + length for start, length in found)
+
+
+OLD_SERVERS = [kind for kind in SERVERS if kind.serves_old]
+
+
+@pytest.mark.parametrize("kind", OLD_SERVERS, ids=lambda kind: kind.name)
+def test_an_old_state_that_is_served_is_that_of_before(
+    kind: type[NbdServer], tmp_path: Path
+) -> None:
+    find_tool("qemu-io")
+    find_tool("nbdcopy")
+    need(kind)
+    image, listening = tmp_path / "disk.img", tmp_path / "s"
+    synthetic.write(image, synthetic.scattered(16 * MIB, MIB))
+    server = kind(tmp_path / "store")
+
+    def content_at(command_: Sequence[Command], uri: str) -> bytes:
+        with serving(command_[0], listening):
+            run([command("nbdcopy", uri, tmp_path / "copy")])
+        return (tmp_path / "copy").read_bytes()
+
+    try:
+        run(server.prepare(image, 1, 2))
+        run(server.refresh())
+        with serving(server.serve(listening)[0], listening):
+            words = ("-f", "raw", "-c", "write -q -P 7 0 64k", "-c", "flush")
+            run([command("qemu-io", *words, server.uri(listening))])
+        newest = content_at(server.serve(listening), server.uri(listening))
+        assert newest[: 64 << 10] == b"\x07" * (64 << 10)
+        old = content_at(server.serve_made(listening), server.uri_made(listening))
+        assert old == image.read_bytes()
+        run(server.take_out(tmp_path / "out.img"))
+        assert (tmp_path / "out.img").read_bytes() == newest, "an export is of the newest state"
+    finally:
+        server.close()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,8 @@ from hypothesis import strategies as st
 
 from tools.bench import compare, headlines, plots, report
 from tools.bench.commands import Cost
-from tools.bench.results import LIMIT, Results, Row
+from tools.bench.results import LIMIT, Results, Row, Sample
+from tools.bench.stated import FSYNC
 from tools.bench.stats import differs, slope, summarize
 from tools.bench.text import amount, digits, spread, table
 
@@ -58,7 +61,7 @@ def results(ours: float = 2.0) -> Results:
     for factor in (0.98, 0.99, 1.0, 1.01, 1.02):
         made.add_cost(TIME, "blockvault", Cost(ours * factor, 1.0, 0.5, 50_000_000, 0.1))
         made.add_cost(TIME, "borg-fixed", Cost(4.0 * factor, 3.0, 0.5, 80_000_000, 0.1))
-        made.add(TIME, LIMIT, 1.0 * factor)
+        made.add(TIME, LIMIT, 1.0 + abs(factor - 1))  # the least of them is the limit
         made.add(RATE, "blockvault", 50_000 * factor)
         made.add(RATE, "borg-fixed", 40_000 * factor)
     made.leave_out(TIME, "restic", "not run", "restic not installed")
@@ -128,6 +131,23 @@ def test_results_survive_the_file(tmp_path: Path) -> None:
     assert Results.load(tmp_path / "r.json") == made
 
 
+def test_a_file_that_cannot_be_written_anew_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(source: Path, _: Path) -> None:
+        assert Results.load(source).facts["commit"] == "newer", "it is whole by then"
+        raise OSError(errno.ENOSPC, "No space left on device", str(source))
+
+    file, newer = tmp_path / "r.json", results(1.0)
+    results().save(file)
+    newer.facts["commit"] = "newer"
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(OSError, match=f"No space left on device: '{file}'"):
+        newer.save(file)
+    assert Results.load(file) == results()
+    assert list(tmp_path.iterdir()) == [file]
+
+
 def test_merged_results_take_rows_from_both_runs() -> None:
     first, second = results(), Results(facts=facts())
     second.add(TIME, "blockvault", 9.0)
@@ -163,11 +183,26 @@ def test_rows_of_another_machine_say_so(tmp_path: Path) -> None:
     assert "commit 0123456789." in text
 
 
-def test_samples_of_two_machines_are_not_put_together() -> None:
+@pytest.mark.parametrize(
+    ("fact", "value", "said"),
+    [
+        ("processor", "another processor", "on a processor and another processor (2 cores, "),
+        ("cores", 16, "on a processor (2 and 16 cores, "),
+        ("file_system", "xfs", "of memory, ext4 and xfs)"),
+    ],
+)
+def test_samples_of_two_machines_are_not_put_together(
+    tmp_path: Path, fact: str, value: Any, said: str
+) -> None:
     first, second = part("1/2", 1.0), part("2/2", 2.0)
-    second.facts["processor"] = "another processor"
+    first.add(RATE, "blockvault", 1.0)
+    second.facts[fact] = value
     first.merge(second)
     assert values(first) == [2.0]
+    first.save(tmp_path / "r.json")
+    again = Results.load(tmp_path / "r.json")
+    assert [str(getattr(each, fact)) for each in again.origin(TIME.key)] == [str(value)]
+    assert said in report.page(again, plots=(), folder="", raw="", progress="")
 
 
 def part(name: str, value: float, commit: str = "0123456789") -> Results:
@@ -202,8 +237,19 @@ def test_other_contenders_of_one_part_are_put_together() -> None:
     first, second = part("1/3", 1.0), Results(facts=facts())
     second.facts["plan"] = {"part": [1, 3], "once": []}
     second.add(TIME, "borg-fixed", 2.0)
+    assert report.NOT_IN_TURNS not in report.page(first, plots=(), folder="", raw="", progress="")
     first.merge(second)
     assert first.cells[TIME.key].keys() == {"blockvault", "borg-fixed"}
+    assert report.NOT_IN_TURNS in report.page(first, plots=(), folder="", raw="", progress="")
+
+
+def test_what_is_asked_of_the_machine_alone_takes_no_turns() -> None:
+    first, second = Results(facts=facts()), Results(facts=facts())
+    for made in (first, second):
+        made.add(FSYNC, LIMIT, 1e-3)
+    first.merge(second)
+    assert len(first.cells[FSYNC.key][LIMIT].samples) == 2
+    assert report.NOT_IN_TURNS not in report.page(first, plots=(), folder="", raw="", progress="")
 
 
 def test_a_part_that_failed_outweighs_the_others() -> None:
@@ -218,6 +264,15 @@ def test_a_contender_that_took_part_in_one_run_is_not_missing() -> None:
     second.facts["contenders"]["restic"] |= {"missing": None, "version": "0.14"}
     first.merge(second)
     assert first.facts["contenders"]["restic"]["missing"] is None
+
+
+def test_all_versions_that_were_measured_are_said() -> None:
+    first, newer, without = results(), results(), results()
+    newer.facts["contenders"]["borg-fixed"] |= {"version": "1.4"}
+    without.facts["contenders"]["borg-fixed"] |= {"version": "2.0", "missing": "left out"}
+    for other in (newer, results(), without):
+        first.merge(other)
+    assert first.facts["contenders"]["borg-fixed"]["version"] == "1.2.4, 1.4"
 
 
 def test_a_contender_that_older_results_do_not_know_is_taken_over() -> None:
@@ -298,8 +353,8 @@ def test_the_verdict_counts_a_peers_figure_once(peer: float, ahead: int) -> None
     row = Row("nbd/randwrite-16", "NBD", "Random write", "IOPS")
     ours = {"snapshot": 50.0, "many": 40.0, "nested": 30.0}
     for state, rate in ours.items():
-        made.add(row, f"blockvault-{state}", rate)
-    made.add(row, "qcow2-snapshot", peer)
+        often(made, row, f"blockvault-{state}", rate)
+    often(made, row, "qcow2-snapshot", peer)
     page = headlines.page(made)
     column = "qcow2, just after a snapshot"
     assert f"ahead of {column} in {ahead} of 1 lines." in page
@@ -310,15 +365,43 @@ def test_the_verdict_counts_a_peers_figure_once(peer: float, ahead: int) -> None
     assert "in the state that its column names" in table
 
 
+def often(made: Results, row: Row, name: str, value: float) -> None:
+    for _ in range(headlines.FEW):
+        made.add(row, name, value)
+
+
+@pytest.mark.parametrize(
+    ("ours", "peer", "shown"),
+    [
+        ((2.0, 2.0, 2.0), (4.0, 4.0, 4.0), "**2.00**"),
+        ((2.0, 2.0, 2.0), (4.0,), "**2.00†**"),
+        ((1.0, 2.0, 5.0), (2.5, 3.0, 4.0), "1.50"),
+        ((1.0, 2.0, 5.0), (3.0,), "1.50†"),
+    ],
+    ids=["sure", "once", "noise", "once, noise"],
+)
+def test_who_is_ahead_by_no_more_than_noise_is_not_ahead(
+    ours: Sequence[float], peer: Sequence[float], shown: str
+) -> None:
+    made = Results(facts=facts())
+    for name, values in (("blockvault", ours), ("borg-fixed", peer)):
+        for value in values:
+            made.add(TIME, name, value)
+    page = headlines.page(made)
+    (line,) = [line for line in page.splitlines() if line.startswith("| First imports of all")]
+    assert line.split(" | ")[2] == shown
+    assert f"ahead of borg in {int('*' in shown)} of 1 lines." in page
+
+
 def bold(times: float) -> str:
     return f"**{digits(times)}**" if times > 1 else digits(times)
 
 
 def test_of_a_family_the_best_counts_and_of_requests_more_is_better() -> None:
     made = results()
-    made.add(TIME, "borg-default", 1.0)
+    often(made, TIME, "borg-default", 1.0)
     for name, rate in (("blockvault", 50.0), ("qcow2", 40.0), ("qcow2-zstd", 100.0)):
-        made.add(Row("nbd/randread-16", "NBD", "Random read", "IOPS"), name, rate)
+        often(made, Row("nbd/randread-16", "NBD", "Random read", "IOPS"), name, rate)
     page = headlines.page(made)
     assert "| First imports of all images | 2.00 s | 0.50 |" in page
     assert "| Random read | 50 | **1.25** | 0.50 | – |" in page
@@ -328,7 +411,7 @@ def test_the_first_table_takes_the_biggest_that_blockvault_has() -> None:
     made = results()
     for size in (1, 64, 1024):
         row = Row(f"latency/snapshot@{size}GiB", "l", f"{size} GiB", series="s", work=float(size))
-        made.add(row, "btrfs", 1.0)
+        often(made, row, "btrfs", 1.0)
         if size < 1024:
             made.add(row, "blockvault", 2.0)
     assert "| 64 GiB | 2.00 s | – | – | 0.50 | – |" in headlines.page(made)
@@ -357,7 +440,10 @@ def test_compare_tells_better_from_worse_from_noise() -> None:
 
 
 def test_compare_tells_how_far_the_machine_moved() -> None:
-    assert "1.00 × in the median of 2 rows" in compare.page(results(), results(1.0))
+    """By its peers alone: how a limit is worked out may have changed."""
+    new = results(1.0)
+    new.cells[TIME.key][LIMIT].samples = [Sample(0.01)]
+    assert "1.00 × in the median of 1 rows" in compare.page(results(), new)
 
 
 def test_table_columns() -> None:

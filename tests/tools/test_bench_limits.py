@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,14 +16,14 @@ from tests.conftest import find_tool
 from tests.tools.test_bench_figures import facts
 from tools.bench import floors, headlines, plots, report
 from tools.bench.bench import Bench
-from tools.bench.commands import Command, run
-from tools.bench.peers.nbd import NbdServer
-from tools.bench.peers.yardsticks import NbdkitFile, NbdkitMemory
+from tools.bench.commands import Command, CommandFailed, command, run
+from tools.bench.peers.nbd import NbdServer, VaultServer
+from tools.bench.peers.yardsticks import NbdkitFile, NbdkitMemory, QemuNbdRaw
 from tools.bench.plan import MIB, QUICK
 from tools.bench.results import LIMIT, Results, Row, Unit
-from tools.bench.rows import limits, nbd
+from tools.bench.rows import collecting, limits, live, memory, nbd
 from tools.bench.servers import Server, serving
-from tools.bench.stated import FLUSHED, FSYNC, stated
+from tools.bench.stated import APPEND, FLUSHED, FSYNC, SOONEST, stated
 
 EACH = Row("nbd/fsync-1", "NBD", "Flush after each", "IOPS", limit="the protocol")
 SOME = Row("nbd/fsync-32", "NBD", "Flush after 32", "IOPS", limit="the protocol")
@@ -63,9 +64,10 @@ def test_what_waits_for_the_disk_is_limited_by_it(
     assert (before.median if before else None) == rate, "what was measured stays"
 
 
-def test_the_disk_of_another_machine_says_nothing() -> None:
+@pytest.mark.parametrize("fact", ["processor", "file_system"])
+def test_the_disk_of_another_machine_says_nothing(fact: str) -> None:
     made, other = measured(EACH, limit=10_000.0), measured(FSYNC, limit=1e-3)
-    other.facts["processor"] = "another processor"
+    other.facts[fact] = "another"
     made.merge(other)
     assert stated(made).summary(EACH.key, LIMIT) is None
 
@@ -77,13 +79,133 @@ def test_rows_that_do_not_wait_keep_their_limit() -> None:
     assert stated(made) == made
 
 
+def test_no_request_is_answered_sooner_than_by_who_keeps_nothing() -> None:
+    row = Row("nbd-latency/randwrite-16", "NBD latency", "99.9 % within")
+    made = measured(row, blockvault=7e-3, **{NbdkitMemory.name: 3e-3, QemuNbdRaw.name: 1e-3})
+    found = stated(made)
+    assert found.cells[row.key][LIMIT].samples == made.cells[row.key][QemuNbdRaw.name].samples
+    assert found.rows[row.key].limit == SOONEST
+    assert LIMIT not in made.cells[row.key], "what was measured stays"
+
+
+@pytest.mark.parametrize(
+    ("key", "contender"), [("fsync-32-flushes", NbdkitMemory.name), ("randwrite-16", "qcow2")]
+)
+def test_who_does_not_flush_or_has_a_store_limits_no_latency(key: str, contender: str) -> None:
+    made = measured(Row(f"nbd-latency/{key}", "NBD latency", "L"), blockvault=1, **{contender: 1})
+    assert stated(made) == made
+
+
+def test_no_flush_is_answered_sooner_than_one_write_is_durable() -> None:
+    row = Row("nbd-latency/fsync-32-flushes", "NBD latency", "99.9 % of flushes within")
+    made, elsewhere = measured(row, blockvault=7e-3), measured(FSYNC, limit=1e-3)
+    made.add(FSYNC, LIMIT, 2e-3)
+    found = stated(made)
+    assert found.cells[row.key][LIMIT].samples == made.cells[FSYNC.key][LIMIT].samples
+    assert found.rows[row.key].limit == limits.TEXT["fsync"]
+    elsewhere.facts["processor"] = "another"
+    made.merge(elsewhere)
+    assert LIMIT not in stated(made).cells[row.key]
+
+
+def test_latencies_of_writes_without_the_flushes_they_wait_for_are_not_stated() -> None:
+    made = measured(Row("nbd-latency/fsync-1", "NBD latency", "L"), blockvault=1, qcow2=2)
+    assert not stated(made).rows
+    assert made.rows, "what was measured stays"
+
+
+@pytest.mark.parametrize(
+    ("title", "kept"),
+    [
+        ("Read, of the disk before all those writes", {"blockvault", "blockvault-many"}),
+        ("Read, after all those writes", {"blockvault", "qcow2"}),
+        ("Read", {"blockvault", "blockvault-many", "qcow2", "btrfs-nbd"}),
+    ],
+)
+def test_who_was_asked_for_other_work_has_no_figure(title: str, kept: set[str]) -> None:
+    names = ("blockvault", "blockvault-many", "qcow2", "btrfs-nbd", LIMIT)
+    made = measured(Row("nbd/x", "NBD", title, "IOPS"), **dict.fromkeys(names, 1.0))
+    found = stated(made).cells["nbd/x"]
+    assert {name for name, cell in found.items() if cell.state == "measured"} == {*kept, LIMIT}
+    assert all(cell.reason for cell in found.values() if cell.state == "not run")
+
+
+def test_only_who_serves_an_old_state_is_asked_for_one(
+    bench: Bench, clients: list[Command]
+) -> None:
+    bench.plan = dataclasses.replace(bench.plan, nbd_jobs=("seqread", "seqread-made"))
+    nbd.run(bench, [NbdkitMemory, NbdkitFile])
+    cells = bench.results.cells["nbd/seqread-made"]
+    assert cells[NbdkitFile.name].state == "not offered"
+    assert cells[LIMIT].summary() is not None, "the protocol is as fast for any state"
+
+
+def test_the_job_that_goes_on_and_on_comes_behind_what_all_do() -> None:
+    """Else some would be asked for a disk that it has written, and others for another one."""
+    assert [job.long for job in nbd.JOBS] == [False] * (len(nbd.JOBS) - 1) + [True]
+
+
+def test_of_who_flushes_the_flushes_are_told(tmp_path: Path) -> None:
+    def times(value: int) -> dict[str, Any]:
+        return {"percentile": {"99.900000": value}}
+
+    last = {"write": {"clat_ns": times(10**6)}, "sync": {"lat_ns": times(10**9)}}
+    path = tmp_path / "fio.json"
+    path.write_text(json.dumps({"jobs": [last]}))
+    job = next(job for job in nbd.JOBS if job.key == "fsync-1")
+    assert nbd._slowest(path, job) == 1.0
+    assert nbd._slowest(path, dataclasses.replace(job, key="randwrite-1")) == 1e-3
+    assert nbd._latency_row(job).key == "nbd-latency/fsync-1-flushes"
+
+
+@pytest.mark.parametrize(("side", "times"), [("write", "clat_ns"), ("sync", "lat_ns")])
+def test_a_job_without_one_answer_has_failed(tmp_path: Path, side: str, times: str) -> None:
+    path = tmp_path / "fio.json"
+    path.write_text(json.dumps({"jobs": [{side: {times: {"min": 0, "max": 0, "N": 0}}}]}))
+    with pytest.raises(CommandFailed, match="no request was answered"):
+        nbd.figures_of(path, side)
+
+
+def test_a_job_without_a_flush_has_a_rate_and_goes_on(
+    bench: Bench, clients: list[Command], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = nbd.figures_of
+
+    def figures_of(report: Path, side: str) -> dict[str, Any]:
+        if side == "sync":
+            raise CommandFailed("no request was answered")
+        return answered(report, side)
+
+    monkeypatch.setattr(nbd, "figures_of", figures_of)
+    bench.plan = dataclasses.replace(bench.plan, nbd_jobs=("fsync-32", "seqwrite"))
+    nbd.run(bench, [NbdkitMemory])
+    cells = bench.results.cells
+    latency = cells["nbd-latency/fsync-32-flushes"][NbdkitMemory.name]
+    assert (latency.state, latency.reason) == ("failed", "no request was answered")
+    for job in ("fsync-32", "seqwrite"):
+        assert len(cells[f"nbd/{job}"][NbdkitMemory.name].samples) == 1
+
+
+@pytest.mark.parametrize("old", [True, False], ids=["append", "overwrite"])
+def test_a_flush_is_limited_by_an_overwrite_where_that_was_measured(old: bool) -> None:
+    made = measured(EACH, blockvault=1_000, limit=50_000)
+    made.add(Row(APPEND, "limits", "An append"), LIMIT, 500e-6)
+    if not old:
+        made.add(FSYNC, LIMIT, 250e-6)
+    found = stated(made)
+    summary = found.summary(EACH.key, LIMIT)
+    assert summary is not None
+    assert summary.median == pytest.approx(2000 if old else 4000)
+    assert (APPEND in found.rows) == old
+
+
 def test_the_page_and_the_plots_state_the_disks_limit(tmp_path: Path) -> None:
     made = measured(EACH, blockvault=2_500.0, limit=11_348.0)
     made.add(FSYNC, LIMIT, 200e-6)
     page = report.page(made, plots=[], folder="f", raw="r", progress="")
     assert "| 2,500 | – | – | – | 5,000, 2.00 × |" in page
     assert "| 2,500 | 5,000 |" in page
-    assert "* limit: the protocol; or one durable append a flush" in page
+    assert "* limit: the protocol; or one durable write a flush" in page
     assert "11,348" not in page
     (plot,) = plots.draw(made, tmp_path)
     drawing = (tmp_path / f"{plot.name}.svg").read_text()
@@ -177,6 +299,109 @@ def test_writing_an_image_takes_time_and_leaves_nothing(bench: Bench, tmp_path: 
     assert not (tmp_path / "limit-copy").exists()
 
 
+def test_giving_back_takes_time_and_leaves_nothing(bench: Bench, tmp_path: Path) -> None:
+    assert 0 < limits.give_back_seconds(bench, 3 * MIB) < 60
+    assert not (tmp_path / "limit-shrink").exists()
+
+
+def test_a_program_that_does_nothing_takes_less_memory_than_any_other() -> None:
+    python = run([command(sys.executable, "-c", "import blockvault.session")]).peak
+    assert 1 * MIB < limits.idle_peak() < python
+
+
+def test_writes_stand_with_and_without_what_disturbs_them_and_neither_is_a_limit(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def disturbed(_b: object, _s: object, _j: object, meanwhile: object, *_: object) -> nbd.Written:
+        worst, rate = (0.5, 10) if meanwhile else (0.1, 20)
+        clat = {"max": worst * 1e9, "percentile": {"99.900000": worst * 1e9}}
+        figures = {"clat_ns": clat, "iops": rate}
+        return nbd.Written(figures, None, [], [], command("fio"), [], Path())
+
+    monkeypatch.setattr(nbd, "missing", lambda: None)
+    monkeypatch.setattr(VaultServer, "missing", lambda: None)
+    monkeypatch.setattr(VaultServer, "prepare", lambda *_: [])
+    bench.plan = dataclasses.replace(TINY, runs=2, collecting_runs=2)
+    for rows in (live, collecting):
+        monkeypatch.setattr(rows, "written", disturbed)
+    monkeypatch.setattr(collecting, "_litter", lambda *_: None)
+    monkeypatch.setattr(collecting, "run_commands", lambda *_, **__: None)
+    live.run(bench, [VaultServer])
+    collecting.run(bench, [VaultServer])
+    for row, ours in (
+        (live.WITH, 0.5),
+        (live.RATE_WITH, 10),
+        (live.WITHOUT, 0.1),
+        (live.RATE_WITHOUT, 20),
+        (collecting.WITH, 0.5),
+        (collecting.RATE_WITH, 10),
+        (collecting.WITHOUT, 0.1),
+        (collecting.RATE_WITHOUT, 20),
+    ):
+        cells = bench.results.cells[row.key]
+        assert [sample.value for sample in cells["blockvault"].samples] == [ours] * 2
+        assert LIMIT not in cells
+
+
+@pytest.mark.parametrize("what", ["snapshots", "gc"])
+def test_what_one_contender_does_undisturbed_is_nobodys_limit(what: str) -> None:
+    row = Row("live/worst-with", "live", "Longest write", limit=f"the same without {what}")
+    made = measured(row, blockvault=0.5, limit=0.1, **{"btrfs-nbd": 0.05})
+    found = stated(made)
+    assert found.cells[row.key].keys() == {"blockvault", "btrfs-nbd"}
+    assert floors.notes(found, list(found.rows.values())) == []
+    assert LIMIT in made.cells[row.key], "what was measured stays"
+
+
+def test_big_sparse_disks_are_limited_by_their_data(bench: Bench) -> None:
+    bench.plan = dataclasses.replace(TINY, memory=(1 << 30,), memory_data=2 * MIB)
+    memory.run(bench, [])
+    rows = {row.key: row for row in bench.results.rows.values()}
+    assert len(rows) == 6
+    for key, row in rows.items():
+        summary = bench.results.summary(key, LIMIT)
+        assert row.limit
+        assert summary is not None
+        assert 0 < summary.median < (32 * MIB if row.unit == "B" else 5)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [["import/all"], [f"growth/snapshot@{count}" for count in (1, 10)]],
+    ids=["bars", "lines"],
+)
+def test_a_plot_draws_the_limit_that_the_table_states(tmp_path: Path, keys: Sequence[str]) -> None:
+    def drawing(*samples: float) -> str:
+        made = Results(facts=facts())
+        for key in keys:
+            row = Row(key, "group", key)
+            made.add(row, "blockvault", 7.0)
+            for sample in samples:
+                made.add(row, LIMIT, sample)
+        (plot,) = plots.draw(made, tmp_path)
+        return (tmp_path / f"{plot.name}.svg").read_text()
+
+    assert drawing(1.0, 4.0, 5.0) == drawing(1.0) != drawing(4.0)
+
+
+@pytest.mark.parametrize(
+    ("names", "runs", "said"),
+    [
+        (["blockvault"], 3, "Medians of 3 runs, commit "),
+        (["blockvault", LIMIT], 3, "Medians of 3 runs, of limits the best, commit "),
+        ([LIMIT], 3, "The best of 3 runs, commit "),
+        (["blockvault", LIMIT], 1, "One run, commit "),
+    ],
+)
+def test_a_table_says_what_its_figures_are_of_the_samples(
+    names: Sequence[str], runs: int, said: str
+) -> None:
+    made = Results(facts=facts())
+    for name in names * runs:
+        made.add(Row("start/x", "start", "Start"), name, 1.0)
+    assert said in report.page(made, plots=[], folder="f", raw="r", progress="")
+
+
 @pytest.fixture
 def bench(tmp_path: Path) -> Bench:
     return Bench(TINY, Results(facts=facts()), tmp_path, [], tmp_path / "results.json")
@@ -194,7 +419,8 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> list[Command]:
     def kept(commands: Sequence[Command], **_: object) -> None:
         found.extend(commands)
 
-    figures: dict[str, Any] = {"iops": 1, "clat_ns": {"percentile": {"99.900000": 1}}}
+    times = {"percentile": {"99.900000": 1}}
+    figures: dict[str, Any] = {"iops": 1, "clat_ns": times, "lat_ns": times}
     monkeypatch.setattr(nbd, "serving", not_serving)
     monkeypatch.setattr(nbd, "run_commands", kept)
     monkeypatch.setattr(nbd, "figures_of", lambda *_: figures)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tools.bench import host
+from tools.bench import commands, host
 from tools.bench.commands import Command, CommandFailed, command, environment, run, shown
+from tools.bench.peers.base import find_program
 from tools.bench.servers import serving
 
 MIB = 1 << 20
@@ -79,15 +83,42 @@ def test_a_status_that_is_said_to_be_fine_is_no_failure() -> None:
 
 
 def test_a_program_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:
-    late = tmp_path / "late"
-    child = f"import time; time.sleep(1.5); open({str(late)!r}, 'w')"
-    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
+    """A pipe that only the child has open for writing tells when it ends."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reading = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    parent = f"(echo here; sleep 60) >{pipe} & wait"  # shells, which have begun long before that
     start = time.monotonic()
     with pytest.raises(CommandFailed, match="not done after"):
-        run([python(parent)], limit=0.4)
-    assert time.monotonic() - start < 1.4
-    time.sleep(1.6)
-    assert not late.exists()
+        run([command("sh", "-c", parent)], limit=2.0)
+    os.set_blocking(reading, True)
+    assert os.read(reading, 100) == b"here\n"
+    assert os.read(reading, 100) == b""
+    assert time.monotonic() - start < 30
+    os.close(reading)
+
+
+def test_a_program_that_is_ended_may_clean_up_what_would_outlive_it(tmp_path: Path) -> None:
+    ready, gone = tmp_path / "ready", tmp_path / "gone"
+    os.mkfifo(ready)
+
+    def interrupt() -> None:
+        with ready.open() as words:
+            words.readline()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    tidy = "trap 'echo >\"$0\"; exit' TERM; echo; sleep 60"
+    with ThreadPoolExecutor(1) as beside:
+        beside.submit(interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run([command("sh", "-c", tidy, gone, stdout=ready)])
+    assert gone.exists()
+
+
+def test_a_program_that_does_not_clean_up_is_killed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commands, "END_SECONDS", 0.1)
+    with pytest.raises(CommandFailed, match="not done after"):
+        run([command("sh", "-c", "trap '' TERM; sleep 60")], limit=0.4)
 
 
 def test_output_goes_to_the_named_file(tmp_path: Path) -> None:
@@ -104,11 +135,34 @@ def test_environment_drops_what_would_slow_a_program_down(monkeypatch: pytest.Mo
     assert (found["KEPT"], found["EXTRA"]) == ("yes", "1")
 
 
+@pytest.mark.parametrize("bare", [True, False], ids=["no PATH", "a user's PATH"])
+def test_what_is_found_is_also_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bare: bool
+) -> None:
+    if bare:
+        monkeypatch.delenv("PATH")
+    else:
+        monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    sbin = tmp_path / "sbin"
+    sbin.mkdir()
+    monkeypatch.setattr(commands, "SBIN", (str(sbin),))
+    assert find_program("a-tool-of-root") is None
+    (sbin / "a-tool-of-root").symlink_to("/bin/true")
+    assert find_program("a-tool-of-root") == str(sbin / "a-tool-of-root")
+    run([command("a-tool-of-root")])
+
+
 def test_shown_commands_name_long_paths_once() -> None:
     work = Path("/var/tmp/work")
     each = command("tool", work / "store" / "a b", stdout=work / "out")
     names = {work: "WORK", work / "store": "STORE"}
     assert shown([each], names) == ["tool 'STORE/a b' > WORK/out"]
+
+
+def test_shown_commands_have_the_environment_that_they_need() -> None:
+    each = command("tool", "run", env={"TOOL_STORE": "/var/tmp/work/store", "TOOL_SAY": "a b"})
+    names = {Path("/var/tmp/work"): "WORK"}
+    assert shown([each], names) == ["TOOL_STORE=WORK/store TOOL_SAY='a b' tool run"]
 
 
 SERVER = """

@@ -49,8 +49,10 @@ def said(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--compare", "/"], "/: Is a directory"),
         (["--out", "/no/such/x.json"], "/no/such: no such folder"),
         (["--out", "/"], "/: a folder, not a file"),
+        (["--out", "/dev/null"], "/dev/null: not a file that can be replaced"),
         (["--work", "/no/such"], "/no/such: no such folder"),
         (["--runs", "0"], "--runs 0: each row is measured once at least"),
+        (["--runs", "3", "--part", "5/5"], "--part 5/5: no run of 3 is in it"),
         (["--runs", "-3"], "--runs -3: each row is measured once at least"),
     ],
 )

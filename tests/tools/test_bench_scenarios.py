@@ -15,7 +15,10 @@ from tools.bench import __main__ as cli
 from tools.bench import report
 from tools.bench.bench import Bench
 from tools.bench.commands import CommandFailed
+from tools.bench.peers.nbd import VaultServer
+from tools.bench.peers.served_btrfs import QemuNbdBtrfs
 from tools.bench.peers.yardsticks import NbdkitMemory
+from tools.bench.plan import MIB
 from tools.bench.registry import SERVERS
 from tools.bench.results import Results
 from tools.bench.rows import collecting, live, nbd, vm
@@ -67,6 +70,30 @@ def test_each_server_is_named_in_its_own_jobs_where_fio_is_missing(
     assert told["nbd/seqwrite", "nbdkit-memory"] == "nbdkit not installed"
     assert told["nbd/seqwrite", "qcow2-compressing"] == "fio not installed"
     assert ("nbd/randwrite-16", "qcow2-compressing") not in told
+    assert "nbd/exported-worn" not in bench.results.cells
+    bench.plan = dataclasses.replace(TINY, nbd_jobs=("fsync-1", "sustained", "exported"))
+    nbd.run(bench, SERVERS)
+    for key in ("nbd-latency/fsync-1-flushes", "nbd-latency/sustained", "nbd/exported-worn"):
+        assert bench.results.cells[key]["qcow2"].reason == "fio not installed"
+
+
+def test_who_snapshots_under_load_is_left_out_where_that_was_asked_for_or_says_why(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(VaultServer, "missing", lambda: "no command 'serve' yet")
+    monkeypatch.setattr(QemuNbdBtrfs, "missing", lambda: "the running kernel has no btrfs")
+    bench.plan = dataclasses.replace(TINY, left_out=())
+    cli._scenario("live", bench)
+    cell = bench.results.cells["live/worst-with"]["btrfs-nbd"]
+    assert (cell.state, cell.reason) == ("not run", "the running kernel has no btrfs")
+    bench.results = Results()
+    bench.plan = dataclasses.replace(TINY, left_out=("btrfs-nbd",), collecting_runs=1)
+    cli._scenario("live", bench)
+    assert bench.results.cells["live/worst-with"].keys() == {"blockvault", "qcow2"}
+    bench.results = Results()
+    bench.plan = dataclasses.replace(bench.plan, left_out=("blockvault",))
+    cli._scenario("collecting", bench)
+    assert not bench.results.cells
 
 
 @pytest.mark.parametrize(
@@ -102,7 +129,7 @@ def test_machines_that_fail_are_named_in_each_row(
         (
             live,
             {
-                "live/snapshot": "BIN/blockvault -V STORE snapshot -b main -m live0-0",
+                "live/snapshot": "BIN/blockvault -V STORE snapshot -b main -m live0",
                 "live/worst-without": "SERVER & FIO",
                 "live/rate-without": "SERVER & FIO",
                 "live/worst-with": "SERVER & FIO & SNAPSHOT",
@@ -127,7 +154,7 @@ def test_what_was_run_beside_a_writer_is_shown(
 ) -> None:
     need_tool("fio")
     bench.plan = dataclasses.replace(TINY, collecting_runs=1, nbd_seconds=0.6, nbd_sustained=0.3)
-    scenario.run(bench)
+    scenario.run(bench, scenario.KINDS)
     page = report._commands(bench.results)
     names = {row.key: row.title for row in bench.results.rows.values()}
     assert len(set(names.values())) == len(names), "no two rows are called the same"
@@ -135,7 +162,11 @@ def test_what_was_run_beside_a_writer_is_shown(
         line = page.partition(f"# {names[key]}\n")[2].partition("\n")[0]
         assert line.startswith("blockvault       ")
         assert _short(line.removeprefix("blockvault       ")) == words
-    assert names.keys() == shown.keys()
+    assert {key for key in names if not key.startswith("limit/")} == shown.keys()
+    for key in (each for each in shown if "snapshot" in each or "rate" in each or "gc" in each):
+        (sample,) = bench.results.cells[key]["blockvault"].samples
+        assert sample.peak is not None
+        assert sample.peak > 10 * MIB, "a server's, or a command's"
 
 
 def _short(line: str) -> str:

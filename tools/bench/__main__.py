@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import shutil
-import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -14,8 +14,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
-from tools.bench import beforehand, compare, host, inputs, report
+from tools.bench import beforehand, compare, ending, host, inputs, report
 from tools.bench.bench import Bench, say
+from tools.bench.commands import CommandFailed
 from tools.bench.inputs import Image
 from tools.bench.peers.base import Contender
 from tools.bench.plan import FULL, QUICK, Plan
@@ -54,7 +55,9 @@ PROGRESS = Path(__file__).with_name("progress.md")
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Parse, run, report; the exit status is 2 for a request that makes no sense."""
+    """Parse, run, report; the exit status is 2 for a request that makes no sense, and 1 where not
+    all that was asked for could be measured.
+    """
     options = _parser().parse_args(words)
     try:
         if options.list:
@@ -74,6 +77,9 @@ def main(words: Sequence[str] | None = None) -> int:
     except OSError as error:
         print(f"bench: {beforehand.in_words(error)}", file=sys.stderr)
         return 2
+    except (CommandFailed, subprocess.SubprocessError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         say("bench: interrupted; what was measured is in the results file")
         return 130
@@ -182,6 +188,9 @@ def _plan(options: argparse.Namespace) -> Plan:
         plan = dataclasses.replace(plan, runs=options.runs, machine_runs=machine_runs)
     if options.part:
         plan = dataclasses.replace(plan, part=options.part)
+    part, parts = plan.part
+    if part > plan.runs:
+        raise ValueError(f"--part {part}/{parts}: no run of {plan.runs} is in it")
     if options.jobs:
         if unknown := set(options.jobs) - nbd.KEYS:
             raise ValueError(f"no job {', '.join(sorted(unknown))}")
@@ -195,7 +204,10 @@ def _plan(options: argparse.Namespace) -> Plan:
 
 
 def _run(options: argparse.Namespace, plan: Plan, work: Path, out: Path) -> Results:
-    """All scenarios; the file is written after each, so that an interrupted run is not lost."""
+    """All scenarios; the file is written after each, so that an interrupted run is not lost.
+
+    Where the harness itself fails in one, the others are measured before that is an error.
+    """
     images = (
         inputs.given(options.images)
         if options.images
@@ -205,13 +217,19 @@ def _run(options: argparse.Namespace, plan: Plan, work: Path, out: Path) -> Resu
     if plan.fill_memory:
         say(f"filled memory with {host.fill_memory(work) >> 20:,} MiB")
     bench = Bench(plan, results, work, images, out)
+    failed = []
     for name in options.rows or plan.rows or SCENARIOS:
         before = time.monotonic()
         try:
             _scenario(name, bench)
+        except (CommandFailed, subprocess.SubprocessError, OSError) as error:
+            say(f"{name}: {beforehand.in_words(error)}")
+            failed.append(name)
         finally:
             bench.save()
         say(f"{name}: {time.monotonic() - before:.0f} s")
+    if failed:
+        raise CommandFailed(f"not measured to the end: {', '.join(failed)}; {out} has the rest")
     return results
 
 
@@ -226,8 +244,8 @@ def _scenario(name: str, bench: Bench) -> None:
         "memory": lambda: memory.run(bench, archives),
         "scale": lambda: scale.run(bench, archives),
         "nbd": lambda: nbd.run(bench, _wanted(SERVERS, bench.plan)),
-        "live": lambda: live.run(bench),
-        "collecting": lambda: collecting.run(bench),
+        "live": lambda: live.run(bench, _wanted(live.KINDS, bench.plan)),
+        "collecting": lambda: collecting.run(bench, _wanted(collecting.KINDS, bench.plan)),
         "vm": lambda: vm.run(bench),
     }
     runs[name]()
@@ -279,7 +297,5 @@ def _report(results: Results) -> None:
 
 
 if __name__ == "__main__":
-    # Whoever ends it, and however: mounts are given back, and what was measured is kept.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, signal.default_int_handler)
+    ending.heed()
     sys.exit(main())

@@ -11,6 +11,7 @@ import contextlib
 import os
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -154,15 +155,17 @@ class Bench:
 
     @contextlib.contextmanager
     def lanes(self, kinds: Iterable[type[C]]) -> Iterator[list[Lane[C]]]:
-        """Lanes with empty folders; whatever happens, mounts and files are gone afterwards."""
-        lanes = [Lane(kind(self.work / "stores" / kind.name), self) for kind in kinds]
-        try:
-            yield lanes
-        finally:
+        """Lanes with empty folders; whatever happens, mounts and files are gone afterwards.
+
+        The folders are new ones each time: what cannot be given back is in nobody's way.
+        """
+        place = Path(tempfile.mkdtemp(dir=self.work / "stores"))
+        lanes = [Lane(kind(place / kind.name), self) for kind in kinds]
+        with contextlib.ExitStack() as closing:
+            closing.callback(shutil.rmtree, place, ignore_errors=True)
             for lane in lanes:
-                lane.contender.close()
-            shutil.rmtree(self.work / "stores")
-            (self.work / "stores").mkdir()
+                closing.callback(lane.contender.close)
+            yield lanes
 
     def fresh_output(self) -> Path:
         """The path that restored images go to, in an empty folder."""

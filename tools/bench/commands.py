@@ -6,6 +6,7 @@ and adds up what they cost.  Nothing here knows what a command is for.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shlex
@@ -13,6 +14,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +23,9 @@ from pathlib import Path
 LAUNCHER = Path(__file__).with_name("launcher.py")
 # What would change a program's own speed, and is set on some machines for other reasons.
 FORGOTTEN = ("PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "PYTHONDEVMODE", "PYTHONWARNINGS")
+SBIN = ("/usr/sbin", "/sbin")  # which root's PATH has, but not every one that root is left with
+END_SECONDS = 20.0
+LOOK_SECONDS = 0.5
 
 
 class CommandFailed(Exception):
@@ -65,12 +70,19 @@ class Cost:
         return self.user + self.system
 
 
-def run(commands: Sequence[Command], *, limit: float = 900.0, settle: bool = False) -> Cost:
+def run(
+    commands: Sequence[Command],
+    *,
+    limit: float = 900.0,
+    settle: bool = False,
+    ended: threading.Event | None = None,
+) -> Cost:
     """Run ``commands`` in order; costs add up, the peak is the highest.  ``CommandFailed`` if one
     ends with a status that it does not call fine, or if it takes more than ``limit`` seconds.
     With ``settle`` the disk is synced afterwards, timed apart, so that the next one starts clean.
+    Who runs them in a thread, where no signal interrupts, ends them by ``ended``.
     """
-    costs = [_run_one(each, limit) for each in commands]
+    costs = [_run_one(each, limit, ended) for each in commands]
     return Cost(
         wall=sum(cost.wall for cost in costs),
         user=sum(cost.user for cost in costs),
@@ -89,9 +101,12 @@ def flush_disk() -> float:
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
-    """The environment of a measured program: ours without what would slow it down."""
+    """The environment of a measured program: ours without what would slow it down, and with the
+    folders of programs for root.
+    """
     kept = {name: value for name, value in os.environ.items() if name not in FORGOTTEN}
-    return {**kept, "LC_ALL": "C.UTF-8", **extra}
+    path = os.pathsep.join((kept.get("PATH", os.defpath), *SBIN))
+    return {**kept, "PATH": path, "LC_ALL": "C.UTF-8", **extra}
 
 
 def shown(commands: Sequence[Command], names: Mapping[Path, str]) -> list[str]:
@@ -100,7 +115,8 @@ def shown(commands: Sequence[Command], names: Mapping[Path, str]) -> list[str]:
 
 
 def _shown_one(each: Command, names: Mapping[Path, str]) -> str:
-    text = shlex.join(each.argv)
+    settings = [f"{name}={shlex.quote(value)}" for name, value in each.env.items()]
+    text = " ".join([*settings, shlex.join(each.argv)])
     if each.stdout is not None:
         text += f" > {each.stdout}"
     for path in sorted(names, key=lambda path: -len(str(path))):
@@ -143,18 +159,48 @@ def cost_of(report: str) -> tuple[Cost, int]:
     return Cost(**figures), status
 
 
-def _run_one(each: Command, limit: float) -> Cost:
+def _run_one(each: Command, limit: float, ended: threading.Event | None) -> Cost:
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         scratch = Path(name)
         with launch(each, scratch) as launcher:
             try:
-                report, _ = launcher.communicate(timeout=limit)
+                report = _report(launcher, limit, ended)
             except subprocess.TimeoutExpired:
                 raise CommandFailed(f"{each.argv[0]}: not done after {limit:.0f} s") from None
             finally:
                 if launcher.poll() is None:
-                    os.killpg(launcher.pid, signal.SIGKILL)
+                    _end(launcher)
         cost, status = cost_of(report)
         if status not in each.fine:
             raise CommandFailed(f"{shlex.join(each.argv)[:120]}: {last_words(scratch)}")
     return cost
+
+
+def _report(launcher: subprocess.Popen[str], limit: float, ended: threading.Event | None) -> str:
+    """What the launcher prints when its program is done.  It is looked for seldom, and only where
+    somebody may end it: looking takes time of the processors.
+    """
+    if ended is None:
+        return launcher.communicate(timeout=limit)[0]
+    until = time.monotonic() + limit
+    while not ended.is_set():
+        try:
+            return launcher.communicate(timeout=LOOK_SECONDS)[0]
+        except subprocess.TimeoutExpired:
+            if time.monotonic() > until:
+                raise
+    raise CommandFailed("ended before it was done")
+
+
+def _end(launcher: subprocess.Popen[str]) -> None:
+    """End a program with its children; first they are asked to, since what some of them began
+    outlives a kill: machines, mounts, memory that has a name.
+    """
+    os.killpg(launcher.pid, signal.SIGTERM)
+    try:
+        launcher.wait(END_SECONDS)
+    except subprocess.TimeoutExpired:
+        pass
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(launcher.pid, signal.SIGKILL)

@@ -1,20 +1,25 @@
 """What changed since an earlier run: row by row, and whether it is more than noise.
 
-Only like is held against like.  A row that was about other work in the earlier run, by its mode,
-its images or its sizes, is shown with the reason and counts nowhere.
+Only like is held against like.  A row that was about other work in the earlier run, by its title,
+its mode, its images, its sizes or its commands, is shown with the reason and counts nowhere.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from tools.bench.headlines import OURS
-from tools.bench.results import Results, Row
+from tools.bench.results import LIMIT, Results, Row
 from tools.bench.scope import IMAGES, UNKNOWN, Scope
 from tools.bench.stats import Summary, differs
 from tools.bench.text import amount, ratio, spread, table
+
+NUMBERED = re.compile(r"\b([a-z]+)\d+([a-z]?)(?:-\d+)?\b")
+"""Names that scenarios give to states and branches: ``s1a``, ``m100-0``."""
+SETTINGS = re.compile(r"^(?:\w+=(?:'[^']*'|[^\s'])* )+")
 
 
 class Change(NamedTuple):
@@ -37,7 +42,7 @@ def changes(old: Results, new: Results) -> list[Change]:
         for name in new.cells[key]:
             before, after = old.summary(key, name), new.summary(key, name)
             if before and after:
-                apart = _apart(old, new, key)
+                apart = _apart(old, new, key, name)
                 verdict = "" if apart else _verdict(row, before, after)
                 found.append(Change(row, name, before, after, verdict, apart))
     return found
@@ -99,35 +104,45 @@ def _commits(results: Results, found: Sequence[Change]) -> str:
 
 
 def _machines(old: Results, new: Results, found: Sequence[Change]) -> Iterator[str]:
-    """What differs between the machines: the processor of any row, and the rest of the facts."""
-    then, now = (_processors(results, found) for results in (old, new))
-    if any(then[key] != now[key] for key in then):
-        yield f"{_names(then)} before, {_names(now)} now"
-    for name in ("cores", "memory", "file_system"):
-        pair = [_fact(results, name) for results in (old, new)]
-        if pair[0] != pair[1]:
-            yield f"{name.replace('_', ' ')} {pair[0]} before, {pair[1]} now"
+    """What differs between the machines of any row; and the memory, as far as that is known."""
+    for name in ("processor", "cores", "file_system"):
+        then, now = (_machine(results, found, name) for results in (old, new))
+        if any(then[key] != now[key] for key in then):
+            what = "" if name == "processor" else f"{name.replace('_', ' ')} "
+            yield f"{what}{_names(then)} before, {_names(now)} now"
+    before, after = (amount(results.facts["memory"], "B") for results in (old, new))
+    if before != after:
+        yield f"memory {before} before, {after} now"
 
 
-def _processors(results: Results, found: Sequence[Change]) -> dict[str, set[str]]:
+def _machine(results: Results, found: Sequence[Change], name: str) -> dict[str, set[str]]:
     keys = (change.row.key for change in found if not change.apart)
-    return {key: {each.processor for each in results.origin(key)} for key in keys}
+    return {key: {getattr(each, name) for each in results.origin(key)} for key in keys}
 
 
-def _names(processors: dict[str, set[str]]) -> str:
-    return " and ".join(sorted(set().union(*processors.values())))
+def _names(found: dict[str, set[str]]) -> str:
+    return " and ".join(sorted(set().union(*found.values())))
 
 
-def _fact(results: Results, name: str) -> str:
-    value = results.facts.get(name)
-    return amount(value, "B") if name == "memory" and value else str(value)
-
-
-def _apart(old: Results, new: Results, key: str) -> str:
-    """Why a row cannot be compared; what comes from the very same runs always can."""
+def _apart(old: Results, new: Results, key: str, name: str) -> str:
+    """Why a figure cannot be compared; what comes from the very same runs always can."""
     if old.origin(key) == new.origin(key):
         return ""
-    return "; ".join(_differences(old.scope(key), new.scope(key)))
+    reasons = [*_differences(old.scope(key), new.scope(key))]
+    if old.rows[key].title != new.rows[key].title:
+        reasons.append(f"asked before: {old.rows[key].title}")
+    then, now = (_spelled(results, key, name) for results in (old, new))
+    if then and now and then != now:
+        reasons.append("measured with other commands")
+    return "; ".join(reasons)
+
+
+def _spelled(results: Results, key: str, name: str) -> list[str]:
+    """What was run, but for the numbers of names, which count the runs, and for the environment,
+    which was not always shown.
+    """
+    commands = results.commands.get(key, {}).get(name, ())
+    return [NUMBERED.sub(r"\1\2", SETTINGS.sub("", each)) for each in commands]
 
 
 def _differences(old: Scope, new: Scope) -> Iterator[str]:
@@ -153,11 +168,13 @@ def _words(name: str, value: Any) -> str:
 
 
 def _drift(found: Sequence[Change]) -> str:
-    """Peers did not change: how far they moved is how far the machine did."""
+    """Peers did not change: how far they moved is how far the machine did.  Limits may have: they
+    are worked out in another way from time to time.
+    """
     ratios = sorted(
         change.new.median / change.old.median
         for change in found
-        if change.row.unit == "s" and not _is_ours(change)
+        if change.row.unit == "s" and not _is_ours(change) and change.contender != LIMIT
         if not change.apart and change.old.median
     )
     if not ratios:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tools.bench.results import LIMIT, Results, Row
 from tools.bench.stats import Summary
-from tools.bench.text import amount, digits, spread
+from tools.bench.text import amount, digits
 
 EVEN = 0.03  # medians that are closer than this are called even
 BEATEN = "beaten"
@@ -18,13 +18,28 @@ def advantage(row: Row, one: Summary, other: Summary) -> float:
     return ratio if row.more_is_better else 1 / ratio
 
 
+def floor(results: Results, row: Row) -> Summary | None:
+    """The best that was measured of the limit: what a machine allows it does not always do."""
+    cell = results.cells.get(row.key, {}).get(LIMIT)
+    if cell is None or cell.summary() is None:
+        return None
+    values = [sample.value for sample in cell.samples]
+    best = max(values) if row.more_is_better else min(values)
+    return Summary(best, best, best, len(values)) if best else None
+
+
+def figure(results: Results, row: Row, name: str) -> Summary | None:
+    """What is stated of a cell: of contenders the median, of the limit the best."""
+    return floor(results, row) if name == LIMIT else results.summary(row.key, name)
+
+
 def beaten_by(results: Results, row: Row) -> list[str]:
     """The contenders that are better than the limit.
 
     Yardsticks are none: they need not do what the limit is about, such as make a write durable.
     """
-    limit = results.summary(row.key, LIMIT)
-    if limit is None or not limit.median:
+    limit = floor(results, row)
+    if limit is None:
         return []
     found = []
     for name in results.cells[row.key]:
@@ -38,8 +53,8 @@ def beaten_by(results: Results, row: Row) -> list[str]:
 
 def short(results: Results, row: Row, ours: str) -> str:
     """The limit in the first tables: how many times that ``ours`` takes, a * if others do not."""
-    limit, summary = results.summary(row.key, LIMIT), results.summary(row.key, ours)
-    if limit is None or summary is None or not limit.median or not summary.median:
+    limit, summary = floor(results, row), results.summary(row.key, ours)
+    if limit is None or summary is None or not summary.median:
         return "–"
     beaten = beaten_by(results, row)
     if ours in beaten:
@@ -50,10 +65,10 @@ def short(results: Results, row: Row, ours: str) -> str:
 
 def cell(results: Results, row: Row) -> str:
     """The limit in the table of its row."""
-    limit = results.summary(row.key, LIMIT)
+    limit = floor(results, row)
     if limit is None:
         return "–"
-    return spread(limit, row.unit) + (f", {BEATEN}" if beaten_by(results, row) else "")
+    return amount(limit.median, row.unit) + (f", {BEATEN}" if beaten_by(results, row) else "")
 
 
 def notes(results: Results, rows: Sequence[Row]) -> list[str]:

@@ -13,10 +13,12 @@ from typing import NamedTuple
 from tools.bench import floors
 from tools.bench.floors import EVEN, advantage
 from tools.bench.results import Results, Row
-from tools.bench.stats import Summary
+from tools.bench.stats import Summary, differs
 from tools.bench.text import digits, spread, table
 
 OURS = "blockvault"
+FEW = 3
+"""Of fewer runs it is said that they are few."""
 
 ARCHIVES = {
     "borg": ("borg-fixed", "borg-default"),
@@ -56,10 +58,18 @@ class Line(NamedTuple):
 
 
 class Lead(NamedTuple):
-    """How many times better blockvault is than the peer of that name."""
+    """How many times better blockvault is than the peer of that name; ``sure`` if that is more than
+    noise, ``once`` if the peer was asked once or twice.
+    """
 
     times: float
     name: str
+    sure: bool
+    once: bool
+
+    @property
+    def ahead(self) -> bool:
+        return self.sure and self.times >= 1 + EVEN
 
 
 class Section(NamedTuple):
@@ -109,7 +119,7 @@ SECTIONS = (
                 *("randwrite-1", "randwrite-16", "randread-1", "randread-16"),
                 *("warmread-1", "warmread-16", "hotread-16"),
                 *("fsync-1", "fsync-32", "seqwrite", "seqread", "seqread-warm"),
-                *("sustained", "randread-made", "exported"),
+                *("exported", "sustained", "exported-worn"),
             )
         ),
     ),
@@ -123,6 +133,8 @@ SECTIONS = (
             Line("nbd/randread-16", "Random read just after a snapshot", "blockvault-snapshot"),
             Line("nbd/randread-16", "Random read after many snapshots", "blockvault-many"),
             Line("nbd/randread-16", "Random read on nested branches", "blockvault-nested"),
+            Line("nbd/randread-made", "Random read of an old state"),
+            Line("nbd/seqread-made", "256 KiB sequential read of an old state"),
         ),
         LATE_NOTE,
     ),
@@ -137,11 +149,12 @@ SECTIONS = (
     ),
 )
 
-NOTE = """The peers' columns say how many times better blockvault is, in **bold** where it is ahead:
-0.50 is half as good, 2.00 twice. The best program of a family counts. The limit is what this
-machine needs for the bare work on the same bytes (the tables below say what that is), and behind it
-is how many times that blockvault takes. Where a contender does better than that, it is no limit:
-then it says *beaten* if blockvault does, and has a * behind it if a peer does."""
+NOTE = """The peers' columns say how many times better blockvault is, in **bold** where it is ahead
+by more than noise (the quartiles of both do not meet): 0.50 is half as good, 2.00 twice. The best
+program of a family counts; a † says that it was measured once or twice. The limit is the least
+that this machine needed for the bare work on the same bytes (the tables below say what that is),
+and behind it is how many times that blockvault takes. Where a contender does better than that, it
+is no limit: then it says *beaten* if blockvault does, and has a * behind it if a peer does."""
 
 
 def page(results: Results) -> str:
@@ -170,18 +183,18 @@ class _Verdict:
     """
 
     def __init__(self) -> None:
-        self.leads: dict[str, list[float]] = {}
+        self.leads: dict[str, list[Lead]] = {}
         self.counted: set[tuple[str, str]] = set()
 
     def count(self, row: Row, best: Mapping[str, Lead | None]) -> None:
         for family, lead in best.items():
             if lead is not None and (row.key, lead.name) not in self.counted:
                 self.counted.add((row.key, lead.name))
-                self.leads.setdefault(family, []).append(lead.times)
+                self.leads.setdefault(family, []).append(lead)
 
     def text(self) -> str:
         counts = [
-            f"of {family} in {sum(times >= 1 + EVEN for times in found)} of {len(found)} lines"
+            f"of {family} in {sum(lead.ahead for lead in found)} of {len(found)} lines"
             for family, found in self.leads.items()
         ]
         return f"In short, blockvault is ahead {'; '.join(counts)}." if counts else ""
@@ -216,7 +229,7 @@ def _best(
     found: dict[str, Lead | None] = {}
     for family, names in families.items():
         leads = [
-            Lead(advantage(row, ours, peer), name)
+            Lead(advantage(row, ours, peer), name, differs(peer, ours), peer.runs < FEW)
             for name in names
             if (peer := results.summary(row.key, name)) and peer.median and ours.median
         ]
@@ -241,5 +254,5 @@ def _cells(
 def _words(results: Results, row: Row, names: Sequence[str], lead: Lead | None) -> str:
     if lead is None:
         return min(why(results, row, name) for name in names)  # a word sorts before a dash
-    text = digits(lead.times)
-    return f"**{text}**" if lead.times >= 1 + EVEN else text
+    text = digits(lead.times) + ("†" if lead.once else "")
+    return f"**{text}**" if lead.ahead else text

@@ -54,7 +54,10 @@ def fill_memory(folder: Path) -> int:
 def commit() -> str:
     """The commit that is measured, with a plus sign if the working copy differs from it."""
     words = ["git", "describe", "--always", "--abbrev=10", "--dirty=+"]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "unknown"
     return done.stdout.strip() or "unknown"
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -109,8 +108,3 @@ def place(image: Path, target: Path) -> None:
 def same_bytes(left: Path, right: Path) -> bool:
     """Whether two files hold the same bytes."""
     return subprocess.run(["cmp", "-s", str(left), str(right)], check=False).returncode == 0
-
-
-def free_bytes(folder: Path) -> int:
-    """What is free for the stores that a run makes."""
-    return shutil.disk_usage(folder).free

@@ -4,9 +4,9 @@
 the seconds that one core needs to read its data blocks (from the page cache), to hash each of
 them with BLAKE3 (``hash_runs``: all together), to compress those that no earlier image had (zstd
 level 3, 256 KiB at a time), to write and fsync the compressed bytes, to decompress them, and to
-write the image back.  ``fsync`` prints the latency of a 4 KiB append made durable, ``memory`` the
-seconds of copying ``--size`` bytes from one place in memory to another, ``copy`` those of writing
-the data of one image to a file.  ``survey`` only counts.
+write the image back.  ``fsync`` prints the latency of a 4 KiB overwrite made durable, ``copy`` the
+seconds of writing the data of one image to a file, ``shrink`` those until the file system durably
+has ``--size`` bytes of a file back.  ``survey`` only counts.
 
 Nothing is indexed, no metadata is written, nothing is checked: a store that came to these figures
 would be doing no work of its own.
@@ -155,31 +155,43 @@ def image_copy(path: Path, scratch: Path) -> dict[str, float]:
 
 
 def fsync_latency(scratch: Path, count: int = 60) -> dict[str, float]:
-    """Seconds of one 4 KiB append made durable: median and 95th percentile."""
+    """Seconds of one 4 KiB overwrite made durable: median and 95th percentile.
+
+    Where a file does not get longer there is nothing to make durable but the block.
+    """
     target = scratch / "limit-fsync"
     seconds = []
     with target.open("wb", buffering=0) as file:
-        for _ in range(count):
+        file.write(bytes(count * BLOCK))
+        os.fsync(file.fileno())
+        for number in range(count):
+            data = os.urandom(BLOCK)
             start = time.perf_counter()
-            file.write(os.urandom(BLOCK))
+            os.pwrite(file.fileno(), data, number * BLOCK)
             os.fdatasync(file.fileno())
             seconds.append(time.perf_counter() - start)
     target.unlink()
     return {"median": statistics.median(seconds), "p95": sorted(seconds)[int(count * 0.95)]}
 
 
-def memory_copy(size: int) -> dict[str, float]:
-    """Seconds of one copy, both sides touched before."""
-    source, target = memoryview(bytearray(size)), memoryview(bytearray(size))
-    target[:] = source
-    start = time.perf_counter()
-    target[:] = source
-    return {"seconds": time.perf_counter() - start}
+def shrink(size: int, scratch: Path) -> dict[str, float]:
+    """Seconds of giving back what a file holds; it was written and made durable before."""
+    target = scratch / "limit-shrink"
+    with target.open("wb", buffering=0) as file:
+        for start in range(0, size, PIECE):
+            file.write(os.urandom(min(PIECE, size - start)))
+        os.fsync(file.fileno())
+        began = time.perf_counter()
+        os.ftruncate(file.fileno(), 0)
+        os.fsync(file.fileno())
+        seconds = time.perf_counter() - began
+    target.unlink()
+    return {"seconds": seconds}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="kernels", description="Physical limits of a machine.")
-    parser.add_argument("what", choices=("series", "survey", "fsync", "memory", "copy"))
+    parser.add_argument("what", choices=("series", "survey", "fsync", "copy", "shrink"))
     parser.add_argument("images", nargs="*", type=Path)
     parser.add_argument("--scratch", type=Path, default=Path())
     parser.add_argument("--size", type=int, default=0)
@@ -187,11 +199,11 @@ def main() -> None:
     if options.what == "fsync":
         print(json.dumps(fsync_latency(options.scratch)))
         return
-    if options.what == "memory":
-        print(json.dumps(memory_copy(options.size)))
-        return
     if options.what == "copy":
         print(json.dumps(image_copy(options.images[0], options.scratch)))
+        return
+    if options.what == "shrink":
+        print(json.dumps(shrink(options.size, options.scratch)))
         return
     limits = Limits(options.scratch if options.what == "series" else None)
     print(json.dumps([limits.measure(path) for path in options.images]))

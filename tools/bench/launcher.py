@@ -40,12 +40,13 @@ def become(request: dict[str, Any]) -> None:
 
 def main() -> None:
     request = json.loads(sys.argv[1])
+    # a program is ended by a signal to its whole session; what it cost is still to be told
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     start = time.perf_counter()
     child = os.fork()
     if child == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         become(request)
-    # a server is ended by a signal to its whole session; what it cost is still to be told
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     _, status, usage = os.wait4(child, 0)
     wall = time.perf_counter() - start
     json.dump(

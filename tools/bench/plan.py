@@ -114,7 +114,7 @@ FULL = Plan(
     machine_rounds=3,
     fill_memory=True,
     time_limit=900,
-    slow=("borg-default", "restic", "bup", "casync", "qcow2-chain"),
+    slow=("borg-default", "bup", "casync", "qcow2-chain"),
     once=("borg-default", "bup", "casync", "qcow2-chain"),
     left_out=("nbdkit-file",),
 )

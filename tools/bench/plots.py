@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from tools.bench import floors
 from tools.bench.headlines import OURS
 from tools.bench.results import LIMIT, Results, Row
 from tools.bench.stated import stated
@@ -62,22 +63,22 @@ def draw(results: Results, folder: Path) -> list[Plot]:
 
 
 def _values(results: Results, row: Row) -> dict[str, tuple[float, float, float]]:
-    """Median and quartiles by contender, the best first."""
+    """Median and quartiles by contender, and what the limit is, the best first."""
     found = {}
     for name in results.cells[row.key]:
-        summary = results.summary(row.key, name)
+        summary = floors.figure(results, row, name)
         if summary is not None:
             found[name] = (summary.median, summary.low, summary.high)
     return dict(sorted(found.items(), key=lambda item: item[1][0], reverse=row.more_is_better))
 
 
 def _lines(results: Results, rows: Sequence[Row]) -> dict[str, list[tuple[int, float]]]:
-    """Per contender the points (place of the row, median)."""
+    """Per contender the points (place of the row, median), and those of the limit."""
     lines: dict[str, list[tuple[int, float]]] = {}
     for place, row in enumerate(rows):
         scale = 1e6 if row.unit == "B" else 1.0
         for name in results.cells[row.key]:
-            summary = results.summary(row.key, name)
+            summary = floors.figure(results, row, name)
             if summary is not None and summary.median > 0:
                 lines.setdefault(name, []).append((place, summary.median / scale))
     return lines

@@ -22,6 +22,7 @@ of memory, {file_system}) with blockvault {commits}. Made by `tools/bench/run`, 
 
 COSTS = """Processor seconds and peak memory of the same runs; behind a + the time that writing to
 the disk took afterwards, where a program left much of it to the system:"""
+NOT_IN_TURNS = "Some contenders were measured in runs of their own, so not in turn with the others."
 UNWRITTEN = 0.1  # of a command's time, from which on that is shown
 
 METHOD = """## Method
@@ -46,6 +47,14 @@ METHOD = """## Method
 * Sizes of stores are allocated bytes (`du`); for btrfs what the file system says is used.
 * NBD: fio and the server share the machine. Each run begins with disks that are made anew. Each
   job has a server of its own, which begins when all that was written before is on the disk.
+* Where a disk is served, processor seconds and memory are the server's.
+* What a client has not flushed is as safe as each server makes it: qemu-nbd leaves it to the page
+  cache, blockvault stores all but the last of it meanwhile; rows that flush wait for the disk.
+  fio writes bytes that nothing compresses, so what compresses gains nothing by that here.
+* An import of blockvault is two processes, of which the smaller hashes, in some 20 MB beside the
+  peak of the bigger one.
+* `borg compact` and `restic forget` are told to leave nothing unused (`--threshold 0`,
+  `--max-unused 0`), as all others do; by themselves both leave some.
 * All samples of a row are of one machine; where that is not the first one named above, the table
   says so.
 * Images ({images}): {inputs}.
@@ -87,9 +96,9 @@ def _opening(results: Results, raw: str) -> str:
     return OPENING.format(
         days=days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}",
         processors=" and ".join(_processors(results, results.rows.values())),
-        cores=facts["cores"],
+        cores=" and ".join(sorted({origin.cores for origin in origins}, key=int)),
         memory=amount(facts["memory"], "B"),
-        file_system=facts["file_system"],
+        file_system=" and ".join(sorted({origin.file_system for origin in origins})),
         commits=", ".join(sorted({origin.commit for origin in origins})),
         raw=raw,
     )
@@ -107,15 +116,25 @@ def _group(results: Results, group: str, rows: Sequence[Row], plots: Sequence[st
 
 
 def _runs(results: Results, rows: Sequence[Row]) -> str:
-    """How many samples the figures of a table are the medians of, and of which commit."""
+    """How many samples the figures of a table come from, and of which commit they are."""
     usual = _usual(results, rows)
     if not usual:
         return ""
-    text = f"Medians of {usual} runs" if usual > 1 else "One run"
+    text = _figures(usual, _columns(results, rows))
     commits = sorted({origin.commit for row in rows for origin in results.origin(row.key)})
     where = _processors(results, rows)
     elsewhere = "" if where == [results.facts["processor"]] else f", on {' and '.join(where)}"
-    return f"{text}, commit {', '.join(commits)}{elsewhere}."
+    turns = "" if all(results.in_turns(row.key) for row in rows) else f" {NOT_IN_TURNS}"
+    return f"{text}, commit {', '.join(commits)}{elsewhere}.{turns}"
+
+
+def _figures(runs: int, names: Sequence[str]) -> str:
+    """What is stated of a cell's samples: of contenders the median, of limits the best."""
+    if runs == 1:
+        return "One run"
+    if names == [LIMIT]:
+        return f"The best of {runs} runs"
+    return f"Medians of {runs} runs" + (", of limits the best" if LIMIT in names else "")
 
 
 def _usual(results: Results, rows: Sequence[Row]) -> int:

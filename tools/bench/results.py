@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from blockvault import files
 from tools.bench import saved
 from tools.bench.commands import Cost
 from tools.bench.scope import Scope, scope
@@ -54,14 +55,21 @@ class Sample:
 
 
 class Origin(NamedTuple):
-    """The run that a row was measured in: what, when, which part of it (``1/1``: all), and where;
-    no processor means that of the results' facts.
+    """The run that a row was measured in: what, when, which part of it (``1/1``: all), and where.
+    What is not said of the machine is as in the results' facts.
     """
 
     commit: str
     when: str
     part: str
     processor: str = ""
+    cores: str = ""
+    file_system: str = ""
+
+    @property
+    def machine(self) -> tuple[str, str, str]:
+        """What tells machines apart, as far as that is known."""
+        return self.processor, self.cores, self.file_system
 
 
 @dataclass(slots=True)
@@ -114,6 +122,11 @@ class Results:
         sample = Sample(cost.wall, cost.cpu, cost.peak, cost.settle)
         self.cell(row, contender).samples.append(sample)
 
+    def add_served(self, row: Row, contender: str, value: float, server: Cost | None) -> None:
+        """Record a client's figure, with the CPU and memory of its server where they are known."""
+        cpu, peak = (server.cpu, server.peak) if server is not None else (None, None)
+        self.cell(row, contender).samples.append(Sample(value, cpu, peak))
+
     def leave_out(self, row: Row, contender: str, state: State, reason: str) -> None:
         """Say why a contender has no answer; a reason that stands already is kept."""
         cell = self.cell(row, contender)
@@ -136,11 +149,23 @@ class Results:
         """The runs that a row comes from."""
         facts = self.facts
         part = "/".join(map(str, facts["plan"]["part"]))
-        here = Origin(facts["commit"], facts["when"], part, facts["processor"])
+        here = Origin(facts["commit"], facts["when"], part)
         return [
-            each if each.processor else each._replace(processor=facts["processor"])
+            each._replace(
+                processor=each.processor or facts["processor"],
+                cores=each.cores or str(facts["cores"]),
+                file_system=each.file_system or facts["file_system"],
+            )
             for each in self.origins.get(key, [here])
         ]
+
+    def in_turns(self, key: str) -> bool:
+        """Whether all contenders of a row were measured in the same runs.
+
+        Where there are none, the row is about the machine alone, which any run may ask.
+        """
+        parts = [each.part for each in self.origin(key)]
+        return len(parts) == len(set(parts)) or self.cells[key].keys() <= {LIMIT}
 
     def scope(self, key: str) -> Scope:
         """What a row was measured on.  Of rows that were put together before that was kept, mode
@@ -172,14 +197,13 @@ class Results:
         self.facts["duration"] += other.facts["duration"]
         mine = self.facts["contenders"]
         for name, each in other.facts["contenders"].items():
-            if name not in mine or (mine[name]["missing"] and not each["missing"]):
-                mine[name] = each
+            mine[name] = _measured(mine[name], each) if name in mine else each
 
     def _joins(
         self, key: str, mine: Sequence[Origin], other: Results, theirs: Sequence[Origin]
     ) -> bool:
         cut = {
-            (each.commit, each.part.partition("/")[2], each.processor) for each in (*mine, *theirs)
+            (each.commit, each.part.partition("/")[2], each.machine) for each in (*mine, *theirs)
         }
         if len(cut) > 1 or self.scope(key) != other.scope(key):
             return False
@@ -187,7 +211,7 @@ class Results:
         return not again or not (self.cells[key].keys() & other.cells[key].keys()) - {LIMIT}
 
     def save(self, path: Path) -> None:
-        """Write all of it as JSON."""
+        """Write all of it as JSON; what is in the file already stays until that is done."""
         document = {
             "format": FORMAT,
             "origins": self.origins,
@@ -200,7 +224,8 @@ class Results:
             },
             "commands": self.commands,
         }
-        path.write_text(json.dumps(document, indent=1) + "\n")
+        text = json.dumps(document, indent=1) + "\n"
+        files.replace(path, text.encode(), mode=0o666, durable=True)
 
     @classmethod
     def load(cls, path: Path) -> Results:
@@ -221,6 +246,14 @@ class Results:
             },
             scopes=document.get("scopes", {}),
         )
+
+
+def _measured(mine: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """What two runs say of a contender together: all versions of it that were measured."""
+    if mine["missing"] or other["missing"]:
+        return mine if other["missing"] else other
+    versions = dict.fromkeys([*str(mine["version"]).split(", "), str(other["version"])])
+    return mine | {"version": ", ".join(versions)}
 
 
 def _cell(value: Mapping[str, Any]) -> Cell:

@@ -40,7 +40,7 @@ ROW = {
 MAYBE = (*NUMBER, type(None))
 SAMPLE = {"value": NUMBER, "cpu": MAYBE, "peak": MAYBE, "settle": MAYBE}
 CELL = {"state": str, "reason": str, "samples": [SAMPLE]}
-ORIGIN = (3, 4)  # words: commit, time, part; and the processor, in all but the oldest
+ORIGIN = (3, 4, 6)  # words: commit, time, part; in later ones processor; and cores, file system
 DOCUMENT = {
     "facts": FACTS,
     "rows": [ROW],

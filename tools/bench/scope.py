@@ -24,6 +24,7 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "gc/": (IMAGES,),
     "memory/": (IMAGES,),
     "limit/fsync": (),
+    "limit/overwrite": (),
     "limit/": (IMAGES,),
     "start/": (),
     "latency/": LATENCY,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from tools.bench import machines
 from tools.bench.machines.qemu import Theirs
 from tools.bench.machines.vault import Ours
-from tools.guest.build import build
+from tools.guest.build import NoGuest, build
 
 
 def main() -> int:
@@ -26,9 +27,15 @@ def main() -> int:
     parser.add_argument("--work", type=Path, help="the disk that vault and image are on")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    with both(arguments) as (ours, theirs):
-        machines.measure(ours, theirs, arguments.rounds)
-        figures = {"blockvault": ours.figures(), "qemu": theirs.figures()}
+    # asked to end, it takes the guests along, of which some have sessions of their own
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with both(arguments) as (ours, theirs):
+            machines.measure(ours, theirs, arguments.rounds)
+            figures = {"blockvault": ours.figures(), "qemu": theirs.figures()}
+    except NoGuest as reason:
+        print(f"no guest: {reason}", file=sys.stderr)
+        return 2  # 1 says that a target was missed
     found = machines.demands(figures["blockvault"], figures["qemu"])
     for name, (value, limit) in found.items():
         print(f"{name:32} {value:10.3f}  at most {limit:7.2f}  {'ok' if value <= limit else 'NO'}")

@@ -12,11 +12,22 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import zstandard
+
+from blockvault.vm import host
 from blockvault.vm.qmp import Monitor
 from tools.bench.machines.guest import PAUSE, answers, prepare
 from tools.guest.build import Guest
 
 COLD = "cold"  # the snapshot that a QEMU is started from
+
+
+def compressed(path: Path) -> int:
+    """Bytes that a file takes as one zstd stream of level 3."""
+    encoder = zstandard.ZstdCompressor(level=3).compressobj()
+    with path.open("rb") as file:
+        pieces = iter(lambda: file.read(1 << 20), b"")
+        return sum(len(encoder.compress(piece)) for piece in pieces) + len(encoder.flush())
 
 
 class Theirs:
@@ -31,6 +42,10 @@ class Theirs:
         self.saves: list[float] = []
         self.loads: list[float] = []
         self.migrations: list[float] = []
+        self.stops: list[float] = []
+        self.answers: list[float] = []
+        self.bare: list[float] = []
+        self.state_bytes = 0
         self.starts: list[float] = []
 
     def boot(self, guest: Guest, memory: str, fill: int) -> None:
@@ -56,7 +71,14 @@ class Theirs:
         self.saves.append(self._say(f"savevm s{number}"))
         self._say(f"delvm s{number}")
         time.sleep(PAUSE)
-        self.migrations.append(self._migrate(self.folder / f"state{number % 2}"))
+        self.migrations.append(self._migrate(self._state(number)))
+        time.sleep(PAUSE)
+        began = time.monotonic()
+        self.monitor.execute("stop")
+        self.monitor.execute("cont")
+        self.stops.append(time.monotonic() - began)
+        answers(self.serial)
+        self.answers.append(time.monotonic() - began)
 
     def go_back(self, number: int) -> None:
         self._say(f"savevm s{number}")
@@ -74,9 +96,11 @@ class Theirs:
         self.monitor.execute("quit")
         self.monitor.close()
         self.close()
+        self.state_bytes = compressed(self._state(0))
 
     def start(self, number: int) -> None:
-        """Until a QEMU that is started with ``-loadvm`` answers."""
+        """Until a QEMU that is started with ``-loadvm`` answers; and one without anything to do."""
+        self._start_bare()
         for name in ("qmp", "serial"):
             (self.sockets / name).unlink(missing_ok=True)
         began = time.monotonic()
@@ -87,11 +111,27 @@ class Theirs:
         finally:
             self.close()
 
+    def _start_bare(self) -> None:
+        """Until the monitor of a QEMU answers that has nothing to load."""
+        for name in ("qmp", "serial"):
+            (self.sockets / name).unlink(missing_ok=True)
+        began = time.monotonic()
+        self.process = subprocess.Popen([*self.command, "-S"])
+        try:
+            Monitor(self.sockets / "qmp").close()
+            self.bare.append(time.monotonic() - began)
+        finally:
+            self.close()
+
     def figures(self) -> dict[str, Any]:
         return {
             "savevm_ms": statistics.median(self.saves) * 1000,
             "loadvm_s": statistics.median(self.loads),
             "migrate_ms": statistics.median(self.migrations) * 1000,
+            "stop_ms": min(self.stops) * 1000,
+            "answer_s": min(self.answers),
+            "bare_s": min(self.bare),
+            "state_bytes": self.state_bytes,
             "start_loadvm_s": statistics.median(self.starts),
         }
 
@@ -100,13 +140,18 @@ class Theirs:
             self.process.kill()
             self.process.wait()
 
+    def _state(self, number: int) -> Path:
+        return self.folder / f"state{number % 2}"
+
     @property
     def _disk(self) -> Path:
         return self.folder / "disk.qcow2"
 
     def _command(self, guest: Guest, memory: str) -> list[str]:
+        accelerator = host.accelerator()  # as the machine in the vault
         return [
-            *("qemu-system-x86_64", "-M", "q35", "-accel", "tcg", "-cpu", "max", "-m", memory),
+            *("qemu-system-x86_64", "-M", "q35", "-accel", accelerator, "-m", memory),
+            *("-cpu", "host" if accelerator == "kvm" else "max"),
             *("-nodefaults", "-display", "none"),
             *("-qmp", f"unix:{self.sockets}/qmp,server=on,wait=off"),
             *("-serial", f"unix:{self.serial},server=on,wait=off", "-kernel", str(guest.kernel)),

@@ -15,7 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import blockvault
 from blockvault.nbd.control import Remote
+from blockvault.store import tables
 from tools.bench.machines.guest import PAUSE, answers, prepare
 from tools.guest.build import Guest
 
@@ -138,8 +140,10 @@ class Ours:
         return Remote(Path(json.loads(state.read_text())["control"]))
 
     def stored(self) -> int:
-        """Bytes that the vault's file takes on the disk."""
-        return os.stat(self.path / ".blockvault" / "data.mdb").st_blocks * 512
+        """Bytes of what is kept; not of the file, which has pages that wait to be used again."""
+        with blockvault.open(self.path) as vault, vault.read() as reader:
+            sizes = reader.table_bytes()
+        return sum(sizes[name] for name in (tables.FRAMES, tables.INDEX, tables.LOG))
 
     def _wait_for_memory(self, serial: str) -> None:
         while (Path(serial).parent / "unsound").exists():

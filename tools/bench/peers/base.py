@@ -21,9 +21,6 @@ from pathlib import Path
 
 from tools.bench.commands import Command, environment
 
-SBIN = ("/usr/sbin", "/sbin")
-
-
 FILES_ONLY = "diff names changed files, not what changed inside an image"
 """Why what keeps many files has no diff of two images."""
 
@@ -33,8 +30,8 @@ class NotOffered(Exception):
 
 
 def find_program(name: str) -> str | None:
-    """Where a program is, also where only root's PATH would find it."""
-    return shutil.which(name) or shutil.which(name, path=os.pathsep.join(SBIN))
+    """Where a program is that would be run by this name."""
+    return shutil.which(name, path=environment({})["PATH"])
 
 
 def first_version(*argv: str) -> str:

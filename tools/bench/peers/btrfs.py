@@ -47,8 +47,10 @@ class Btrfs(Archive, Machine):
         ]
 
     def close(self) -> None:
-        if os.path.ismount(self._root):
-            subprocess.run(["umount", str(self._root)], check=True)
+        """Who still uses it keeps the mount to itself: its place is free in any case."""
+        root = str(self._root)
+        if os.path.ismount(root) and subprocess.run(["umount", root], check=False).returncode:
+            subprocess.run(["umount", "-l", root], check=True)
 
     def size(self) -> int:
         os.sync()
@@ -114,13 +116,16 @@ class Btrfs(Archive, Machine):
         return [command("btrfs", *words, stdout=stream)]
 
     def read_old(self, snapshot: str) -> list[Command]:
-        source = self._root / snapshot / "disk.img"
-        return [command("dd", f"if={source}", "of=/dev/null", "bs=4096", "count=1")]
+        return [command("dd", f"if={self.kept(snapshot)}", "of=/dev/null", "bs=4096", "count=1")]
 
     @property
     def disk(self) -> Path:
         """The file that is the live disk of ``create_disk``."""
         return self._root / "live" / "disk.img"
+
+    def kept(self, snapshot: str) -> Path:
+        """The file that was the disk when a snapshot was taken."""
+        return self._root / snapshot / "disk.img"
 
     @property
     def _root(self) -> Path:

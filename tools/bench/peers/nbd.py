@@ -15,7 +15,7 @@ from tools.bench.commands import Command, command
 from tools.bench.peers import vault
 from tools.bench.peers.base import Contender, NotOffered, first_version
 
-SEQUENTIAL = ("seqwrite", "seqwrite-1", "seqwrite-16")
+SEQUENTIAL = ("seqwrite", "seqwrite-1", "seqwrite-16", "seqwrite-end")
 """The jobs that write the disk from end to end."""
 SUSTAINED = "sustained"
 """The job that goes on and on."""
@@ -23,17 +23,24 @@ LONG = (SUSTAINED, "warmread-1", "warmread-16", "seqread-warm")
 """The jobs that take longer than all others."""
 PLAIN = ("blockvault", "qcow2")
 """Who is asked for those; the yardstick of the protocol is for all but the longest."""
+OLD = ("seqread-made", "randread-made")
+"""The jobs that read a state of the past."""
+MADE = "made"
+"""The name of that state, where it has one."""
 
 
 class NbdServer(Contender):
     """Serves one disk on a unix socket."""
 
     state: str = ""  # words for the table: what happened to the disk before
+    serves_old: bool = False  # whether it can serve the disk as ``prepare`` made it
     fill: tuple[str, ...] = ()  # fio's words for a job that comes before each that is measured
 
     @classmethod
     def does(cls, job: str) -> bool:
         """Whether this server is asked for a job, which then means the same to all that are."""
+        if job in OLD:
+            return cls.serves_old
         return job not in LONG or cls.name in PLAIN
 
     @abstractmethod
@@ -52,13 +59,21 @@ class NbdServer(Contender):
         """Where a client finds the disk."""
         return f"nbd+unix:///?socket={listening}"
 
+    def serve_made(self, listening: Path) -> list[Command]:
+        """The same for the disk as ``prepare`` made it, of those that serve that."""
+        return self.serve(listening)
+
     def uri_made(self, listening: Path) -> str:
-        """The same for the disk as ``prepare`` made it, where no state but the newest is served."""
+        """Where a client finds that one."""
         return self.uri(listening)
 
     def take_out(self, target: Path) -> list[Command]:
         """The disk as it is now, as a raw image; nobody serves it meanwhile."""
         raise NotOffered("what it serves is a raw image, or nothing that stays")
+
+    def keep(self, name: str) -> list[Command]:
+        """Take a snapshot of the disk while it is served and written to."""
+        raise NotOffered("qemu-img cannot; a running QEMU can, through its monitor")
 
     def start(self) -> list[Command]:
         return [command(self.programs[0], "--version")]
@@ -140,13 +155,24 @@ class QemuNbdSnapshot(QemuNbd):
     name = "qcow2-snapshot"
     title = "qemu-nbd, qcow2, just after an internal snapshot"
     state = "after a snapshot"
+    serves_old = True
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         self.numbers = itertools.count()
 
+    def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
+        return [*super().prepare(image, snapshots, branches), self._keep(MADE)]
+
     def refresh(self) -> list[Command]:
-        return [command("qemu-img", "snapshot", "-c", f"s{next(self.numbers)}", self._disk)]
+        return [self._keep(f"s{next(self.numbers)}")]
+
+    def serve_made(self, listening: Path) -> list[Command]:
+        old = ("-f", "qcow2", "--read-only", f"--load-snapshot=snapshot.name={MADE}")
+        return qemu_nbd(listening, self._disk, *old)
+
+    def _keep(self, name: str) -> Command:
+        return command("qemu-img", "snapshot", "-c", name, self._disk)
 
 
 class QemuNbdChain(QemuNbd):
@@ -179,6 +205,7 @@ class VaultServer(NbdServer):
 
     name = "blockvault"
     title = "blockvault"
+    serves_old = True
     branch = "main"
 
     def __init__(self, folder: Path) -> None:
@@ -198,7 +225,7 @@ class VaultServer(NbdServer):
 
     def prepare(self, image: Path, snapshots: int, branches: int) -> list[Command]:
         made = self.machine.create_disk(image.stat().st_size, image)
-        return [*made, *self.machine.tag("made", self.machine.snapshots[-1])]
+        return [*made, *self.machine.tag(MADE, self.machine.snapshots[-1])]
 
     def serve(self, listening: Path) -> list[Command]:
         program = (*vault.program(), "-V", str(self.folder))
@@ -207,11 +234,14 @@ class VaultServer(NbdServer):
     def take_out(self, target: Path) -> list[Command]:
         return self.machine.export(self.branch, target)
 
+    def keep(self, name: str) -> list[Command]:
+        return self.machine.snapshot(name)
+
     def uri(self, listening: Path) -> str:
         return f"nbd+unix:///{self.branch}/{vault.VOLUME}?socket={listening}"
 
     def uri_made(self, listening: Path) -> str:
-        return f"nbd+unix:///made/{vault.VOLUME}?socket={listening}"
+        return f"nbd+unix:///{MADE}/{vault.VOLUME}?socket={listening}"
 
 
 class VaultServerSnapshot(VaultServer):

@@ -44,7 +44,7 @@ class Restic(Archive):
 
     def forget(self, gone: Sequence[str], kept: Sequence[str]) -> list[Command]:
         keep = [word for state in kept for word in ("--keep-tag", state)]
-        return [self._restic("forget", "--prune", "--group-by", "", *keep)]
+        return [self._restic("forget", "--prune", "--max-unused", "0", "--group-by", "", *keep)]
 
     def _restic(self, *words: str, cwd: Path | None = None) -> Command:
         env = {

@@ -7,6 +7,9 @@ from pathlib import Path
 from tools.bench.commands import Command, command
 from tools.bench.peers.nbd import SUSTAINED, EmptyDisk, NbdServer, qemu_nbd
 
+PROTOCOL = "client and protocol alone: nbdkit answering from memory"
+"""What the rate of ``NbdkitMemory`` is a limit of."""
+
 
 class _RawFile(NbdServer):
     """A raw file, which ``take_out`` need not make one."""

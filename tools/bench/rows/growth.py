@@ -17,6 +17,7 @@ from tools.bench.rows import limits
 from tools.bench.rows.latency import sparse_image
 
 GROUP = "many snapshots"
+CHANGES = ("snapshot", "branch", "rollback")
 BATCH = 100  # snapshots between two looks at the clock
 
 
@@ -60,7 +61,9 @@ class _History:
                 self.lane.out = f"{len(self.names)} of {count} snapshots after {spent:.0f} s"
 
     def measure(self, count: int, number: int) -> None:
-        """One snapshot, one read of the oldest state, one diff of the two newest."""
+        """One of each: a snapshot, a read of the oldest state, a diff of the two newest, a branch
+        of the newest, and at last a rollback to it.
+        """
         machine = self.lane.contender
         self.lane.do(None, machine.change, 4096 * number, number)
         name = f"m{count}-{number}"
@@ -69,6 +72,8 @@ class _History:
         oldest, before, newest = self._three()
         self.lane.attempt(_row("read the oldest", count), machine.read_old, oldest)
         self.lane.attempt(_row("diff of the newest two", count), machine.compare, before, newest)
+        self.lane.attempt(_row("branch", count), machine.branch, f"b{count}-{number}", newest)
+        self.lane.attempt(_row("rollback", count), machine.rollback, newest)
 
     def _three(self) -> tuple[str, str, str]:
         names = self.names or [""]
@@ -80,7 +85,7 @@ def _row(what: str, count: int) -> Row:
         f"growth/{what}@{count}",
         GROUP,
         f"{what.capitalize()}, after {count:,} snapshots",
-        limit=limits.TEXT["commit" if what == "snapshot" else "command"],
+        limit=limits.TEXT["commit" if what in CHANGES else "command"],
         series=f"growth/{what}",
         work=float(count),
     )

@@ -17,7 +17,7 @@ from tools.bench.bench import Bench
 from tools.bench.commands import command, run
 from tools.bench.inputs import Image
 from tools.bench.results import LIMIT, Row
-from tools.bench.stated import FSYNC
+from tools.bench.stated import FSYNC, OVERWRITE
 
 ROOT = Path(__file__).parents[3]
 OPERATIONS = {
@@ -35,11 +35,17 @@ TEXT = {
     "export": "decompress on all cores; or write the data",
     "size": "the new blocks, compressed 256 KiB at a time, without any index",
     "verify": "decompress and hash everything stored, on all cores",
-    "fsync": "one 4 KiB append made durable",
+    "fsync": OVERWRITE,
     "command": "starting and ending a program that does nothing",
-    "commit": "starting and ending a program that does nothing, and one 4 KiB append made durable",
+    "commit": "starting and ending a program that does nothing, and one 4 KiB write made durable",
     "copy": "writing the data to a file",
-    "restore": "copying the memory that the guest uses, once, on one core",
+    "restore": "stopping a guest, letting it go on, and waiting until it answers",
+    "clone": "starting a QEMU that has nothing to load, until its monitor answers",
+    "pause": "stopping a guest and letting it go on, with nothing in between",
+    "state": "QEMU's own file of the state, zstd -3",
+    "collect": "taking as many bytes as are needed no more from a file, durably",
+    "kept": "the blocks of the states that are kept, compressed 256 KiB at a time",
+    "peak": "a program that does nothing, as its memory is measured here",
 }
 
 NOTHING = Row("limit/nothing", "limits", "A program that does nothing, from start to end")
@@ -49,7 +55,7 @@ Measured = Mapping[str, float]
 
 
 def measure(bench: Bench, images: Sequence[Image]) -> dict[str, Measured]:
-    """Bytes and single-core seconds by image name, counted over the series."""
+    """Bytes and single-core seconds by image name, counted over these images."""
     report = bench.work / "limits.json"
     words = ("-m", "tools.bench.kernels", "series", "--scratch", bench.work)
     paths = [image.path for image in images]
@@ -90,14 +96,19 @@ def verify_floor(series: Mapping[str, Measured]) -> float:
     return (hashing + sum(each["unzstd"] for each in series.values())) / cores()
 
 
-def copy_seconds(bench: Bench, size: int) -> float:
-    """Seconds for copying ``size`` bytes from one place in memory to another."""
-    return _kernel(bench, "memory", "--size", str(size))["seconds"]
-
-
 def write_seconds(bench: Bench, image: Path) -> float:
     """Seconds for writing an image's data to a file on the disk that is measured."""
     return _kernel(bench, "copy", "--scratch", bench.work, image)["seconds"]
+
+
+def give_back_seconds(bench: Bench, size: int) -> float:
+    """Seconds until the file system durably has ``size`` bytes of a file back."""
+    return _kernel(bench, "shrink", "--size", str(size), "--scratch", bench.work)["seconds"]
+
+
+def idle_peak() -> int:
+    """Bytes of memory of a program that needs none: what every peak that is measured includes."""
+    return run([command("true")]).peak
 
 
 def _kernel(bench: Bench, *words: str | Path) -> dict[str, float]:
@@ -124,7 +135,7 @@ def commands(bench: Bench, prefix: str) -> None:
 
 
 def fsync_latency(bench: Bench) -> float:
-    """Median seconds of one durable append; recorded as a row of its own too."""
+    """Median seconds of one durable overwrite; recorded as a row of its own too."""
     median = _kernel(bench, "fsync", "--scratch", bench.work)["median"]
     bench.results.add(FSYNC, LIMIT, median)
     return median

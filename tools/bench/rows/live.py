@@ -8,17 +8,24 @@ the machine does by itself.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Sequence
 
 from tools.bench import synthetic
-from tools.bench.bench import Bench, Lane, say
-from tools.bench.commands import CommandFailed
-from tools.bench.peers.nbd import QemuNbd, VaultServer
+from tools.bench.bench import Bench, Lane, say, turns
+from tools.bench.commands import CommandFailed, Cost
+from tools.bench.peers.nbd import NbdServer, QemuNbd, VaultServer
+from tools.bench.peers.served_btrfs import QemuNbdBtrfs
 from tools.bench.results import Row
-from tools.bench.rows import nbd
+from tools.bench.rows import limits, nbd
 from tools.bench.rows.nbd import JOBS, written
 
 GROUP = "snapshot while it is written to"
-SNAPSHOT = Row("live/snapshot", GROUP, "Snapshot of a disk under load, the command")
+SNAPSHOT = Row(
+    "live/snapshot",
+    GROUP,
+    "Snapshot of a disk under load, the command",
+    limit=limits.TEXT["commit"],
+)
 WITH = Row("live/worst-with", GROUP, "Longest write request while snapshots are taken")
 WITHOUT = Row("live/worst-without", GROUP, "Longest write request without snapshots")
 RATE_WITH = Row("live/rate-with", GROUP, "4 KiB random write, depth 16, with snapshots", "IOPS")
@@ -29,44 +36,59 @@ PAUSE = 0.3
 JOB = next(job for job in JOBS if job.key == "randwrite-16")
 
 
-def run(bench: Bench) -> None:
-    """blockvault only: for the others it takes a running hypervisor to do it."""
+KINDS: tuple[type[NbdServer], ...] = (VaultServer, QemuNbdBtrfs)
+"""Who can take a snapshot of a disk that is being served."""
+
+
+def run(bench: Bench, kinds: Sequence[type[NbdServer]]) -> None:
+    """Each run begins with disks that are made anew, and every second one with the snapshots."""
     for row in (SNAPSHOT, WITH, RATE_WITH):
         reason = "qemu-img cannot; a running QEMU can, through its monitor"
         bench.results.leave_out(row, QemuNbd.name, "not offered", reason)
-    if nbd.left_out(bench, (SNAPSHOT, WITH, RATE_WITH, WITHOUT, RATE_WITHOUT)):
+    rows = (SNAPSHOT, WITH, RATE_WITH, WITHOUT, RATE_WITHOUT)
+    here = [kind for kind in kinds if not nbd.left_out(bench, kind, rows)]
+    if not here:
         return
     size = bench.plan.nbd_size
     synthetic.write(bench.input, synthetic.scattered(size, size))
-    with bench.lanes([VaultServer]) as (lane,):
-        lane.do(None, lane.contender.prepare, bench.input, 0, 0)
-        for number in bench.numbers():
-            say(f"snapshots under load: run {number + 1} of {bench.plan.runs}")
-            for snapshots in (False, True):
-                _one(bench, lane, number, snapshots=snapshots)
+    for number in bench.numbers():
+        say(f"snapshots under load: run {number + 1} of {bench.plan.runs}")
+        with bench.lanes(here) as lanes:
+            for lane in lanes:
+                lane.do(None, lane.contender.prepare, bench.input, 0, 0)
+            for snapshots in turns((False, True), number):
+                for lane in turns(lanes, number):
+                    _one(bench, lane, snapshots=snapshots)
+    limits.commands(bench, SNAPSHOT.key)
 
 
-def _one(bench: Bench, lane: Lane[VaultServer], number: int, *, snapshots: bool) -> None:
+def _one(bench: Bench, lane: Lane[NbdServer], *, snapshots: bool) -> None:
     row, rate = (WITH, RATE_WITH) if snapshots else (WITHOUT, RATE_WITHOUT)
     if lane.out is not None:
         bench.results.leave_out(row, lane.name, "not run", lane.out)
         return
     try:
-        machine = lane.contender.machine
-        done = written(
-            bench,
-            lane.contender,
-            JOB,
-            (lambda each: machine.snapshot(f"live{number}-{each}")) if snapshots else None,
-            PAUSE,
-        )
+        server = lane.contender
+        keep = (lambda each: server.keep(f"live{each}")) if snapshots else None
+        done = written(bench, server, JOB, keep, PAUSE)
     except CommandFailed as failure:
         lane.out = str(failure)
         bench.results.leave_out(row, lane.name, "failed", lane.out)
         return
-    bench.results.add(row, lane.name, done.figures["clat_ns"]["max"] / 1e9)
-    bench.results.add(rate, lane.name, done.figures["iops"])
+    longest, speed = done.figures["clat_ns"]["max"] / 1e9, done.figures["iops"]
+    bench.results.add(row, lane.name, longest)
+    bench.results.add_served(rate, lane.name, speed, done.cost)
     done.show(lane, row, rate)
-    if done.seconds:
-        bench.results.add(SNAPSHOT, lane.name, statistics.median(done.seconds))
+    if done.others_costs:
+        bench.results.add_cost(SNAPSHOT, lane.name, _usual(done.others_costs))
         lane.show(SNAPSHOT, done.others)
+
+
+def _usual(costs: Sequence[Cost]) -> Cost:
+    """One sample of many snapshots: what they mostly took, and the highest peak."""
+    return Cost(
+        wall=statistics.median(each.wall for each in costs),
+        user=statistics.median(each.user for each in costs),
+        system=statistics.median(each.system for each in costs),
+        peak=max(each.peak for each in costs),
+    )

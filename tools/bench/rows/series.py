@@ -26,9 +26,16 @@ UNCHANGED = Row(
 )
 VERIFY = Row("verify", GROUP, "Verify everything stored", limit=limits.TEXT["verify"])
 DIFF = Row("diff", GROUP, "Diff of the first and the last state", limit=limits.TEXT["command"])
-FORGET = Row("gc/forget", GROUP, "Forget all but the newest state and collect")
-KEPT = Row("gc/size", GROUP, "Store after that", "B")
-PEAK = Row("memory/series", GROUP, "Peak memory of all imports and exports", "B")
+FORGET = Row(
+    "gc/forget",
+    GROUP,
+    "Forget all but the newest state and collect",
+    limit=limits.TEXT["collect"],
+)
+KEPT = Row("gc/size", GROUP, "Store after that", "B", limits.TEXT["kept"])
+PEAK = Row(
+    "memory/series", GROUP, "Peak memory of all imports and exports", "B", limits.TEXT["peak"]
+)
 
 
 def run(bench: Bench, kinds: Sequence[type[Archive]]) -> None:
@@ -171,6 +178,7 @@ class _Round:
         for lane in self.lanes:
             if costs := self.costs[lane.name]:
                 self.bench.results.add(PEAK, lane.name, max(cost.peak for cost in costs))
+        self.bench.results.add(PEAK, LIMIT, limits.idle_peak())
 
     def _limits(self) -> None:
         results = self.bench.results
@@ -183,10 +191,20 @@ class _Round:
             results.add(_size_row(image), LIMIT, stored)
         results.add(TOTAL, LIMIT, sum(map(limits.import_floor, series.values())))
         results.add(VERIFY, LIMIT, limits.verify_floor(series))
+        kept = self._kept_floor()
+        results.add(KEPT, LIMIT, kept)
+        gone = int(max(0.0, stored - kept))
+        results.add(FORGET, LIMIT, limits.give_back_seconds(self.bench, gone))
         results.add(UNCHANGED, LIMIT, limits.unchanged_floor(series[self.last.name]))
         for image in dict.fromkeys((self.last, self.first)):
             row = _export_row(image, old=image == self.first)
             results.add(row, LIMIT, limits.export_floor(series[image.name], series))
+
+    def _kept_floor(self) -> float:
+        """Bytes of the states that are kept, counted by themselves."""
+        others = [image for image in self.images if image.machine != self.last.machine]
+        alone = limits.measure(self.bench, [self.last, *others])
+        return sum(each["stored"] for each in alone.values())
 
 
 def _import_row(image: Image) -> Row:
