@@ -4,6 +4,30 @@
 venv=${BLOCKVAULT_VENV:-.venv}
 PATH=$PATH:/usr/sbin:/sbin
 
+say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
+
+new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
+
+too_old() {
+    say "blockvault needs Python 3.11 or newer, and $1 is $("$1" -V 2>/dev/null || echo missing)"
+    exit 1
+}
+
+# The first Python that will do; where there is none at all, need_programs installs python3.
+python=
+for each in "$venv/bin/python" ${PYTHON:+"$PYTHON"} python3 python3.1{4,3,2,1}; do
+    if new_enough "$each"; then
+        python=$each
+        break
+    fi
+done
+if [ -z "$python" ]; then
+    python=python3
+    ! command -v "$python" >/dev/null || too_old "$python"
+fi
+
+# program=package, for what blockvault is compared with; a distribution may have dropped some of it.
+peers=(borg=borgbackup restic=restic bup=bup casync=casync)
 # program=package, for what the tests and the demonstration run.  Without file, nbdinfo 1.14 prints
 # uninitialised memory as the content of an export.
 programs=(
@@ -11,14 +35,13 @@ programs=(
     qemu-img=qemu-utils qemu-nbd=qemu-utils qemu-io=qemu-utils qemu-system-x86_64=qemu-system-x86
     nbdinfo=libnbd-bin nbdcopy=libnbd-bin nbdsh=libnbd-bin nbdfuse=libnbd-bin file=file
     nbdkit=nbdkit fio=fio cc=gcc fusermount3=fuse3 git=git openssl=openssl
+    "${peers[@]}"
 )
 # packages that hold no program: a file of theirs=package
 files=(
     /usr/include/stdio.h=libc6-dev /usr/lib/python3/dist-packages/nbd.py=python3-libnbd
     /usr/share/OVMF/OVMF_VARS_4M.fd=ovmf
 )
-
-say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
 # Print the packages that are missing, of the "program=package" given, or of all.
 missing_packages() {
@@ -32,7 +55,16 @@ missing_packages() {
     for pair in "$@"; do
         command -v "${pair%%=*}" >/dev/null || echo "${pair##*=}"
     done
-    python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+    [ "$python" = "$venv/bin/python" ] || "$python" -c 'import ensurepip, venv' 2>/dev/null \
+        || echo "${python##*/}-venv"
+}
+
+# Print these packages, but for peers that apt does not have: it would install none of the others.
+offered() {
+    local each
+    for each in "$@"; do
+        [[ " ${peers[*]##*=} " == *" $each "* ]] && ! apt-cache show "$each" >/dev/null || echo "$each"
+    done
 }
 
 # Install what is missing, or say so.
@@ -49,33 +81,44 @@ need_programs() {
     fi
     say "installing $missing"
     export DEBIAN_FRONTEND=noninteractive
-    # shellcheck disable=SC2086  # a list of words
-    if ! { apt-get -qq update && apt-get -qq install -y --no-install-recommends $missing; } \
+    # shellcheck disable=SC2046,SC2086  # lists of words
+    if ! { apt-get -qq update \
+        && apt-get -qq install -y --no-install-recommends $(offered $missing); } \
         >"${log:=$(mktemp)}" 2>&1; then
         tail -n 20 "$log" >&2
         say "apt-get could not install: $missing"
         exit 1
     fi
     rm -f "$log"
+    missing=$(missing_packages "$@" | sort -u | tr '\n' ' ')
+    [ -z "$missing" ] || say "not to be had: $missing"
 }
 
-# The guest of the machine tests is built from packages that apt only downloads: it must know them.
+# The guest of the machine tests is built from packages that apt only downloads: it must know some.
+# Ubuntu has busybox, but not the kernel, and learns of none however often it is asked.  Of what is
+# installed apt knows without any list.
 know_packages() {
     [ "$(id -u)" = 0 ] && command -v apt-cache >/dev/null || return 0
-    [ -n "$(apt-cache pkgnames linux-image-cloud-amd64 2>/dev/null)" ] || apt-get -qq update || true
+    [[ $(apt-cache policy busybox-static 2>/dev/null) == *" Packages"* ]] \
+        || apt-get -qq update || true
 }
 
 # make_environment [EXTRA]: a virtual environment with this working copy installed in it.
 make_environment() {
     local extra=${1-} log done
     local wanted=.${extra:+[$extra]} stamp=$venv/.blockvault-$extra
-    if ! [ -x "$venv/bin/python" ] && ! python3 -m venv "$venv"; then
-        say "python3 could not make the virtual environment $venv (Debian: apt-get install python3-venv)"
-        exit 1
+    if [ -x "$venv/bin/python" ] && ! new_enough "$venv/bin/python"; then
+        [ -z "${BLOCKVAULT_VENV-}" ] || too_old "$venv/bin/python"
+        say "making $venv anew: its Python cannot be run, or is older than 3.11"
+        rm -rf "$venv" # our own
     fi
-    if ! "$venv/bin/python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-        say "blockvault needs Python 3.11 or newer; $venv has $("$venv/bin/python" -V)"
-        exit 1
+    if ! [ -x "$venv/bin/python" ]; then
+        new_enough "$python" || too_old "$python" # it may have been installed just now
+        if ! "$python" -m venv "$venv"; then
+            say "$python could not make the virtual environment $venv" \
+                "(Debian: apt-get install ${python##*/}-venv)"
+            exit 1
+        fi
     fi
     for done in "$stamp" "$venv/.blockvault-dev"; do # whoever has the tools has the program
         [ "$done" -nt pyproject.toml ] && return 0

@@ -5,29 +5,65 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+import pytest
 
 from tests.conftest import skip
 
+Demo = Callable[[str], subprocess.CompletedProcess[str]]
 DEMO = Path(__file__).resolve().parents[2] / "tools" / "demo"
 
 
-def test_demo(need_tool, tmp_path) -> None:
+@pytest.fixture
+def demo(need_tool: Callable[[str], str], tmp_path: Path) -> Demo:
+    """``demo("folder")``: run it from the temporary directory."""
     for tool in ("mkfs.ext4", "debugfs", "e2fsck", "qemu-system-x86_64", "apt-get", "dpkg-deb"):
         need_tool(tool)
     if not (Path(sys.prefix) / ".blockvault-dev").exists():
         skip("needs the environment that tools/test makes")
-    done = subprocess.run(
-        [str(DEMO), str(tmp_path)],
-        env=os.environ | {"BLOCKVAULT_VENV": sys.prefix},
-        capture_output=True,
-        text=True,
-    )
+
+    def run(folder: str) -> subprocess.CompletedProcess[str]:
+        env = os.environ | {"BLOCKVAULT_VENV": sys.prefix}
+        return subprocess.run(
+            [str(DEMO), folder], cwd=tmp_path, env=env, capture_output=True, text=True
+        )
+
+    return run
+
+
+def check_disks(done: subprocess.CompletedProcess[str]) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("byte for byte the same") == 2
     assert "tidied up" in done.stdout
     assert "\n|/\n" in done.stdout
+    assert "OK:" in done.stdout
+
+
+def test_demo(demo: Demo) -> None:
+    done = demo("kept")
+    check_disks(done)
+    if "the machine is left out" in done.stderr:
+        skip(done.stderr.strip())
     back = done.stdout[done.stdout.index("# Back:") :]
     assert "\nprecious\n" in back
     assert "\ntwin\n" in back
-    assert "OK:" in back
+
+
+@pytest.mark.usefixtures("no_kernel_package")
+def test_without_a_guest_the_machine_is_left_out(demo: Demo, tmp_path: Path) -> None:
+    done = demo("kept")
+    check_disks(done)
+    reason, told = done.stderr.splitlines()[-2:]
+    assert reason.startswith("no guest: ")
+    assert told.endswith("the machine is left out")
+    assert "Traceback" not in done.stderr
+    assert (tmp_path / "kept" / ".blockvault").is_dir(), "where one stands"
+
+
+def test_a_folder_with_something_in_it_is_refused_at_once(demo: Demo, tmp_path: Path) -> None:
+    (tmp_path / "used" / "files").mkdir(parents=True)
+    done = demo("used")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"demo: {tmp_path / 'used'} is not empty\n"

@@ -7,6 +7,7 @@ longer than reading it.
 
 from __future__ import annotations
 
+import lzma
 import re
 import shutil
 import stat
@@ -20,9 +21,13 @@ from typing import NamedTuple
 HERE = Path(__file__).resolve().parent
 META_PACKAGE = "linux-image-cloud-amd64"
 WANTED = ("virtio_pci", "virtio_blk", "virtio-rng", "virtio_console", "virtio_net")
-"""Modules, loaded after those that they depend on; ext4 is part of the kernel itself."""
+"""Modules, loaded after those that they depend on; ext4, and in newer kernels more, is built in."""
 APPEND = "console=ttyS0 quiet panic=-1"
 DISK_MIB = 64
+
+
+class NoGuest(Exception):
+    """The guest cannot be built on this machine; the text says why."""
 
 
 class Guest(NamedTuple):
@@ -35,7 +40,7 @@ class Guest(NamedTuple):
 
 
 def build(folder: Path) -> Guest:
-    """Build the guest in ``folder``, or find it there."""
+    """Build the guest in ``folder``, or find it there; else ``NoGuest``."""
     guest = Guest(folder / "kernel", folder / "initrd", folder / "disk.img")
     folder.mkdir(parents=True, exist_ok=True)
     if not (guest.kernel.exists() and _is_new(guest.initrd)):
@@ -83,36 +88,55 @@ def kernel_package() -> str:
         _, _, name = line.strip().partition("Depends: ")
         if name.startswith("linux-image-"):
             return name
-    raise SystemExit(f"apt knows no package {META_PACKAGE}: run apt-get update")
+    raise NoGuest(f"apt does not say which kernel {META_PACKAGE} stands for")
 
 
-def _modules(root: Path) -> list[Path]:
-    """The wanted modules in the order in which they can be loaded."""
-    found = {path.stem.replace("-", "_"): path for path in root.rglob("*.ko")}
-    ordered: dict[str, Path] = {}
+def _modules(root: Path) -> dict[str, bytes]:
+    """The wanted modules by name, in the order in which they can be loaded."""
+    found = {_module(path.name): path for path in root.rglob("*.ko*")}
+    lists = [path.read_text() for path in root.rglob("modules.builtin")]
+    builtin = {_module(Path(line).name) for text in lists for line in text.splitlines()}
+    ordered: dict[str, bytes] = {}
 
     def add(name: str) -> None:
-        depends = re.search(rb"\0depends=([^\0]*)\0", found[name].read_bytes())
+        if name in builtin or name in ordered:
+            return
+        if name not in found:
+            raise NoGuest(f"the kernel's package has no module {name}")
+        data = _plain(found[name])
+        depends = re.search(rb"\0depends=([^\0]*)\0", data)
         for other in depends[1].decode().split(",") if depends and depends[1] else ():
-            add(other.replace("-", "_"))
-        ordered[name] = found[name]
+            add(_module(other))
+        ordered[name] = data
 
     for name in WANTED:
-        add(name.replace("-", "_"))
-    return list(ordered.values())
+        add(_module(name))
+    return ordered
 
 
-def _files(busybox: Path, modules: list[Path]) -> Iterator[tuple[str, int, bytes]]:
+def _module(file: str) -> str:
+    """The name of a module, in the spelling of the kernel."""
+    return file.partition(".")[0].replace("-", "_")
+
+
+def _plain(path: Path) -> bytes:
+    """A module as ``insmod`` takes it; newer packages have them compressed."""
+    data = path.read_bytes()
+    return lzma.decompress(data) if path.suffix == ".xz" else data
+
+
+def _files(unpacked: Path, modules: dict[str, bytes]) -> Iterator[tuple[str, int, bytes]]:
     """Name, mode and content of what the initramfs holds."""
     folder, program, plain = stat.S_IFDIR | 0o755, stat.S_IFREG | 0o755, stat.S_IFREG | 0o644
     for name in ("bin", "dev", "proc", "sys", "run", "disk", "modules"):
         yield name, folder, b""
-    yield "bin/busybox", program, (busybox / "bin" / "busybox").read_bytes()
+    (busybox,) = unpacked.rglob("bin/busybox")  # below usr in newer packages
+    yield "bin/busybox", program, busybox.read_bytes()
     yield "init", program, (HERE / "init").read_bytes()
     yield "agent", plain, (HERE / "agent").read_bytes()
-    for path in modules:
-        yield f"modules/{path.name}", plain, path.read_bytes()
-    yield "modules/order", plain, "".join(f"{path.name}\n" for path in modules).encode()
+    for name, data in modules.items():
+        yield f"modules/{name}.ko", plain, data
+    yield "modules/order", plain, "".join(f"{name}.ko\n" for name in modules).encode()
 
 
 def archive(files: Iterable[tuple[str, int, bytes]]) -> Iterator[bytes]:
@@ -124,16 +148,23 @@ def archive(files: Iterable[tuple[str, int, bytes]]) -> Iterator[bytes]:
 
 
 def _run(command: list[str], cwd: Path | None = None) -> str:
-    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        raise NoGuest(f"{command[0]} is not installed") from None
     if done.returncode:
-        raise SystemExit(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
+        raise NoGuest(f"{' '.join(command)}: {done.stderr.strip() or done.returncode}")
     return done.stdout
 
 
 def main() -> None:
     if len(sys.argv) != 2:
         raise SystemExit("usage: python -m tools.guest DIR")
-    for path in build(Path(sys.argv[1]))[:3]:
+    try:
+        guest = build(Path(sys.argv[1]))
+    except NoGuest as reason:
+        raise SystemExit(f"no guest: {reason}") from None
+    for path in guest[:3]:
         print(path)
 
 
