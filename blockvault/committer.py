@@ -26,6 +26,7 @@ from mmap import mmap
 from typing import TYPE_CHECKING
 
 from blockvault.behind import Behind
+from blockvault.errors import IOFailed
 from blockvault.journaling import Journaling
 from blockvault.model import events
 from blockvault.pacing import Pace
@@ -68,6 +69,7 @@ class Committer(ABC):
         others, who outlive this process, whether its end lost anything."""
         self._open_gate = threading.Event()
         self._open_gate.set()
+        self._ended = False
 
     @abstractmethod
     def _stored(self, objects: ObjectWriter) -> None:
@@ -86,8 +88,15 @@ class Committer(ABC):
     def _end(self) -> None:
         """Nothing is taken any more; a journal that was not ended stays for the next session."""
         self._behind.end()
+        with self._commit_lock:
+            self._ended = True
         self._pipeline.close()
         self._journaling.abandon()
+
+    def _check_open(self) -> None:
+        """The branch is somebody else's by now: what they wrote would not be beneath ours."""
+        if self._ended:
+            raise IOFailed("the session has been closed", kind="closed")
 
     # -- taking writes: called by the devices ----------------------------------------------------
 
@@ -114,6 +123,7 @@ class Committer(ABC):
         """
         if not self._open_gate.is_set():
             self._open_gate.wait()
+        self._check_open()
         held = self._pace.hold(count, self.pending.size, self.limit)
         if held:
             time.sleep(held)
@@ -134,6 +144,7 @@ class Committer(ABC):
 
         In the journal or in the tables; then readers of the vault see it a moment later.
         """
+        self._check_open()
         with self.pending.mutex:
             wanted = self.pending.taken
         if self._promised >= wanted:
@@ -162,6 +173,7 @@ class Committer(ABC):
         with self.pending.mutex:
             wanted = self.pending.taken
         with self._commit_lock:
+            self._check_open()
             if self.pending.stored < wanted or self._barrier_due:
                 self.commit(barrier=True)
 
@@ -176,6 +188,7 @@ class Committer(ABC):
 
     def _commit(self, stop: int, *, barrier: bool) -> None:
         with self._commit_lock, self.vault.guard():
+            self._check_open()
             self._pace.began()
             objects = self.vault.new_objects(sparing=True)
             self._pipeline.run(stop, objects, barrier=barrier)

@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from blockvault import files
 from blockvault.errors import Busy
 from blockvault.store import filesystem
 from blockvault.store.faults import from_os
@@ -41,8 +42,8 @@ class Lease:
         self.path = directory / str(branch)
         self._keep = directory / f"{branch}.keep"
         try:
-            directory.mkdir(mode=0o700, exist_ok=True)
-            self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            files.folder(directory)
+            self._fd = files.opened(self.path)
         except OSError as error:
             raise from_os(error, self.path) from None
         try:
@@ -89,7 +90,7 @@ class Lease:
         the lease is kept for its ``successor`` for so long.
         """
         try:
-            fd = os.open(self._keep, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = files.opened(self._keep)
         except OSError as error:
             raise from_os(error, self._keep) from None
         try:

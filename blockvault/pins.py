@@ -7,9 +7,10 @@ process.  All files are in the vault's folder ``pins``.
 guard from the first look to the commit: a shared lock on the file of the present *epoch*, a number
 in ``meta``.  A collection condemns what it found dead, begins the next epoch, and takes nothing
 before every guard of the earlier ones is gone; what those wrote meanwhile it has then read in the
-log.  Guards of the new epoch find the condemned objects unknown and store them anew.  Where the
-disk takes no such file, the folder is locked instead: collections wait for that in any epoch.  A
-forked child has no part in the guards of its parent: it neither keeps nor ends them.
+log.  Guards of the new epoch find the condemned objects unknown and store them anew.  Where such a
+file cannot be made or is somebody else's, the folder is locked instead: collections wait for that
+in any epoch.  Only who may not write the vault has no guard, since no event can follow.  A forked
+child has no part in the guards of its parent: it neither keeps nor ends them.
 
 *Pin.*  Who reads one state for long holds a pin on its trees instead, so that a collection need not
 wait: a locked file that lists them.  A pin is made under a guard that saw the state in the tables.
@@ -28,16 +29,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from blockvault import files
 from blockvault.encoding import pack, unpack
 from blockvault.errors import Busy, Damaged
-from blockvault.store import faults, filesystem, tables
+from blockvault.store import faults, filesystem, shared, tables
 
 if TYPE_CHECKING:
     from blockvault.store.types import Reader, Store, Writer
 
 _DIRECTORY = "pins"
 _EPOCH = b"epoch"
-_READ_ONLY = {errno.EROFS, errno.EACCES, errno.EPERM}
+_NOT_ALLOWED = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 _all: weakref.WeakSet[Guards] = weakref.WeakSet()
 
@@ -60,6 +62,7 @@ class Guards:
 
     def __init__(self, store: Store, vault: Path) -> None:
         self._store = store
+        self._vault = vault
         self._directory = vault / _DIRECTORY
         self._mutex = threading.Lock()
         self._held: dict[int, tuple[int, int]] = {}
@@ -73,9 +76,10 @@ class Guards:
 
     def disown(self) -> None:
         """In a forked child: all guards are the parent's."""
-        files = [fd for fd, _ in self._held.values()] + ([self._spare[1]] if self._spare else [])
+        spare = [self._spare[1]] if self._spare else []
+        descriptors = [fd for fd, _ in self._held.values()] + spare
         self._mutex, self._held, self._spare = threading.Lock(), {}, None
-        for fd in files:
+        for fd in descriptors:
             if fd >= 0:
                 os.close(fd)
 
@@ -143,11 +147,11 @@ class Guards:
 
     def _open(self, path: Path) -> int:
         try:
-            self._directory.mkdir(mode=0o700, exist_ok=True)
-            return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            files.folder(self._directory)
+            return files.opened(path)
         except OSError as error:
-            if error.errno in _READ_ONLY:
-                return -1  # who may not even make a file here shares the vault with no collection
+            if _only_reads(error, self._vault):
+                return -1
             with contextlib.suppress(OSError):
                 return os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
             raise faults.from_os(error, path) from error
@@ -215,9 +219,8 @@ def pinned(vault: Path) -> Iterator[tuple[str, Pinned]]:
 @contextmanager
 def sole(vault: Path, what: str) -> Iterator[None]:
     """Only one process does this, or what excludes it, at a time; ``Busy`` if another one does."""
-    (vault / _DIRECTORY).mkdir(mode=0o700, exist_ok=True)
-    path = vault / _DIRECTORY / what
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    files.folder(vault / _DIRECTORY)
+    fd = files.opened(vault / _DIRECTORY / what)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         with contextlib.suppress(OSError):  # a full disk is when a collection is needed most
@@ -240,11 +243,11 @@ def _locked_file(
     directory = vault / _DIRECTORY
     data = pack([[list(tree) for tree in trees], list(objects)])
     try:
-        directory.mkdir(mode=0o700, exist_ok=True)
+        files.folder(directory)
         while True:
             name = os.urandom(8).hex()
             new, path = directory / f"new.{name}", directory / f"pin.{name}"
-            fd = os.open(new, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fd = files.opened(new)
             try:
                 fcntl.flock(fd, fcntl.LOCK_EX)
                 with open(fd, "wb", closefd=False) as file:
@@ -258,9 +261,14 @@ def _locked_file(
                 _forget(fd, new, os.getpid())
                 raise
     except OSError as error:
-        if error.errno in _READ_ONLY:
+        if _only_reads(error, vault):
             return -1, directory
         raise faults.from_os(error, directory) from error
+
+
+def _only_reads(error: OSError, vault: Path) -> bool:
+    """Whether a claim was refused to somebody who may write nothing of the vault."""
+    return error.errno in _NOT_ALLOWED and not filesystem.may_write(vault / shared.DATA)
 
 
 def _forget(fd: int, path: Path, owner: int) -> None:

@@ -176,7 +176,13 @@ class Session(Committer):
     # -- the end ---------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Flush and give the branch back; the lease goes even when the flush fails."""
+        """Flush and give the branch back; the lease goes even when the flush fails.
+
+        After that nothing can be written or recorded through the session and its devices; they can
+        still be read.
+        """
+        if self._ended:
+            return
         try:
             self.flush()
             self._journaling.end()

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from blockvault.errors import Conflict, NotFound
 from blockvault.model import events
+from blockvault.model.checks import as_text
 from blockvault.model.snapshot import Snapshot
 from blockvault.ops import reading, refs, resolve, snapshots
 from blockvault.ops.positions import Position
@@ -213,18 +214,20 @@ class Vault:
         """Take the name away; its history stays until it is pruned."""
         refs.delete(self, name)
 
-    def restore_branch(self, name: str) -> None:
-        """Bring back the branch that had this name last."""
-        refs.restore(self, name)
+    def restore_branch(self, name: str, new: str | None = None) -> None:
+        """Bring back the branch that had this name last, with a new one where that is in use."""
+        refs.restore(self, name, new)
 
     def switch(self, name: str) -> None:
         refs.switch(self, name)
 
-    def rollback(self, branch: str, rev: str) -> Position:
-        """Give a branch the state of any revision; the state it leaves stays in its history."""
+    def rollback(self, branch: str, rev: str) -> int:
+        """Give a branch the state of any revision; the one that it leaves stays in its history.
+
+        Returns the event after which it had that: ``BRANCH@{#…}`` goes back to it.
+        """
         with self.guard():
-            refs.rollback(self, branch, self.resolve(rev))
-        return self.resolve(branch)
+            return refs.rollback(self, branch, self.resolve(rev))
 
     def reflog(self, branch: str | None = None) -> list[refs.Move]:
         """Where a branch has been, newest first, without automatic checkpoints."""
@@ -233,10 +236,13 @@ class Vault:
     def tags(self) -> list[refs.Tag]:
         return refs.tags(self)
 
-    def tag(self, name: str, rev: str = "HEAD") -> refs.Tag:
-        """Name a state for ever; a state that is no snapshot yet becomes one."""
+    def tag(self, name: str, rev: str = "HEAD", *, force: bool = False) -> refs.Tag:
+        """Name a state for ever; a state that is no snapshot yet becomes one.
+
+        ``force`` moves a tag that exists.
+        """
         with self.guard():
-            return refs.tag(self, name, self.resolve(rev))
+            return refs.tag(self, name, self.resolve(rev), force=force)
 
     def delete_tag(self, name: str) -> None:
         refs.untag(self, name)
@@ -265,7 +271,11 @@ class Vault:
 
     def first_event_since(self, time_us: int) -> int:
         """A number from which on all events lie that happened at a moment or later."""
-        return snapshots.record_before(self, time_us)
+        return snapshots.first_since(self, time_us)
+
+    def last_event_until(self, time_us: int) -> int:
+        """A number up to which all events lie that happened at a moment or earlier."""
+        return snapshots.last_until(self, time_us)
 
     def events(
         self,
@@ -276,7 +286,8 @@ class Vault:
         reverse: bool = False,
     ) -> Iterator[snapshots.Logged]:
         """The write-level log, of one branch or of all, from ``since`` to ``until`` inclusive."""
-        return snapshots.events_of(self, branch, since=since, until=until, reverse=reverse)
+        number = None if branch is None else self.branch(branch).id
+        return snapshots.events_of(self, number, since=since, until=until, reverse=reverse)
 
 
 def _begin(writer: Writer, options: Options) -> None:
@@ -301,4 +312,4 @@ def default_author() -> str:
         user = getpass.getuser()
     except (KeyError, OSError):
         user = str(os.getuid())
-    return f"{user}@{os.uname().nodename}"
+    return as_text(f"{user}@{os.uname().nodename}")

@@ -32,11 +32,11 @@ if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--nightly", action="store_true", help="run the long versions of tests too")
-    parser.addoption("--fault-seed", type=int, help="repeat the fault tests of another run")
+    parser.addoption("--fault-seed", type=int, help="repeat what another run drew at random")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Draw the seed of this run's fault tests, or take that of the run that we are a part of."""
+    """Draw the seed of this run, or take that of the run that we are a part of."""
     told = getattr(config, "workerinput", {}).get("fault_seed")
     if told is not None:
         config.option.fault_seed = told
@@ -51,7 +51,7 @@ def pytest_configure_node(node: Any) -> None:
 
 
 def pytest_report_header(config: pytest.Config) -> str:
-    return f"fault tests: --fault-seed={config.option.fault_seed}"
+    return f"drawn at random: --fault-seed={config.option.fault_seed}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -80,6 +80,14 @@ def vault(tmp_path: Path) -> Iterator[Vault]:
 def nightly(request: pytest.FixtureRequest) -> bool:
     """True when the run may take long: tests scale their figures with it."""
     return bool(request.config.getoption("--nightly"))
+
+
+@pytest.fixture
+def seed(request: pytest.FixtureRequest) -> int:
+    """One seed a run; printed in the header and shown again when a test fails."""
+    chosen = int(request.config.getoption("--fault-seed"))
+    print(f"seed {chosen}: repeat with --fault-seed={chosen}")
+    return chosen
 
 
 def skip(reason: str) -> NoReturn:

@@ -478,6 +478,7 @@ def test_many_threads_beside_commits_checkpoints_and_snapshots(
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
     nightly: bool,
+    seed: int,
 ) -> None:
     monkeypatch.setattr(blockvault.behind, "COMMIT_BYTES", 16 * BLOCK)
     monkeypatch.setattr(blockvault.pending, "TRANSACTION_BYTES", 6 * BLOCK)
@@ -491,7 +492,7 @@ def test_many_threads_beside_commits_checkpoints_and_snapshots(
     with vault.session() as session:
         head = session.create_volume("v", writers * blocks * BLOCK)
         hammer = Hammer(session, head, writers, blocks)
-        rng = random.Random()
+        rng = random.Random(seed)
 
         def snapshot() -> None:
             low = [done[0] for done in hammer.done]

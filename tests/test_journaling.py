@@ -232,9 +232,18 @@ def test_the_journal_of_a_session_that_lives_is_left_alone(vault: Vault) -> None
         assert kinds(vault, before + 1) == ["Wrote", "Barrier"]
 
 
+def end(session: Session) -> None:
+    """The end in order of who cannot store what is left."""
+    with pytest.raises(NoSpace):
+        session.close()
+
+
 @pytest.mark.usefixtures("slow")
-def test_a_full_disk_keeps_the_journal(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Flushes go on as long as the journal has room; after a crash there must be room again."""
+@pytest.mark.parametrize("leave", [crash, end])
+def test_a_full_disk_keeps_the_journal(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch, leave: Callable[[Session], None]
+) -> None:
+    """Flushes go on as long as the journal has room; at the next start there must be room again."""
     session = vault.session()
     disk = Disk(SIZE, session.device())
     disk.write(0, noise(1, BLOCK))
@@ -251,7 +260,7 @@ def test_a_full_disk_keeps_the_journal(vault: Vault, monkeypatch: pytest.MonkeyP
     disk.write(BLOCK, noise(2, BLOCK))
     session.device().flush()
     assert whole(session.device()) == disk.data
-    crash(session)
+    leave(session)
     with Vault.open(vault.path) as reading:
         assert reading.device("main").read(0, BLOCK) == bytes(BLOCK), "reads go on"
         with pytest.raises(NoSpace):

@@ -157,7 +157,7 @@ def test_an_offence_is_seen(module: str, source: str) -> None:
 PRINTS = {"print", "input", "exit", "quit"}
 ENVIRONMENT = {("os", "environ"), ("os", "getenv"), ("sys", "exit"), ("sys", "argv")}
 # Handing the environment on to a program that is started is not reading it.
-STARTS_PROGRAMS = {"blockvault.ops.images"}
+STARTS_PROGRAMS = {"blockvault.ops.programs"}
 
 
 def outspoken(source: str) -> Iterator[str]:

@@ -88,11 +88,12 @@ def vault(tmp_path: Path) -> Iterator[Vault]:
         yield made
 
 
-def test_a_full_disk_is_read_and_no_pin_on_it_is_feigned(
-    vault: Vault, refused: Callable[..., None]
+@pytest.mark.parametrize(("code", "error"), [(errno.ENOSPC, NoSpace), (errno.EACCES, IOFailed)])
+def test_where_a_pin_cannot_be_made_one_reads_and_none_is_feigned(
+    vault: Vault, refused: Callable[..., None], code: int, error: type[IOFailed]
 ) -> None:
-    refused(errno.ENOSPC)
-    with pytest.raises(NoSpace):
+    refused(code)
+    with pytest.raises(error):
         vault.pin("main")
     assert vault.device("main").read(0, 5) == b"there"
     assert names(vault.path) == []
@@ -102,20 +103,37 @@ def test_a_full_disk_is_read_and_no_pin_on_it_is_feigned(
 def test_where_nothing_can_be_written_nothing_needs_a_pin(
     vault: Vault, refused: Callable[..., None], code: int
 ) -> None:
-    refused(code)
+    (vault.path / "data.mdb").chmod(0o400)
+    vault.guards.close()
+    refused(code, "")
     vault.pin("main").release()
     assert vault.device("main").read(0, 5) == b"there"
 
 
-def test_a_disk_that_takes_no_file_is_read_and_guarded_all_the_same(
-    vault: Vault, refused: Callable[..., None]
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EACCES, errno.EPERM])
+def test_where_no_file_can_be_made_one_reads_and_is_guarded_all_the_same(
+    vault: Vault, refused: Callable[..., None], code: int
 ) -> None:
+    """On a full disk, or where somebody else has made the file: whoever can write has a guard."""
     vault.guards.close()
-    refused(errno.ENOSPC, "epoch.")
+    refused(code, "epoch.")
     with vault.guard():
         assert vault.device("main").read(0, 5) == b"there"
         assert not pins.drained(vault.path, 0)
     assert pins.drained(vault.path, 0)
+
+
+def test_a_guard_is_of_the_epoch_in_which_it_begins(vault: Vault) -> None:
+    """Though the file of the one before it is kept open: a collection knows that no more."""
+    for ended in range(3):
+        with vault.guard():
+            assert not pins.drained(vault.path, ended)
+        with vault.store.write() as writer:
+            assert pins.next_epoch(writer) == ended
+        assert pins.drained(vault.path, ended)
+        with vault.guard():
+            assert pins.drained(vault.path, ended)
+            assert not pins.drained(vault.path, ended + 1)
 
 
 def test_a_guard_that_cannot_be_is_told(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ import blockvault.committer
 import blockvault.folding
 import blockvault.pending
 from blockvault import Vault
-from blockvault.errors import Busy, Conflict, NoSpace, NotFound
+from blockvault.errors import Busy, Conflict, IOFailed, NoSpace, NotFound
 from blockvault.ids import object_id
 from blockvault.model import events, tree
 from blockvault.pipeline import Meanwhile, Step
@@ -537,6 +537,43 @@ def test_a_close_that_fails_gives_the_branch_back(
     disk_space.full = False
     with vault.session("other") as again:
         assert again.device().read(0, 4) == bytes(4)
+        before = vault.branch("other").seq
+        with pytest.raises(IOFailed):
+            other.flush()
+        other.close()
+        assert vault.branch("other").seq == before, "what was lost stays lost"
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        lambda old: old.device().write(10, b"x"),
+        lambda old: old.device().zero(10, BLOCK),
+        lambda old: old.device().trim(0, BLOCK),
+        lambda old: old.device().flush(),
+        Session.flush,
+        Session.checkpoint,
+        Session.snapshot,
+        lambda old: old.create_volume("vdb", SIZE),
+        lambda old: old.commit(barrier=True),
+    ],
+)
+def test_a_closed_session_takes_and_records_nothing(
+    vault: Vault, act: Callable[[Session], object]
+) -> None:
+    with vault.session() as old:
+        old.create_volume("vda", SIZE)
+        old.device().write(0, b"old")
+    with vault.session() as new:
+        new.device().write(0, b"new")
+        new.flush()
+        before = vault.branch().seq
+        with pytest.raises(IOFailed) as refused:
+            act(old)
+        assert refused.value.reason == "closed"
+        old.close()
+        assert old.device().read(0, 3) == b"old"
+        assert vault.branch().seq == before
 
 
 # -- crashes and reopening -----------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,13 +11,16 @@ import pytest
 import blockvault
 from blockvault import Vault
 from blockvault.errors import BadRequest, Conflict, IOFailed, NotFound, VaultError
+from blockvault.journaling import AFTER_FLUSHES
 from blockvault.model import events
-from blockvault.nbd import control
+from blockvault.nbd import control, sockets
 from blockvault.nbd.exports import Exports
 from blockvault.nbd.serving import Serving
-from blockvault.ops import check
+from blockvault.ops import check, export, gc
+from blockvault.store.compaction import compact
 from blockvault.store.format import BLOCK_SIZES
 from blockvault.vault import DIRECTORY
+from tests.conftest import skip
 from tests.oracle import noise
 
 
@@ -77,6 +81,19 @@ def test_a_vault_is_found_from_inside(vault: Vault, tmp_path: Path) -> None:
         assert again.options == vault.options
 
 
+def test_a_path_that_is_not_utf_8(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    with Vault.create(folder) as made, made.session() as session:
+        session.create_volume("v", 4096).write(0, b"there")
+    with Vault.open(folder) as vault:
+        assert vault.device("main").read(0, 5) == b"there"
+        assert check.verify(vault).ok
+        export.export(vault, "main", "v", folder / "v.raw")
+    compact(folder / DIRECTORY)
+    with Vault.open(folder) as vault:
+        assert vault.open_volume("main").read() == (folder / "v.raw").read_bytes()
+
+
 def test_no_vault(tmp_path: Path) -> None:
     with pytest.raises(NotFound) as refused:
         Vault.open(tmp_path)
@@ -127,6 +144,15 @@ def test_two_open_vaults_see_each_other(vault: Vault, tmp_path: Path) -> None:
         assert [tag.name for tag in vault.tags()] == ["t"]
 
 
+def test_a_user_whose_name_is_no_utf8_makes_snapshots(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOGNAME", "jos\udce9")
+    with Vault.create(tmp_path) as vault:
+        made = vault.snapshot("one")
+    assert made.author == f"jos\N{REPLACEMENT CHARACTER}@{os.uname().nodename}"
+
+
 def test_splitting_off_a_volume() -> None:
     assert Vault.split("main~1:vda") == ("main~1", "vda")
     assert Vault.split("main@{10:00}") == ("main@{10:00}", None)
@@ -173,3 +199,36 @@ def test_a_vault_that_cannot_be_written_can_be_served(unwritable: Path) -> None:
                 if not export.read_only:
                     export.device.write(0, b"copy")
                 exports.release(export)
+
+
+def test_what_root_does_leaves_no_file_that_the_owner_of_a_vault_cannot_use(tmp_path: Path) -> None:
+    if os.geteuid():
+        skip("only root can give files away")
+    Vault.create(tmp_path).close()
+    home, owner = tmp_path / DIRECTORY, (1234, 4321)
+    (home / "lock.mdb").unlink()
+    (home / "head").unlink()
+    for path in (home, home / "data.mdb"):
+        os.chown(path, *owner)
+    with Vault.open(tmp_path) as vault, vault.session() as session:
+        disk = session.create_volume("v", 4096)
+        for _ in range(2 * AFTER_FLUSHES):
+            disk.write(0, b"there")
+            disk.flush()
+        server = control.ControlServer(home, {})
+        exported = sockets.listen_unix(home / "nbd.sock")
+        pin = vault.pin("main")
+        gc.collect(vault)
+        assert {path.name for path in home.iterdir()} >= {"head", "pins", "leases", "journals"}
+        assert list((home / "servers").iterdir()) == [server.path]
+        assert owners(home) == {owner}
+        pin.release()
+        server.close()
+        exported.close()
+    compact(home)
+    assert owners(home) == {owner}
+
+
+def owners(folder: Path) -> set[tuple[int, int]]:
+    found = [path.lstat() for path in (folder, *folder.rglob("*"))]
+    return {(each.st_uid, each.st_gid) for each in found}

@@ -9,6 +9,7 @@ history.py, changes.py, describe.py, graph.py
                how snapshots, differences, events and lines of history are shown
 tuning.py      how the interpreter and its memory are set, for commands and for servers
 vm/            the commands about machines, and the processes that run them
+logs.py        the log of servers and machines
 signals.py     what a program does that is told to end
 keeping.py, bisecting.py
                what `prune` and `policy set`, and the parts of `bisect`, have in common

@@ -26,6 +26,7 @@ CERTIFICATES = "the directory of your ca-cert.pem, client-cert.pem and client-ke
     shape={
         "export": "name of the export: REVISION/VOLUME",
         "read_only": "whether it cannot be written to",
+        "copy": "whether what is written there is thrown away when the server ends",
         "served": "whether a server that offers it runs now",
         "start": "the command that begins one, else null",
         "recipes.uri": "NBD URI of it",
@@ -53,21 +54,23 @@ def run(vault: Vault, revision: str, program: str | None, as_json: bool) -> None
 
     For each program the exact line (for libvirt the XML), with the address of the server that
     serves the revision now; if none does, with the one that 'blockvault serve' would use, and how
-    to start that.  For a server with TLS, CERTIFICATES stands for the directory of your
+    to start that.  Of a server with --copy-on-write only what its --export names is told, and that
+    it is a copy.  For a server with TLS, CERTIFICATES stands for the directory of your
     ca-cert.pem, client-cert.pem and client-key.pem.
     """
     from blockvault.nbd import attach, offers
-    from blockvault.nbd.volumes import branch_of
+    from blockvault.ops.refs import branch_of
 
     text, volume = vault.split(revision)
-    text = branch_of(vault, text)
-    offer = offers.find(vault, text, vault.resolve(text).volume(volume).name)
+    found = vault.resolve(text).volume(volume)
+    offer = offers.find(vault, branch_of(vault, text), found.name)
     lines = attach.recipes(offer.address, offer.export, read_only=offer.read_only)
     if as_json:
         output.write_json(
             {
                 "export": offer.export,
                 "read_only": offer.read_only,
+                "copy": offer.copy,
                 "served": offer.start is None,
                 "start": offer.start,
                 "recipes": lines,
@@ -78,6 +81,8 @@ def run(vault: Vault, revision: str, program: str | None, as_json: bool) -> None
     else:
         if offer.start is not None:
             output.write(f"Nothing serves it now; start with: {offer.start}\n")
+        if offer.copy:
+            output.write("What is written there is thrown away when the server ends.\n")
         if offer.address.tls:
             output.write(f"{attach.CERTIFICATES}: {CERTIFICATES}\n")
         for name in PROGRAMS:

@@ -108,7 +108,7 @@ def run_command(vault: Vault, words: tuple[str, ...], as_json: bool) -> None:
     from blockvault.cli import bisecting
     from blockvault.ops import bisect
 
-    bisection = bisect.load(vault.path)
+    bisection = bisect.load(vault)
     with bisecting.Judge(vault, bisection, words, aside=as_json) as judge:
         bisecting.run(vault, bisection, judge, as_json=as_json)
 
@@ -136,7 +136,7 @@ def _marker(verdict: str, summary: str, example: str) -> Command:
         from blockvault.model.bisect import Verdict
         from blockvault.ops import bisect
 
-        bisection = bisect.load(vault.path)
+        bisection = bisect.load(vault)
         if revision is not None:
             seq = bisect.locate(vault, bisection, revision)
         else:
@@ -164,7 +164,7 @@ def log(vault: Vault, as_json: bool) -> None:
     from blockvault.cli import bisecting
     from blockvault.ops import bisect
 
-    bisection = bisect.load(vault.path)
+    bisection = bisect.load(vault)
     if not as_json:
         _known(vault, bisection)
     bisecting.show(vault, bisection, as_json=as_json)

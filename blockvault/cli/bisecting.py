@@ -131,6 +131,7 @@ def run(vault: Vault, bisection: Bisection, judge: Judge, *, as_json: bool = Fal
 
     ends = bisection.untried_ends
     for seq, stated in ends:
+        bisect.position(vault, bisection, seq)  # if it was pruned, that is no verdict
         verdict = told(seq)
         if verdict is not stated:
             name = bisect.revision(vault, bisection, seq)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         "blockvault branch -m test staging": "Rename.",
         "blockvault branch -d staging": "Delete; its history is kept until it is pruned.",
         "blockvault branch --restore staging": "Bring it back.",
+        "blockvault branch --restore staging old": "The same where the name is in use again.",
     },
     shape={
         "name": "name of the branch",
@@ -37,7 +38,12 @@ if TYPE_CHECKING:
 @click.argument("revision", metavar="[REV]", required=False, shell_complete=complete.revisions)
 @click.option("-d", "--delete", "action", flag_value="delete", help="Delete branch NAME.")
 @click.option("-m", "--move", "action", flag_value="move", help="Rename: -m OLD NEW, or -m NEW.")
-@click.option("--restore", "action", flag_value="restore", help="Bring back deleted branch NAME.")
+@click.option(
+    "--restore",
+    "action",
+    flag_value="restore",
+    help="Bring back a deleted branch: --restore NAME, or NAME NEW.",
+)
 @click.option("--deleted", is_flag=True, help="List deleted branches too.")
 @with_vault
 def run(
@@ -50,31 +56,38 @@ def run(
 ) -> None:
     """List, create, rename, delete or restore branches.
 
-    With NAME, make a branch that starts at REV (default: the head of the current branch).  The
-    state of any branch, deleted or not, stays in its history: see reflog.
+    With NAME, make a branch that starts at REV (default: the head of the current branch).  A
+    deleted branch is kept, with its history, until it is pruned: --restore brings it back.
     """
+    if name is not None and deleted:
+        raise click.UsageError("--deleted takes no name")
     if name is None:
         if action:
             raise click.UsageError(f"--{action} needs the name of a branch")
         _list(vault, deleted, as_json)
         return
+    gone = None
     if action == "move":
         old, new = (name, revision) if revision else (vault.head, name)
         vault.rename_branch(old, new)
         name, said = new, f"Renamed branch {old} to {new}"
-    elif action:
+    elif action == "delete":
         if revision:
-            raise click.UsageError(f"--{action} takes one name")
-        (vault.delete_branch if action == "delete" else vault.restore_branch)(name)
-        said = f"{action.capitalize()}d branch {name}"
+            raise click.UsageError("--delete takes one name")
+        gone = vault.branch(name)._replace(deleted=True)
+        vault.delete_branch(name)
+        said = f"Deleted branch {name}"
+    elif action == "restore":
+        vault.restore_branch(name, revision)
+        said = f"Restored branch {name}" + (f" as {revision}" if revision else "")
+        name = revision or name
     else:
         vault.create_branch(name, revision or "HEAD")
         said = f"Created branch {name} at {revision or 'HEAD'}"
-    if not as_json:
+    if as_json:
+        output.write_json(_json(gone or vault.branch(name), vault.head))
+    else:
         output.write(said)
-        return
-    listing = vault.branches(deleted=True)
-    output.write_json(_json([branch for branch in listing if branch.name == name][-1], vault.head))
 
 
 def _list(vault: Vault, deleted: bool, as_json: bool) -> None:

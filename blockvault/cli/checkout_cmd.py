@@ -61,7 +61,8 @@ def run(
     'blockvault snapshot --from DIR'.
 
     With --machine, disks get the format that they had when 'import --machine' read them, and the
-    machine's other files come back as they were; DIR must be new or empty.
+    machine's other files come back as they were; DIR must be new or empty.  The system brings these
+    files to the disk in its own time, as those of 'export'; all others are there in the end.
     """
     if machine:
         if volumes or force or dry_run:

@@ -12,8 +12,11 @@ reference in docs/cli and the tests are all taken from that declaration::
 from __future__ import annotations
 
 import functools
+import math
 import os
 import re
+import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +89,10 @@ def command(
 def vault_option(**extra: Any) -> click.Option:
     """``-V``: accepted before and after the command's name; the later one wins."""
 
-    def remember(ctx: click.Context, _param: click.Parameter, value: str | None) -> None:
-        if value:
+    def remember(ctx: click.Context, param: click.Parameter, value: str | None) -> None:
+        if value == "":  # of a variable that is not set, and it meant one vault and no other
+            raise click.BadParameter("the directory has no name", ctx, param)
+        if value is not None:
             ctx.ensure_object(Settings).vault = value
 
     return click.Option(
@@ -157,6 +162,28 @@ def with_vault(function: Callable[Concatenate[Vault, P], R]) -> Callable[P, R]:
 
     return opened
 
+
+class _Count(click.IntRange):
+    """How many of something; what no list can hold stands for all of it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return min(super().convert(value, param, ctx), sys.maxsize)
+
+
+class _Seconds(click.FloatRange):
+    """A span of time; what nothing can wait for is as long as it can.
+
+    nan is within every range, and would never be over.
+    """
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        found = super().convert(value, param, ctx)
+        if math.isnan(found):
+            self.fail(f"{value!r} is not a number of seconds", param, ctx)
+        return min(found, threading.TIMEOUT_MAX)
+
+
+COUNT, SECONDS = _Count(0), _Seconds(0)
 
 _SIZE = re.compile(r"(\d+)(?:\.(\d+))?\s*([KMGTP]?)(?:i?B)?", re.IGNORECASE)
 

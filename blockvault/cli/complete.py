@@ -5,12 +5,15 @@ candidate per line.  Completing must never print an error or hang: anything that
 vault, a damaged one) offers nothing.
 
 Bash splits words at ``:`` and ``@``, which revisions are full of, and then replaces only the part
-behind the last of them.  So for bash the line is split here, and candidates lose the part in front.
+behind the last of them, or all that follows an open quote.  So for bash the line is split here, and
+candidates lose the part in front.  Bash also takes them as they are, so they are quoted here: names
+may hold spaces and all that a shell would obey.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -56,20 +59,58 @@ class _Bash(BashComplete):
     def source(self) -> str:
         return self.source_template % self.source_vars()
 
-    def get_completion_args(self) -> tuple[list[str], str]:
-        line = os.environ.get("COMP_LINE", "").encode()
-        line = line[: int(os.environ.get("COMP_POINT", len(line)))]
-        words = split_arg_string(line.decode(errors="replace"))[1:]
-        if not words or line[-1:].isspace():
-            return words, ""
-        return words[:-1], words[-1]
-
     def complete(self) -> str:
-        args, word = self.get_completion_args()
-        breaks = os.environ.get("COMP_WORDBREAKS", "")
-        hidden = max((word.rfind(mark) + 1 for mark in ":@=" if mark in breaks), default=0)
+        line = _line()
+        quote, inside = _open_quote(line)
+        args, word = _words(line.removesuffix(quote + inside))
+        if quote:
+            hidden = len(word)
+            word += _unquoted(inside, quote)
+        else:
+            breaks = os.environ.get("COMP_WORDBREAKS", "")
+            hidden = max((word.rfind(mark) + 1 for mark in ":@=" if mark in breaks), default=0)
         items = self.get_completions(args, word)
-        return "\n".join(f"{item.type},{item.value[hidden:]}" for item in items)
+        return "\n".join(f"{item.type},{_quoted(item.value[hidden:], quote)}" for item in items)
+
+
+def _line() -> str:
+    """The line as far as the cursor."""
+    line = os.environ.get("COMP_LINE", "").encode()
+    return line[: int(os.environ.get("COMP_POINT", len(line)))].decode(errors="replace")
+
+
+def _words(line: str) -> tuple[list[str], str]:
+    """The program's arguments, and the word that the line ends in."""
+    # One letter more shows which that is, though it be empty or end in a space.
+    words = split_arg_string(line + "x")[1:]
+    return words[:-1], words[-1][:-1] if words else ""
+
+
+_QUOTES = re.compile(r"""(?:[^\\'"]|\\.?|'[^']*'|"(?:[^\\"]|\\.)*")*(?:(['"])(.*))?""", re.DOTALL)
+"""What is quoted as a whole or not at all, and behind it perhaps a quote that is open."""
+
+
+def _open_quote(line: str) -> tuple[str, str]:
+    """The quote that is open at the end of a line, and what follows it; nothing if none is."""
+    found = _QUOTES.fullmatch(line)
+    return (found[1], found[2]) if found and found[1] else ("", "")
+
+
+_SPECIAL = r'[\\"$`]'
+"""What a backslash stands before in double quotes."""
+
+
+def _unquoted(inside: str, quote: str) -> str:
+    """What has been typed behind an open quote."""
+    return re.sub(rf"\\({_SPECIAL})", r"\1", inside) if quote == '"' else inside
+
+
+def _quoted(value: str, quote: str) -> str:
+    """A value as bash takes it for one word, behind an open ``quote`` or none."""
+    if quote == "'":
+        return value.replace("'", r"'\''")
+    special = _SPECIAL if quote else r"[^\w@%+=:,./-]"
+    return re.sub(special, r"\\\g<0>", value)
 
 
 def answer(program: click.Command, variable: str, instruction: str) -> int:

@@ -98,7 +98,7 @@ _DETAILS: dict[type[events.Event], Callable[[Any, Branches], str]] = {
     events.Snapshotted: lambda e, _: short(e.snapshot),
     events.RolledBack: _returned,
     events.VolumeChanged: lambda e, _: f"{e.action} {e.volume}",
-    events.Held: lambda e, _: f"{short(e.snapshot)} {e.text}",
+    events.Held: lambda e, _: f"{short(e.snapshot)} {output.subject(e.text)}",
     events.Unheld: lambda e, _: short(e.snapshot),
     events.PolicySet: _policy,
     events.Pruned: lambda e, _: f"{len(e.base)} rows stay",

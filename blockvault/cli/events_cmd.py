@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import click
 
 from blockvault.cli import complete, output
-from blockvault.cli.common import command, with_vault
+from blockvault.cli.common import COUNT, command, with_vault
 from blockvault.errors import BadRequest, NotFound
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _POLL = 0.2  # seconds between two looks at the log with --follow
 @click.argument("revision", metavar="[REV]", required=False, shell_complete=complete.revisions)
 @click.option("--since", metavar="REV|TIME", help="Only what came after this state or moment.")
 @click.option("--until", metavar="REV|TIME", help="Only up to this state or moment.")
-@click.option("-n", "--max-count", "count", metavar="N", type=click.IntRange(0), help="The last N.")
+@click.option("-n", "--max-count", "count", metavar="N", type=COUNT, help="The last N.")
 @click.option(
     "-f", "--follow", is_flag=True, help="Wait for new events and list them as they come."
 )
@@ -73,7 +73,10 @@ def run(
 
 
 class Limits(NamedTuple):
-    """The first and last sequence number and moment; None: no limit."""
+    """The first and last sequence number and moment; None: no limit.
+
+    Numbers do not ascend with time: each server stores the writes of its guests when it comes to.
+    """
 
     first: int
     last: int | None
@@ -82,21 +85,30 @@ class Limits(NamedTuple):
 
     @property
     def bounded(self) -> bool:
-        return self.last is not None or self.not_after_us is not None
+        return self.last is not None
+
+    def include(self, logged: Logged) -> bool:
+        """Whether an event of these numbers happened within these moments."""
+        until = self.not_after_us
+        return self.not_before_us <= logged.time_us and (until is None or logged.time_us <= until)
 
 
 def _limits(
     vault: Vault, revision: str | None, since: str | None, until: str | None
-) -> tuple[str | None, Limits]:
-    """The branch, if only one is asked for, and what of the log is."""
+) -> tuple[int | None, Limits]:
+    """The branch by number, if only one is asked for, and what of the log is."""
+    from blockvault.ops.refs import branch_of
+
     branch, last = None, None
     if revision:
         position = vault.resolve(revision, exact=True)
-        branch = position.name
-        if revision not in (branch, "HEAD"):
+        branch = position.branch or None
+        if branch_of(vault, revision) != position.name:
             last = position.seq
     after, start_us = _bound(vault, since)
     before, end_us = _bound(vault, until)
+    if end_us is not None:
+        before = vault.last_event_until(end_us)
     if before is not None:
         last = before if last is None else min(last, before)
     first = (after or 0) + 1 if start_us is None else vault.first_event_since(start_us)
@@ -120,30 +132,23 @@ def _bound(vault: Vault, text: str | None) -> tuple[int | None, int | None]:
 
 
 def _chosen(
-    vault: Vault, branch: str | None, limits: Limits, count: int | None
+    vault: Vault, branch: int | None, limits: Limits, count: int | None
 ) -> Iterator[Logged]:
     """The events within the limits, oldest first; with ``count`` the last so many."""
-    if count is None:
-        for logged in vault.events(branch, since=limits.first, until=limits.last):
-            if limits.not_after_us is not None and logged.time_us > limits.not_after_us:
-                return
-            if logged.time_us >= limits.not_before_us:
-                yield logged
-        return
-    newest = vault.events(branch, since=limits.first, until=limits.last, reverse=True)
-    wanted = (
-        logged
-        for logged in newest
-        if limits.not_after_us is None or logged.time_us <= limits.not_after_us
-    )
-    tail = [logged for logged in islice(wanted, count) if logged.time_us >= limits.not_before_us]
-    yield from reversed(tail)
+    from blockvault.ops.snapshots import events_of
+
+    last_ones = count is not None
+    every = events_of(vault, branch, since=limits.first, until=limits.last, reverse=last_ones)
+    wanted = filter(limits.include, every)
+    return reversed(list(islice(wanted, count))) if last_ones else wanted
 
 
-def _follow(vault: Vault, branch: str | None, last: int, write: _Writer) -> None:
+def _follow(vault: Vault, branch: int | None, last: int, write: _Writer) -> None:
     """Look for later events again and again, until interrupted."""
+    from blockvault.ops.snapshots import events_of
+
     while True:
-        for logged in vault.events(branch, since=last + 1):
+        for logged in events_of(vault, branch, since=last + 1):
             write(logged)
             last = logged.seq
         output.flush()

@@ -47,15 +47,26 @@ _STDOUT = "-"
     is_flag=True,
     help="Replace FILE if it exists; the new one has its mode and owner.",
 )
+@click.option("--sync", is_flag=True, help="Wait until the file is on the disk.")
 @with_vault
 def run(
-    vault: Vault, source: str, file: str, image_format: str | None, force: bool, as_json: bool
+    vault: Vault,
+    source: str,
+    file: str,
+    image_format: str | None,
+    force: bool,
+    sync: bool,
+    as_json: bool,
 ) -> None:
     """Write one volume to an image file.
 
     The volume may be left out where the revision has only one.  The file appears under its name
     only when it is complete; of a symbolic link, what it points at is replaced.  With - as FILE the
     raw bytes go to standard output.
+
+    The system brings the file to the disk in its own time, as with cp: after a power cut in the
+    seconds that follow, it may be missing or incomplete.  With --sync it is on the disk, name and
+    content, when the command ends, which takes longer.
 
     A block device is overwritten where it is, with --force only, with raw bytes; if that is
     interrupted, the device holds a part of the volume.
@@ -67,7 +78,14 @@ def run(
     target = sys.stdout.buffer if file == _STDOUT else Path(file)
     with progress("Exporting", quiet=as_json) as report:
         done = export(
-            vault, revision, volume, target, format=image_format, force=force, progress=report
+            vault,
+            revision,
+            volume,
+            target,
+            format=image_format,
+            force=force,
+            sync=sync,
+            progress=report,
         )
     if done.path is None:
         return

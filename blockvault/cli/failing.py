@@ -47,9 +47,9 @@ def report(error: BaseException, *, as_json: bool) -> int:
         return error.exit_code
     kind, message, code = describe(error)
     if as_json:
-        import json
+        from blockvault.cli.output import json_text
 
-        text = json.dumps({"error": {"kind": kind, "message": message}}, ensure_ascii=False)
+        text = json_text({"error": {"kind": kind, "message": message}}, sys.stderr)
     else:
         from blockvault.cli.output import clean
 
@@ -80,9 +80,20 @@ def describe(error: BaseException) -> tuple[str, str, int]:
         return _describe_os_error(error)
     if isinstance(error, MemoryError):
         return "no-memory", "out of memory; what was acknowledged is safe", VaultError.exit_code
+    if interruption := _behind(error):
+        return describe(interruption)
     text = f"{type(error).__name__}: {error}".rstrip(": ")
     hint = "BLOCKVAULT_TRACEBACK=1 shows where"
     return "internal", f"unexpected error, please report it: {text} ({hint})", VaultError.exit_code
+
+
+def _behind(error: BaseException) -> KeyboardInterrupt | None:
+    """The signal that an error comes from: a library that is told to end while it is being loaded
+    may make an error of its own of that."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, KeyboardInterrupt):
+        found = found.__cause__ or found.__context__
+    return found
 
 
 def _describe_os_error(error: OSError) -> tuple[str, str, int]:

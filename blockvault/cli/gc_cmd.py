@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from blockvault.cli import output
-from blockvault.cli.common import command, size_option, with_vault
+from blockvault.cli.common import SECONDS, command, size_option, with_vault
 from blockvault.cli.keeping import parse_time_span
 from blockvault.cli.progress import progress
 
@@ -54,7 +54,7 @@ _DONE = {
 @click.option(
     "--wait",
     metavar="SECONDS",
-    type=click.FloatRange(0),
+    type=SECONDS,
     default=60.0,
     show_default=True,
     help="How long to wait for operations that began earlier.",
@@ -91,6 +91,8 @@ def run(
     What is reachable by any revision is never touched: prune decides what that is.  With
     --recompress the JSON has a field "packed": frames, became, bytes_before, bytes_after, skipped.
     """
+    if dry_run and (level or older is not None):
+        raise click.UsageError("--dry-run packs nothing: it takes neither --recompress nor --older")
     if dry_run:
         _would(vault, as_json)
     else:
@@ -120,10 +122,15 @@ def collect(
     """Collect, pack what the policy or ``level`` says, and tell of it."""
     from blockvault.ops import gc
 
-    with progress("Collecting", quiet=as_json) as report:
-        done = gc.collect(vault, wait=gc.WAIT if wait is None else wait, progress=report)
     if level is None:
         level, older = _by_policy(vault, older)
+    if older is not None and not level:
+        raise click.UsageError(
+            "--older says what to pack, and nothing says how: it goes with --recompress or with "
+            "what 'policy set --recompress' stored"
+        )
+    with progress("Collecting", quiet=as_json) as report:
+        done = gc.collect(vault, wait=gc.WAIT if wait is None else wait, progress=report)
     packed = None
     if level and done.complete:
         packed = _pack(vault, level, older, frame, as_json)

@@ -36,6 +36,8 @@ def run(vault: Vault, revision: str | None, message: str, as_json: bool) -> None
     """Hold a revision so that no policy forgets it, or list what is held."""
     from blockvault.ops import policy
 
+    if message and revision is None:
+        raise click.UsageError("--message goes with REV: name what is to be held")
     found = policy.holds(vault) if revision is None else [policy.hold(vault, revision, message)]
     if as_json:
         for each in found:

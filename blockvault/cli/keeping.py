@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from blockvault.cli.common import COUNT
 from blockvault.errors import BadRequest
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def parse_time_span(text: str) -> int:
 def keep_options(function: F) -> F:
     """Add all ``--keep-`` options; they reach the command as ``keep_last`` and so on."""
     options = [
-        click.option(f"--keep-{name}", metavar="N", type=click.IntRange(0), help=text)
+        click.option(f"--keep-{name}", metavar="N", type=COUNT, help=text)
         for name, text in COUNTS.items()
     ]
     options += [

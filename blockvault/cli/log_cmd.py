@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import click
 
 from blockvault.cli import complete, history, output
-from blockvault.cli.common import command, with_vault
+from blockvault.cli.common import COUNT, command, with_vault
 
 if TYPE_CHECKING:
     from blockvault.model.snapshot import Snapshot
+    from blockvault.ops.positions import Position
     from blockvault.vault import Vault
 
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 @click.option("--all", "everything", is_flag=True, help="Start from all branches and tags.")
 @click.option("--graph", is_flag=True, help="Draw the lines of history.")
 @click.option("--oneline", is_flag=True, help="One line for each snapshot.")
-@click.option("-n", "--max-count", "count", metavar="N", type=click.IntRange(0), help="At most N.")
+@click.option("-n", "--max-count", "count", metavar="N", type=COUNT, help="At most N.")
 @with_vault
 def run(
     vault: Vault,
@@ -48,10 +49,10 @@ def run(
     from blockvault.ops import snapshots
 
     names = history.names_of(vault)
+    starts = [vault.resolve(text) for text in revisions]
     if everything:
-        revisions += tuple(branch.name for branch in vault.branches())
-        revisions += tuple(f"tags/{tag.name}" for tag in vault.tags())
-    found = islice(snapshots.log(vault, *map(vault.resolve, revisions or ("HEAD",))), count)
+        starts += _all(vault)
+    found = islice(snapshots.log(vault, *(starts or [vault.resolve()])), count)
     if as_json:
         for snapshot in found:
             known = {"names": list(names.get(snapshot.id, ()))}
@@ -60,6 +61,16 @@ def run(
         _write_graph(found, names, oneline)
     else:
         _write_list(found, names, oneline)
+
+
+def _all(vault: Vault) -> Iterator[Position]:
+    """What all branches and tags stand for; not by their names, which may stand for several."""
+    from blockvault.ops import positions
+
+    for branch in vault.branches():
+        yield positions.head_of(vault, branch)
+    for tag in vault.tags():
+        yield positions.of_snapshot(vault, tag.snapshot)
 
 
 def _write_list(snapshots: Iterator[Snapshot], names: history.Names, oneline: bool) -> None:

@@ -14,11 +14,11 @@ import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TextIO
 
 import click
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f-\x9f]")
 _UNITS = ("KiB", "MiB", "GiB", "TiB", "PiB", "EiB")
 _COLUMN_GAP = "  "
 
@@ -33,7 +33,12 @@ def write(text: str = "") -> None:
 
 def write_json(value: Mapping[str, Any]) -> None:
     """Print one object as one line."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, separators=(",", ":")) + "\n")
+    sys.stdout.write(json_text(value, sys.stdout, separators=(",", ":")) + "\n")
+
+
+def json_text(value: Any, stream: TextIO, **form: Any) -> str:
+    """JSON for a stream: what is not ASCII is escaped, unless that takes UTF-8 as JSON is to be."""
+    return json.dumps(value, ensure_ascii=stream.encoding.lower() != "utf-8", **form)
 
 
 def flush() -> None:
@@ -52,7 +57,10 @@ def pick(value: object, names: Iterable[str]) -> dict[str, Any]:
 
 
 def clean(text: str) -> str:
-    """Foreign text (messages, file names) without anything that would steer a terminal."""
+    """Foreign text (messages, file names) on one line, without what would steer a terminal.
+
+    Who shows text of several lines takes them apart first.
+    """
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 

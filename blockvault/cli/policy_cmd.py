@@ -97,6 +97,8 @@ def _show(vault: Vault, branch: str | None, as_json: bool) -> None:
     from blockvault.model.retention import format_duration
     from blockvault.ops import policy as policies
 
+    if branch is not None:
+        vault.branch(branch)  # says that there is none of this name
     for name, policy in policies.show(vault):
         if branch not in (None, name):
             continue

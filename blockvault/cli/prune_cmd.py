@@ -13,6 +13,7 @@ from blockvault.errors import BadRequest
 from blockvault.ids import short
 
 if TYPE_CHECKING:
+    from blockvault.ops.forget import Forgotten
     from blockvault.ops.prune import Plan, Verdict
     from blockvault.vault import Vault
 
@@ -71,18 +72,18 @@ def run(
             "nothing says what to keep: give --keep- options, or store them with 'policy set'"
         )
     plan = make_plan(vault, chosen, branch)
-    freed = None
+    freed, gone = None, forget.expected(plan)
     if dry_run:
         with progress("Marking", quiet=as_json) as report:
             freed = gc.freed_by(vault, plan, progress=report)
     elif not plan.empty:
-        forget.execute(vault, plan)
+        gone = forget.execute(vault, plan)
     if as_json:
-        output.write_json(_json(plan, dry_run, freed))
+        output.write_json(_json(plan, gone, dry_run, freed))
     else:
         if dry_run:
             _table(plan)
-        _summary(plan, freed, dry_run=dry_run, collect=collect)
+        _summary(plan, gone, freed, dry_run=dry_run, collect=collect)
     if collect and not dry_run:
         gc_cmd.collect(vault, as_json=as_json)
 
@@ -107,30 +108,34 @@ def _table(plan: Plan) -> None:
 
 def _why(verdict: Verdict) -> str:
     if verdict.kept:
-        return output.clean("; ".join(verdict.reasons))
+        return "; ".join(map(output.subject, verdict.reasons))
     return output.clean(f"goes on in {', '.join(verdict.dependents)}" if verdict.dependents else "")
 
 
-def _summary(plan: Plan, freed: tuple[int, int] | None, *, dry_run: bool, collect: bool) -> None:
+def _summary(
+    plan: Plan, gone: Forgotten, freed: tuple[int, int] | None, *, dry_run: bool, collect: bool
+) -> None:
     would = "Would forget" if dry_run else "Forgot"
-    gone = len(plan.forgotten)
-    kept = len(plan.verdicts) - gone
-    output.write(f"{would} {output.plural(gone, 'snapshot')}; {kept:,} stay")
-    for cut in plan.cuts:
+    count = len(gone.snapshots)
+    output.write(f"{would} {output.plural(count, 'snapshot')}; {len(plan.verdicts) - count:,} stay")
+    for cut in gone.cuts:
         since = output.local_time(cut.time_us)
         output.write(f"{would} writes to {cut.name} before {since} (event #{cut.seq})")
-    for _, name in plan.dropped:
+    for name in gone.branches:
         output.write(f"{would} deleted branch {name}")
-    for name in plan.tags:
+    for name in gone.tags:
         output.write(f"{would} tag {name}")
     if freed is not None:
         output.write(f"gc would then give back {output.size(freed[0] + freed[1])}")
         output.write(f"of that it could already give back {output.size(freed[1])}")
-    elif not plan.empty and not collect:
+    elif (count or gone.cuts or gone.branches) and not collect:
         output.write("'blockvault gc' gives the space back")
 
 
-def _json(plan: Plan, dry_run: bool, freed: tuple[int, int] | None) -> dict[str, Any]:
+def _json(
+    plan: Plan, gone: Forgotten, dry_run: bool, freed: tuple[int, int] | None
+) -> dict[str, Any]:
+    forgotten = set(gone.snapshots)
     return {
         "dry_run": dry_run,
         "snapshots": [
@@ -141,12 +146,12 @@ def _json(plan: Plan, dry_run: bool, freed: tuple[int, int] | None) -> dict[str,
                 "dependents": list(verdict.dependents),
             }
             for verdict in plan.verdicts
-            if not verdict.kept
+            if verdict.snapshot.id in forgotten
         ],
-        "kept": len(plan.verdicts) - len(plan.forgotten),
-        "branches": [{"name": cut.name, "kept_from": cut.seq} for cut in plan.cuts],
-        "dropped": [name for _, name in plan.dropped],
-        "tags": list(plan.tags),
+        "kept": len(plan.verdicts) - len(forgotten),
+        "branches": [{"name": cut.name, "kept_from": cut.seq} for cut in gone.cuts],
+        "dropped": list(gone.branches),
+        "tags": list(gone.tags),
         "freed": None if freed is None else freed[0],
         "unreachable": None if freed is None else freed[1],
     }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from blockvault.cli import complete, output
-from blockvault.cli.common import command, with_vault
+from blockvault.cli.common import COUNT, command, with_vault
 from blockvault.ids import short
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     },
 )
 @click.argument("branch", required=False, shell_complete=complete.branches)
-@click.option("-n", "--max-count", "count", metavar="N", type=click.IntRange(0), help="At most N.")
+@click.option("-n", "--max-count", "count", metavar="N", type=COUNT, help="At most N.")
 @with_vault
 def run(vault: Vault, branch: str | None, count: int | None, as_json: bool) -> None:
     """List where a branch has been.

@@ -38,8 +38,10 @@ def run(vault: Vault, branch: str, revision: str, as_json: bool) -> None:
     History is kept: the state that the branch leaves stays in its reflog, so a rollback can be
     rolled back too.
     """
-    before = vault.branch(branch).seq
-    position = vault.rollback(branch, revision)
+    from blockvault.ops import positions
+
+    before = vault.rollback(branch, revision)
+    position = positions.head_of(vault, vault.branch(branch))
     if as_json:
         output.write_json(
             {

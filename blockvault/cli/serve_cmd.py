@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
-from blockvault.cli import complete, output, signals, tuning
+from blockvault.cli import complete, logs, output, signals, tuning
 from blockvault.cli.common import command, size_option, with_vault
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def run(
         raise click.UsageError("--read-only and --copy-on-write exclude each other")
     where = _where(vault, socket, listen)
     tls = _tls(where, tls_cert, tls_key, tls_ca, insecure)
-    _log(verbose)
+    logs.begin(logging.INFO if verbose else logging.WARNING)
     tuning.for_months()
     stop = threading.Event()
     heeded = signals.on_end(stop.set)
@@ -162,13 +162,6 @@ def _tls(
     if where.tcp is not None and not (insecure and sockets.is_loopback(where.tcp[0])):
         raise click.UsageError(LOOPBACK_ONLY)
     return None
-
-
-def _log(verbose: bool) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
 
 
 def _announce(serving: Serving, tls: bool, as_json: bool) -> None:

@@ -10,6 +10,7 @@ SIGINT of what it runs in the background.
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import time
@@ -45,10 +46,21 @@ def unwind() -> None:
 
 
 def on_end(act: Callable[[], None]) -> list[signal.Signals]:
-    """Have ``act`` called by the signals that end a program; return them."""
+    """Have ``act`` called by the signals that end a program; return them.
+
+    On a thread of its own: what the main thread was at when the signal came goes on only when the
+    handler is done, and it may hold the lock that ``act`` waits for.
+    """
+
+    def end(number: int, _: object) -> None:
+        try:
+            _thread.start_new_thread(act, ())  # threading.Thread takes locks itself
+        except RuntimeError:  # no more threads: that lock is hardly ever held, and we are to end
+            act()
+
     heeded = _heeded(ENDING)
     for number in heeded:
-        signal.signal(number, lambda *_: act())
+        signal.signal(number, end)
     return heeded
 
 

@@ -30,29 +30,30 @@ if TYPE_CHECKING:
     },
 )
 @click.argument("name", required=False, shell_complete=complete.tags)
-@click.argument("revision", metavar="[REV]", default="HEAD", shell_complete=complete.revisions)
+@click.argument("revision", metavar="[REV]", required=False, shell_complete=complete.revisions)
 @click.option("-d", "--delete", is_flag=True, help="Delete tag NAME.")
 @click.option("-f", "--force", is_flag=True, help="Move tag NAME if it exists.")
 @with_vault
 def run(
-    vault: Vault, name: str | None, revision: str, delete: bool, force: bool, as_json: bool
+    vault: Vault, name: str | None, revision: str | None, delete: bool, force: bool, as_json: bool
 ) -> None:
     """List, create or delete tags.
 
-    A tag names one snapshot for ever; a state that is no snapshot yet becomes one.
+    A tag names one snapshot for ever; a state that is no snapshot yet becomes one.  Without REV it
+    is the head of the current branch.
     """
-    from blockvault.ops import refs
-
     if name is None:
         if delete:
             raise click.UsageError("--delete needs the name of a tag")
         _list(vault, as_json)
         return
     if delete:
+        if revision is not None:
+            raise click.UsageError("--delete takes one name")
         tag = next((tag for tag in vault.tags() if tag.name == name), None)
         vault.delete_tag(name)
     else:
-        tag = refs.tag(vault, name, vault.resolve(revision), force=force)
+        tag = vault.tag(name, revision or "HEAD", force=force)
     if tag is None:
         return
     if as_json:

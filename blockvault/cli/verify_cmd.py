@@ -86,6 +86,11 @@ def run(
     if sum(map(bool, (revision, since, fast))) > 1:
         raise click.UsageError("REV, --since and --fast exclude each other")
     scan = Scan(sample, rate, resume)
+    if (revision or since or fast) and scan != Scan():
+        raise click.UsageError(
+            "--sample, --rate and --resume go with a check of the whole vault: without REV, "
+            "--since or --fast"
+        )
     with progress("Checking", quiet=as_json) as report:
         found = verify(vault, revision, fast=fast, since=since, scan=scan, progress=report)
     if as_json:

@@ -5,6 +5,7 @@ Most fields mean the same in every event; the exceptions are told by the event's
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -36,14 +37,14 @@ def checks_of(event: str, names: Sequence[str]) -> tuple[tuple[str, Check], ...]
 
 def _action(value: Any) -> None:
     if value not in VOLUME_ACTIONS:
-        raise BadRequest(f"{value!r:.80} is not one of {', '.join(VOLUME_ACTIONS)}")
+        raise BadRequest(f"{reprlib.repr(value)} is not one of {', '.join(VOLUME_ACTIONS)}")
 
 
 def _tuples(value: Any, size: int, what: str) -> tuple[tuple[Any, ...], ...]:
     if not isinstance(value, tuple) or not all(
         isinstance(item, tuple) and len(item) == size for item in value
     ):
-        raise BadRequest(f"{value!r:.80} are no {what}")
+        raise BadRequest(f"{reprlib.repr(value)} are no {what}")
     return value
 
 
@@ -71,7 +72,7 @@ def _kept(value: Any) -> None:
 def _base(value: Any) -> None:
     for table, key, row in _tuples(value, 3, "rows"):
         if table not in BASE_TABLES or type(key) is not bytes or type(row) is not bytes:
-            raise BadRequest(f"{table!r:.80} has no such row")
+            raise BadRequest(f"{reprlib.repr(table)} has no such row")
 
 
 _CHECKS: Final[dict[str, Check]] = {

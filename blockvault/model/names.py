@@ -19,6 +19,7 @@ _REF_FORBIDDEN = re.compile(r"[\x00-\x20\x7f~^:?*\[\\\ufffd]|\.\.|@\{|//")
 _PART_FORBIDDEN = re.compile(r"^\.|\.lock$|\.$")
 _VOLUME_FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|\ufffd]')
 _INVISIBLE = frozenset({"Cc", "Cf", "Zl", "Zp", "Zs"})
+_KINDS = ("heads/", "tags/")
 _RESERVED = frozenset({"HEAD", "@"})
 _RESERVED_ON_DISK = re.compile(r"^(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
@@ -28,6 +29,22 @@ def check_ref_name(name: str) -> str:
     reason = _ref_fault(name)
     if reason:
         raise BadRequest(f"'{_shown(name)}' is not a valid name: {reason}", kind="bad-name")
+    return name
+
+
+def check_new_name(name: str) -> str:
+    """Return ``name`` if a new branch or tag may be called so; ``BadRequest`` says why not.
+
+    A log that exists may have names of more kinds: a revision takes them for others.
+    """
+    check_ref_name(name)
+    for prefix in _KINDS:
+        if name.startswith(prefix):
+            raise BadRequest(
+                f"'{_shown(name)}' is not a valid name: in a revision, '{prefix}' before a name "
+                "says what is meant",
+                kind="bad-name",
+            )
     return name
 
 

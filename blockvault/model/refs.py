@@ -24,6 +24,7 @@ from blockvault.model.names import check_ref_name
 from blockvault.model.times import parse_time
 
 HEAD = "HEAD"
+SHORT_HEAD = "@"
 
 
 class AtSeq(NamedTuple):
@@ -75,7 +76,7 @@ def parse(text: str, now_us: int, zone: tzinfo | None = None) -> Revision:
     if found is None:
         raise _bad(text, "it does not read as NAME, NAME~N, NAME^N or NAME@{...}")
     base, at, steps = found.groups()
-    if base == "@" or (not base and at is not None):
+    if base == SHORT_HEAD or (not base and at is not None):
         base = HEAD
     if not base:
         raise _bad(text, "it names nothing")

@@ -7,8 +7,9 @@
     events TIME                how long every write stays reachable; snapshots in that time stay too
 
 A snapshot stays if any rule wants it.  Without a rule of the first three kinds all snapshots stay.
-Times count back from the newest snapshot, or for ``events`` from the newest event, never from the
-clock: one that runs ahead must not throw anything away.
+Times count back from the newest snapshot, or for ``events`` from the newest event; but from the
+clock where that is behind them.  So nothing is thrown away by a clock that runs ahead, nor by one
+that ran ahead when something was recorded; but by one that did both, and still does, it may be.
 """
 
 from __future__ import annotations
@@ -89,25 +90,25 @@ class Policy:
 
 
 def kept(
-    policy: Policy, candidates: Iterable[Candidate], zone: tzinfo | None = None
+    policy: Policy, candidates: Iterable[Candidate], now_us: int, zone: tzinfo | None = None
 ) -> dict[bytes, list[str]]:
     """Which snapshots stay and by which rules.  Hours and days are those of ``zone``, or local."""
     newest_first = sorted(candidates, key=lambda each: (each.time_us, each.seq), reverse=True)
     reasons: dict[bytes, list[str]] = {}
     if not policy.thins:
         return {each.id: ["no rule for snapshots"] for each in newest_first}
-    for name, chosen in _chosen(policy, newest_first, zone):
+    for name, chosen in _chosen(policy, newest_first, now_us, zone):
         for each in chosen:
             reasons.setdefault(each.id, []).append(name)
     return reasons
 
 
 def _chosen(
-    policy: Policy, newest_first: Sequence[Candidate], zone: tzinfo | None
+    policy: Policy, newest_first: Sequence[Candidate], now_us: int, zone: tzinfo | None
 ) -> Iterable[tuple[str, Iterable[Candidate]]]:
     yield "last", newest_first[: policy.last]
     if policy.within and newest_first:
-        since = newest_first[0].time_us - policy.within
+        since = min(newest_first[0].time_us, now_us) - policy.within
         yield "within", [each for each in newest_first if each.time_us >= since]
     for name, period in _PERIODS.items():
         yield name, islice(_newest_of_each(newest_first, period, zone), getattr(policy, name))

@@ -9,6 +9,7 @@ is short; it never decreases within a record.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,7 +70,7 @@ def unpack_rows(payload: bytes | memoryview) -> list[Row]:
 
 def _checked(row: Any) -> Row:
     if not isinstance(row, tuple) or len(row) < 2 or type(row[0]) is not int:
-        raise Damaged(f"{row!r:.80} is not an event", kind="bad-event")
+        raise Damaged(f"{reprlib.repr(row)} is not an event", kind="bad-event")
     if row[0] == events.WROTE and len(row) == 7:
         # The commonest row by far: the same checks as in Wrote, without building one.
         _, dt_us, branch, volume, offset, length, ids = row
@@ -105,4 +106,6 @@ def _known_volume(name: str) -> bool:
 
 
 def _unknown(code: Any) -> Unsupported:
-    return Unsupported(f"the log holds an event of code {code!r:.20}; a later program wrote it")
+    return Unsupported(
+        f"the log holds an event of code {reprlib.repr(code)}; a later program wrote it"
+    )

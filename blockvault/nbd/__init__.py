@@ -6,7 +6,8 @@ negotiation   bytes in, option replies out, until an export is chosen     (no so
 connection    bytes in, validated requests out                            (no sockets)
 service       requests in, replies out: the one place that calls a device (no sockets)
 contexts      block status: base:allocation, blockvault:diff:REV
-peer          one client, from greeting to goodbye; inbox is what it sent
+peer          one client, from greeting to goodbye
+transmission  its requests, served by two threads; inbox is what it sent
 exports       name to device: opened late, shared, released with the last client
 volumes       the volumes of a vault as exports: heads, revisions, copies that take writes
 cow, layers   such a copy; which one a name means, and how long it stays

@@ -7,6 +7,7 @@ certificates of a client under TLS are only its owner knows: ``CERTIFICATES`` st
 
 from __future__ import annotations
 
+import os
 import shlex
 import socket
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Address:
         """The NBD URI of an export; QEMU understands it unless it asks for TLS."""
         name = quote(export, safe=SAFE)
         if self.path is not None:
-            return f"nbd+unix:///{name}?socket={quote(str(self.path), safe=SAFE)}"
+            return f"nbd+unix:///{name}?socket={quote(os.fsencode(self.path), safe=SAFE)}"
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'nbds' if self.tls else 'nbd'}://{host}:{self.port}/{name}"
 

@@ -4,13 +4,30 @@ A connection's own buffers are small and fixed.  A request of up to 32 MiB needs
 hundred clients at once would need more than there is; so whoever handles a large one holds that
 many bytes of the budget meanwhile, and waits while there are not enough.  A single request always
 fits: the budget is never smaller than the largest.
+
+A client for which bytes are held has a deadline, however it spends the time, since others wait for
+them; and a nearer one each time that it stops.
 """
 
 from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from collections.abc import Iterator
+
+STALL_SECONDS = 60.0
+LEAST_RATE = 128 * 1024  # bytes a second beyond those seconds; a line of 1 Mbit/s is fast enough
+
+
+def deadline(size: int) -> float:
+    """By when a client must have sent, or taken, that many bytes that are held for it."""
+    return time.monotonic() + STALL_SECONDS + size / LEAST_RATE
+
+
+def latest(until: float, moved_at: float) -> float:
+    """The same for one that sent or took some of them then, and nothing since."""
+    return min(until, moved_at + STALL_SECONDS)
 
 
 class Budget:

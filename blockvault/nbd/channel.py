@@ -18,10 +18,24 @@ from blockvault.nbd.replies import Piece
 # From here on the kernel gathers the pieces; below, one join and one send cost less.
 GATHER_BYTES = 128 * 1024
 MAX_PIECES = min(os.sysconf("SC_IOV_MAX"), 1024)
+STEP_BYTES = 1 << 20  # sent with one call at most: each that is done shows that the peer takes some
 
 
 class Channel(Protocol):
     """A byte stream in both directions.  Errors of the peer or the network are ``OSError``."""
+
+    until: float | None
+    """When the peer must be done with what goes on now; the server looks, and ends the stream."""
+
+    moved: int
+    """Steps in which the peer took something, or brought some of what is held for it.
+
+    Who finds it as it was has seen nothing move.
+    """
+
+    @property
+    def sending(self) -> bool:
+        """Whether a send goes on, which may wait for the peer to take it."""
 
     def receive_into(self, view: memoryview) -> int:
         """Wait for bytes, put them into ``view``, return how many; 0 at the end of the stream."""
@@ -45,36 +59,49 @@ class PlainChannel:
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
         self._sending = threading.Lock()
+        self.until: float | None = None
+        self.moved = 0
         self.look = Poller(connected).look
         self.receive_into = connected.recv_into
         self.settimeout = connected.settimeout
 
+    @property
+    def sending(self) -> bool:
+        return self._sending.locked()
+
     def send(self, pieces: Sequence[Piece]) -> None:
+        """Send pieces in order, without joining them first when they are long."""
         with self._sending:
-            send_pieces(self._socket, pieces)
+            if len(pieces) == 1:
+                self._socket.sendall(pieces[0])
+            elif sum(map(len, pieces)) < GATHER_BYTES:
+                self._socket.sendall(b"".join(pieces))
+            else:
+                for first in range(0, len(pieces), MAX_PIECES):
+                    self._gather(list(pieces[first : first + MAX_PIECES]))
+            self.moved += 1
+
+    def _gather(self, pieces: list[Piece]) -> None:
+        while pieces:
+            sent = self._socket.sendmsg(_step(pieces))
+            self.moved += 1
+            done = 0
+            while done < len(pieces) and sent >= len(pieces[done]):
+                sent -= len(pieces[done])
+                done += 1
+            del pieces[:done]
+            if sent:
+                pieces[0] = memoryview(pieces[0])[sent:]
 
     def close(self) -> None:
         self._socket.close()
 
 
-def send_pieces(connected: socket.socket, pieces: Sequence[Piece]) -> None:
-    """Send pieces in order, without joining them first when they are long."""
-    if len(pieces) == 1:
-        connected.sendall(pieces[0])
-    elif sum(map(len, pieces)) < GATHER_BYTES:
-        connected.sendall(b"".join(pieces))
-    else:
-        for first in range(0, len(pieces), MAX_PIECES):
-            _gather(connected, list(pieces[first : first + MAX_PIECES]))
-
-
-def _gather(connected: socket.socket, pieces: list[Piece]) -> None:
-    while pieces:
-        sent = connected.sendmsg(pieces)
-        done = 0
-        while done < len(pieces) and sent >= len(pieces[done]):
-            sent -= len(pieces[done])
-            done += 1
-        del pieces[:done]
-        if sent:
-            pieces[0] = memoryview(pieces[0])[sent:]
+def _step(pieces: list[Piece]) -> list[Piece]:
+    """What is sent of these with one call."""
+    room = STEP_BYTES
+    for count, piece in enumerate(pieces):
+        if len(piece) > room:
+            return [*pieces[:count], memoryview(piece)[:room]]
+        room -= len(piece)
+    return pieces

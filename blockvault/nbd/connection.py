@@ -21,7 +21,7 @@ from blockvault.nbd.wire import MAX_PAYLOAD, REQUEST, REQUEST_MAGIC, Command, Co
 from blockvault.nbd.wire import request_head as head_of
 
 HEADER = REQUEST.size
-# A batch ends when the data of its requests come to this much: it bounds the memory that the
+# A batch ends when its requests have read or changed this much: it bounds the memory that the
 # replies of one connection take, and how long a request at its front waits for those behind it.
 BATCH_BYTES = 1024 * 1024
 REQUEST_COST = 256  # so that requests without data end a batch as well
@@ -87,12 +87,10 @@ NO_PAYLOAD = memoryview(b"")
 
 
 def _weight(item: Item) -> int:
-    """What a single request takes of the room in a batch: the data it brings or asks for."""
+    """What a single request takes of the room in a batch: as much as it reads or changes."""
     if type(item) is not Request:
         return 0
-    if item.command in (Command.READ, Command.WRITE):
-        return item.length
-    return BATCH_BYTES if item.command == Command.BLOCK_STATUS else 0
+    return BATCH_BYTES if item.command == Command.BLOCK_STATUS else item.length
 
 
 class Connection:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blockvault import errors
+from blockvault import errors, files
 from blockvault.errors import BadRequest, Busy, IOFailed, NotFound, VaultError
 from blockvault.nbd import sockets
 
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 
 DIRECTORY = "servers"
 MAX_LINE = 1 << 20
+MAX_NUMBERS = 1000
 ACCEPT_PAUSE = 0.1
 ASK_SECONDS = 10.0  # for a client to state its request, and for a server to accept it
 SETTLE_SECONDS = 2.0  # for a server to store what it promised, before others read without it
@@ -50,10 +51,9 @@ class ControlServer:
 
     def __init__(self, vault: Path, handlers: Mapping[str, Handler]) -> None:
         directory = vault / DIRECTORY
-        directory.mkdir(mode=0o700, exist_ok=True)
-        self.path = directory / f"{os.getpid()}-{next(_numbers)}.sock"
+        files.folder(directory)
         self._handlers = dict(handlers)
-        self._listener = sockets.listen_unix(self.path)
+        self.path, self._listener = _listen(directory)
         self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
         self._closing = False
         self._answering: set[threading.Thread] = set()
@@ -64,9 +64,9 @@ class ControlServer:
         self._closing = True
         self.path.unlink(missing_ok=True)
         self._listener.shutdown(socket.SHUT_RDWR)
-        self._thread.join()
-        self._listener.close()
         deadline = time.monotonic() + ASK_SECONDS
+        self._thread.join(ASK_SECONDS)
+        self._listener.close()
         for thread in list(self._answering):
             # The process may end with this call: who asked it to end waits for the answer.
             thread.join(max(0.0, deadline - time.monotonic()))
@@ -83,7 +83,11 @@ class ControlServer:
                 continue
             answering = threading.Thread(target=self._serve, args=(connected,), daemon=True)
             self._answering.add(answering)
-            answering.start()
+            try:
+                answering.start()
+            except RuntimeError:  # no more threads: whoever asks next waits for this one
+                self._answering.discard(answering)
+                self._serve(connected)
 
     def _serve(self, connected: socket.socket) -> None:
         try:
@@ -111,6 +115,15 @@ class ControlServer:
         except Exception as error:
             log.exception("a control request failed")
             return described(IOFailed(f"the server failed: {error}"))
+
+
+def _listen(directory: Path) -> tuple[Path, socket.socket]:
+    """A socket under a number that is free: each container has a process of the same number."""
+    for number in itertools.islice(_numbers, MAX_NUMBERS):
+        path = directory / f"{os.getpid()}-{number}.sock"
+        with contextlib.suppress(Busy):
+            return path, sockets.listen_unix(path)
+    raise Busy(f"{MAX_NUMBERS} servers of process {os.getpid()} listen in {directory}")
 
 
 def described(error: VaultError) -> dict[str, Any]:
@@ -181,8 +194,10 @@ def _sockets(vault: Path) -> Iterator[Remote]:
             if _listens(path):
                 yield Remote(path)
             else:
-                # Its server was killed.  A new one of that number would have replaced it.
-                path.unlink(missing_ok=True)
+                # Its server was killed.  Where nothing can be removed it is passed over: who only
+                # reads needs no more.
+                with contextlib.suppress(OSError):
+                    sockets.remove_dead(path)
 
 
 def _listens(path: Path) -> bool:

@@ -1,14 +1,15 @@
 """A throw-away writable layer over a read-only device: ``serve --copy-on-write``.
 
 Blocks that were written lie in a sparse file that has no name, at the offsets they have on the
-device, so it takes the room of what was written and the system takes it back however the server
-ends; until something is written there is none.  For each block one byte says where it is: below, in
-the file, or nowhere (zeros).  A block that is written in part is first copied up.  Nothing here is
-ever durable, so a flush is empty.
+device, so it takes the room of what was written and not trimmed since, and the system takes it back
+however the server ends; until something is written there is none.  For each block one byte says
+where it is: below, in the file, or nowhere (zeros).  A block that is written in part is first
+copied up.  Nothing here is ever durable, so a flush is empty.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import tempfile
@@ -20,6 +21,7 @@ from typing import IO
 
 from blockvault.device import Device, Extent
 from blockvault.errors import BadRequest, IOFailed, NoSpace
+from blockvault.libc import punch_hole
 from blockvault.nbd.exports import read_many_of
 from blockvault.nbd.replies import Content
 
@@ -94,16 +96,14 @@ class CopyOnWrite:
             self.write(offset, bytes(first - offset))
         if last < end:
             self.write(last, bytes(end - last))
-        with self._lock:
-            self._mark(first, last - first, ZERO)
+        self._clear(first, last - first)
 
     def trim(self, offset: int, length: int) -> None:
         """Whole blocks only: what a trim says of the edges is that they need not be kept."""
         self._check(offset, length)
         first, last = self._whole_blocks(offset, offset + length)
         if first < last:
-            with self._lock:
-                self._mark(first, last - first, ZERO)
+            self._clear(first, last - first)
 
     def flush(self) -> None:
         """Nothing here outlives the server."""
@@ -163,6 +163,14 @@ class CopyOnWrite:
             else:
                 self._own(number)[place : place + count] = bytes([state]) * count
             block += count
+
+    def _clear(self, offset: int, length: int) -> None:
+        """Make whole blocks zeros; the room that they took in the file goes back to the disk."""
+        with self._lock:
+            self._mark(offset, length, ZERO)
+            if self._file is not None:
+                with contextlib.suppress(OSError):  # they are zeros already, whatever it holds
+                    punch_hole(self._file.fileno(), offset, length)
 
     def _own(self, number: int) -> bytearray:
         """The states of a chunk, which are not shared with others from now on."""

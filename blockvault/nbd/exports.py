@@ -92,6 +92,9 @@ class Volume(Protocol):
     def open(self) -> Device:
         """Called once, for the first client; may raise any ``VaultError``."""
 
+    def join(self) -> None:
+        """Called for each client after the first, while the device is open; may raise as well."""
+
     def close(self, device: Device) -> None:
         """Called once, after the last client has left and ``device`` was flushed."""
 
@@ -211,19 +214,24 @@ class Exports:
                 if slot.export is None:
                     slot.export = Export(volume, volume.open(), slot.meter)
                     log.info("opened %s", volume.name)
+                else:
+                    volume.join()
                 return slot.export
         except BaseException:
-            self._leave(volume.name)
+            self._let_go(volume.name)  # the last one too, if all others have left meanwhile
             raise
 
     def release(self, export: Export) -> None:
         """Let go of an export; the last one flushes it and closes the volume."""
-        slot = self._slots[export.name]
+        self._let_go(export.name)
+
+    def _let_go(self, name: str) -> None:
+        slot = self._slots[name]
         with slot.lock:
             if slot.users == 1 and slot.export is not None:
                 self._close(slot.export)
                 slot.export = None
-            self._leave(export.name)
+            self._leave(name)
 
     def _close(self, export: Export) -> None:
         try:

@@ -8,11 +8,10 @@ is gone again as soon as the request has been handled.
 
 from __future__ import annotations
 
-from blockvault.nbd.budget import Budget
+from blockvault.nbd.budget import Budget, deadline
 from blockvault.nbd.channel import Channel
 
 BUFFER_BYTES = 1024 * 1024
-STALL_SECONDS = 60.0  # a peer that holds part of the budget must go on sending, or be dropped
 
 
 class Inbox:
@@ -38,7 +37,10 @@ class Inbox:
         if self.start + needed > len(self.view):
             self._make_room(needed)
         received = self._channel.receive_into(self.view[self.stop :])
+        self._channel.moved += 1
         self.stop += received
+        if self._held and (self.stop == len(self.view) or not received):
+            self._channel.until = None  # no more is expected, and the disk may take its time
         return received > 0
 
     def _make_room(self, needed: int) -> None:
@@ -47,7 +49,7 @@ class Inbox:
         if needed > len(self.view):
             self._budget.take(needed)
             self._held = needed
-            self._channel.settimeout(STALL_SECONDS)
+            self._channel.until = deadline(needed)
             self.view = memoryview(bytearray(needed))
         self.view[:kept] = old
         self.start, self.stop = 0, kept
@@ -58,7 +60,6 @@ class Inbox:
             # It was of just the request's size, so nothing is left in it.
             self.view, self.start, self.stop = self._usual, 0, 0
             self.close()
-            self._channel.settimeout(None)
 
     def close(self) -> None:
         """Give back what is held of the budget."""

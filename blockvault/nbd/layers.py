@@ -1,9 +1,9 @@
 """Which throw-away layer an export's name means, in a server with copy-on-write.
 
 A client that comes back must find what it wrote, whatever has become of the branch meanwhile.  So a
-revision means what it meant first for as long as somebody has its layer open or has written to it;
-those that the server was told to offer, for as long as it runs.  A layer that nobody wrote to ends
-with its last client.
+revision means what it meant first for as long as somebody has its layer open or has written to it,
+by whatever name any client came; those that the server was told to offer, for as long as it
+runs.  A layer that nobody wrote to ends with its last client.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from blockvault.device import Device
+from blockvault.errors import Busy
 from blockvault.nbd.cow import CopyOnWrite
 from blockvault.ops.positions import Position
 
@@ -34,6 +35,10 @@ class Layers:
         self._meanings[revision] = position
         self._offered.add(revision)
 
+    def is_offered(self, revision: str) -> bool:
+        """Whether a revision means one state for good."""
+        return revision in self._offered
+
     def meaning(self, revision: str) -> Position | None:
         """What a revision means already; None if it is to be resolved."""
         with self._lock:
@@ -46,16 +51,28 @@ class Layers:
         volume: str,
         base: Callable[[], Device],
     ) -> CopyOnWrite:
-        """The layer over a volume of a state, made if there is none yet.
+        """The layer over a volume of a state, made if there is none yet; may raise as ``join``.
 
-        Nobody else opens or leaves the same volume of the same state meanwhile.
+        Nobody else opens, joins or leaves the same volume of the same state meanwhile.
         """
         key = position.canonical, volume
         layer = self._layers.get(key) or CopyOnWrite(base(), self._directory)
         with self._lock:
+            self._note(revision, position)
             self._layers[key] = layer
-            self._meanings.setdefault(revision, position)
         return layer
+
+    def join(self, revision: str, position: Position) -> None:
+        """A client has come to an open layer by this name; ``Busy`` if that has come to mean
+        another state since the client asked: now it can be resolved again.
+        """
+        with self._lock:
+            self._note(revision, position)
+
+    def _note(self, revision: str, position: Position) -> None:
+        meant = self._meanings.setdefault(revision, position)
+        if meant.canonical != position.canonical:
+            raise Busy(f"'{revision}' has come to mean {meant.canonical}: ask for it again")
 
     def left(self, position: Position, volume: str) -> None:
         """The last client of a layer has gone: forget it if nobody wrote to it, and with the last

@@ -26,6 +26,7 @@ from blockvault.nbd import contexts
 from blockvault.nbd.contexts import Context
 from blockvault.nbd.exports import Export, Exports, Volume
 from blockvault.nbd.options import (
+    Described,
     InvalidOption,
     info_option,
     info_replies,
@@ -216,25 +217,35 @@ class Negotiation:
 
     def _info(self, option: int, data: bytes) -> bytes:
         name, requested = info_option(data)
-        volume = self._exports.find(name)
-        export = self._choose(volume, name) if option == Option.GO else volume
+        export: Described
+        if option == Option.GO:
+            volume, export = self._choose(name)
+        else:
+            volume = export = self._exports.find(name)
         flags = transmission_flags(export, self._structured, volume.settled)
         infos = info_replies(option, name, requested, export, flags)
         return infos + reply(option, Reply.ACK)
 
     def _export_name(self, option: int, data: bytes) -> bytes:
         name = option_name(data)
-        volume = self._exports.find(name)
-        export = self._choose(volume, name)
+        volume, export = self._choose(name)
         flags = transmission_flags(export, self._structured, volume.settled)
         return EXPORT_REPLY.pack(export.size, flags) + (EXPORT_PADDING if self._zeroes else b"")
 
-    def _choose(self, volume: Volume, name: str) -> Export:
-        export = self._exports.attach(volume)
+    def _choose(self, name: str) -> tuple[Volume, Export]:
+        try:
+            volume, export = self._attach(name)
+        except Busy:
+            # The name may have come to mean another state since it was found, and keeps that now.
+            volume, export = self._attach(name)
         chosen = self._contexts if self._contexts_for == name else ()
         self.choice = Choice(export, self._structured, chosen)
         self.phase = Phase.TRANSMISSION
-        return export
+        return volume, export
+
+    def _attach(self, name: str) -> tuple[Volume, Export]:
+        volume = self._exports.find(name)
+        return volume, self._exports.attach(volume)
 
     def _list_contexts(self, option: int, data: bytes) -> bytes:
         name, queries = meta_option(data)

@@ -1,7 +1,8 @@
 """Who offers a revision: the server that runs, and the name of the export there.
 
 A server that was told to serve no more than it lists is asked for one of those names, or not at
-all.  If nobody offers the revision, the command that would begin a server for it is told.
+all.  So is one whose clients write to copies: nobody gets a copy for the branch who was not told to
+use one.  If nobody offers the revision, the command that would begin a server for it is told.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from blockvault.errors import BadRequest, NotFound
 from blockvault.nbd import control, sockets
 from blockvault.nbd.attach import Address
 from blockvault.nbd.serving import default_socket
-from blockvault.nbd.volumes import branch_of
+from blockvault.ops.refs import branch_of
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -25,12 +26,16 @@ Status = Mapping[str, Any]
 
 
 class Offer(NamedTuple):
-    """An export and where it is; ``start`` is the command to be run first if nobody serves it."""
+    """An export and where it is; ``start`` is the command to be run first if nobody serves it.
+
+    Of a ``copy`` the changes are thrown away when the server ends.
+    """
 
     export: str
     address: Address
     read_only: bool
     start: str | None = None
+    copy: bool = False
 
 
 def find(vault: Vault, revision: str, volume: str) -> Offer:
@@ -42,15 +47,16 @@ def find(vault: Vault, revision: str, volume: str) -> Offer:
     for status in sorted(running, key=lambda status: revision not in status["branches"]):
         export = _name(vault, status, revision, volume)
         if export is not None and status["addresses"]:
-            writable = _revision(export) in status["branches"] or status["copy_on_write"]
-            return Offer(export, _address(status), not writable)
+            copy = status["copy_on_write"]
+            writable = copy or _revision(export) in status["branches"]
+            return Offer(export, _address(status), not writable, copy=copy)
     return _new(vault, running, revision, volume)
 
 
 def _name(vault: Vault, status: Status, revision: str, volume: str) -> str | None:
     """What the server calls the volume; None if it does not offer it."""
     export = f"{revision}/{volume}"
-    if not status["only_listed"] or export in status["names"]:
+    if export in status["names"] or not (status["only_listed"] or status["copy_on_write"]):
         return export
     for name in status["names"]:
         other = _revision(name)

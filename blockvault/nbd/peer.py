@@ -1,17 +1,7 @@
 """One client from greeting to goodbye.
 
-A connection has one thread, and a second one from its first FLUSH on.  Only one of them reads the
-socket, the one that has the *role*; it handles what it reads in order and sends all replies of a
-batch with one call.  When a request must wait for a commit, the reader lets go of the role, the
-other thread goes on with the requests behind it, and the reply follows when the disk is done.  So a
-FLUSH costs the requests behind it nothing, and costs itself no hand-over.  A FLUSH with nothing
-behind it, of a device that says it will not take long, is done on the spot; and if a client has
-flushed after each write for a while, the device begins before it asks.
-
-    reader:    receive ── parse ── handle ── send ─┬─ receive ...
-                                                   └─ FLUSH: hand over the role, commit, send
-
-Whatever a peer does ends its own connection at worst.
+What was agreed on in the handshake is served by ``transmission``.  Whatever a peer does ends its
+own connection at worst.
 """
 
 from __future__ import annotations
@@ -20,19 +10,16 @@ import contextlib
 import logging
 import socket
 import ssl
-import threading
 import time
-from collections.abc import Callable
 
-from blockvault.nbd.budget import Budget
+from blockvault.nbd.budget import Budget, latest
 from blockvault.nbd.channel import Channel, PlainChannel
-from blockvault.nbd.connection import GATHERED, Connection, Item, Reads
 from blockvault.nbd.exports import Exports
-from blockvault.nbd.inbox import STALL_SECONDS, Inbox
 from blockvault.nbd.negotiation import Choice, Negotiation, Phase
-from blockvault.nbd.service import Service, large_data
+from blockvault.nbd.service import Service
 from blockvault.nbd.sockets import peer_of, prepare
 from blockvault.nbd.tls import TLSChannel
+from blockvault.nbd.transmission import Transmission
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +44,8 @@ class Peer:
         self._tls = tls
         self._deadline = time.monotonic() + handshake_seconds
         self._channel: Channel = PlainChannel(connected)
+        self._served: Transmission | None = None
+        self._moved, self._moved_at = 0, time.monotonic()
         self.name = "?"
         self.export_name: str | None = None
         self.since = time.time()
@@ -65,9 +54,35 @@ class Peer:
         """Read no more; what has been received is handled and answered."""
         self._shutdown(socket.SHUT_RD)
 
+    def finish(self) -> None:
+        """Handle no more of what has been received, either."""
+        served = self._served
+        if served is not None:
+            served.finish()
+
     def kill(self) -> None:
         """Wake every thread that waits for this peer; nothing more is sent."""
         self._shutdown(socket.SHUT_RDWR)
+
+    @property
+    def sending(self) -> int | None:
+        """Which step of a reply the client is being sent, if it is: the same after a while, and it
+        does not take it.
+        """
+        moved = self._channel.moved
+        return moved if self._channel.sending else None
+
+    def end_if_late(self, now: float) -> None:
+        """Kill it if its client takes too long for a large request, for which others may wait.
+
+        Called every now and then.
+        """
+        until, moved = self._channel.until, self._channel.moved
+        if until is None or moved != self._moved:
+            self._moved, self._moved_at = moved, now
+        if until is not None and now > latest(until, self._moved_at):
+            log.warning("%s takes too long for a large request and is cut off", self.name)
+            self.kill()
 
     def _shutdown(self, how: int) -> None:
         with contextlib.suppress(OSError):  # it may be gone already
@@ -145,147 +160,11 @@ class Peer:
         log.info("%s: serving %s", self.name, export.name)
         counters = export.meter.connect()
         try:
-            Transmission(self._channel, choice, Service(choice, counters), self._budget, first).run(
-                self.kill
-            )
+            service = Service(choice, counters)
+            self._served = Transmission(self._channel, choice, service, self._budget, first)
+            self._served.run(self.kill)
         finally:
+            self._served = None  # each knows the other: its buffer would stay for a while
             export.meter.disconnect(counters)
             self._exports.release(export)
             log.info("%s: left %s", self.name, export.name)
-
-
-class Transmission:
-    """The requests of one client, served by one or two threads."""
-
-    def __init__(
-        self, channel: Channel, choice: Choice, service: Service, budget: Budget, first: bytes
-    ) -> None:
-        export = choice.export
-        self._channel = channel
-        self._service = service
-        self._budget = budget
-        self._inbox = Inbox(channel, budget, first)
-        self._connection = Connection(
-            export.size,
-            read_only=export.read_only,
-            structured=choice.structured,
-            contexts=bool(choice.contexts),
-        )
-        self._role = threading.Lock()
-        self._guard = threading.Lock()
-        self._committing = False
-        self._ended = False
-        self._arrived = time.perf_counter()
-        self._helper: threading.Thread | None = None
-        self._kill: Callable[[], None] = lambda: None
-
-    def run(self, kill: Callable[[], None]) -> None:
-        """Serve until the client leaves; ``kill`` must wake threads that wait for it."""
-        self._kill = kill
-        try:
-            self._serve()
-        finally:
-            if self._helper is not None:
-                self._helper.join()
-            self._inbox.close()
-
-    def _serve(self) -> None:
-        """What each of the threads does."""
-        try:
-            while self._read_until_commit():
-                self._commit()
-        except OSError as error:
-            log.info("connection lost: %s", error)
-            self._ended = True
-            self._kill()
-        except Exception:
-            log.exception("connection ended by a fault of the server")
-            self._ended = True
-            self._kill()
-
-    def _read_until_commit(self) -> bool:
-        """Wait for the role, then serve requests; True if this thread has to commit."""
-        reading = False
-        with self._role:
-            while not self._ended:
-                inbox, connection = self._inbox, self._connection
-                items, inbox.start = connection.parse(inbox.view, inbox.start, inbox.stop)
-                if items:
-                    self._answer(items)
-                    reading = _is_one_read(items)
-                    if self._service.waiting and self._must_commit():
-                        if self._alone and self._service.quick:
-                            self._commit()
-                        else:
-                            self._hand_over()
-                            return True
-                    elif self._alone:
-                        self._service.anticipate()
-                elif connection.closed or not self._receive(soon=reading):
-                    self._ended = True
-        return False
-
-    def _receive(self, *, soon: bool) -> bool:
-        """Receive something; ``soon`` if a client that waits for each read has got its answer.
-
-        One that does not gets its batches decoded in parallel, the larger the better.
-        """
-        inbox = self._inbox
-        if soon:
-            self._channel.look()
-        needed = self._connection.needed(inbox.view, inbox.start, inbox.stop)
-        received = inbox.fill(needed)
-        self._arrived = time.perf_counter()
-        return received
-
-    def _answer(self, items: list[Item]) -> None:
-        large = large_data(items)
-        if large > GATHERED:
-            with self._budget.hold(large):
-                self._channel.settimeout(STALL_SECONDS)
-                self._handle(items)
-                self._channel.settimeout(None)
-        else:
-            self._handle(items)
-        self._inbox.handled()
-
-    def _handle(self, items: list[Item]) -> None:
-        pieces = self._service.run(items, self._arrived)
-        if pieces:
-            self._channel.send(pieces)
-        self._service.account(time.perf_counter() - self._arrived)
-
-    def _must_commit(self) -> bool:
-        """Whether this thread is the one to commit for those that wait."""
-        with self._guard:
-            if self._committing:
-                return False
-            self._committing = True
-        return True
-
-    @property
-    def _alone(self) -> bool:
-        """Whether nothing has been received behind what is being handled."""
-        return self._inbox.start == self._inbox.stop
-
-    def _hand_over(self) -> None:
-        """See to it that somebody goes on reading while this thread waits for the disk."""
-        if self._helper is None:
-            self._helper = threading.Thread(target=self._serve, name="nbd reader", daemon=True)
-            self._helper.start()
-
-    def _commit(self) -> None:
-        """Answer those that wait, until none is left."""
-        service = self._service
-        while True:
-            with self._guard:
-                waiting = service.take_waiting()
-                if not waiting:
-                    self._committing = False
-                    return
-            self._channel.send(service.commit(waiting, time.perf_counter))
-
-
-def _is_one_read(items: list[Item]) -> bool:
-    item = items[0]
-    return len(items) == 1 and type(item) is Reads and len(item.ranges) == 1

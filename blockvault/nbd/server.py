@@ -5,7 +5,8 @@ is a thread with a blocking socket; Python's threads are enough because a batch 
 handful of system calls, during which other threads run.
 
 ``stop`` ends every connection after what it has received was answered; the last client of each
-export flushes and releases it.  A client that does not take its replies is cut off after a while.
+export flushes and releases it.  After a while no further request is begun, and a client that does
+not take its replies is cut off; a flush is waited for.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Server:
         self._listeners: list[tuple[socket.socket, threading.Thread]] = []
         self._unix_paths: list[tuple[Path, int]] = []
         self._stopping = threading.Event()
-        self._ticker = threading.Thread(target=self._tick, name="nbd rates", daemon=True)
+        self._ticker = threading.Thread(target=self._tick, name="nbd clock", daemon=True)
         self._ticker.start()
         self.addresses: list[str] = []
         self.only_listed = False
@@ -144,29 +145,42 @@ class Server:
             now = time.monotonic()
             for meter in self._exports.meters().values():
                 meter.tick(now)
+            for peer, _ in self._serving():
+                peer.end_if_late(now)
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
         """Accept nobody, answer what has been received, flush, release; then return.
 
-        Clients that have not taken their replies after ``seconds`` are cut off.
+        After ``seconds`` no further request is begun, and who does not take its replies is cut off.
+        Who waits for the disk is not: what is under way there is made durable in any case.
         """
         self._stopping.set()
+        self._remove_sockets()  # while they are listened on: nobody else puts one there meanwhile
         for listener, accepting in self._listeners:
             # close() alone would leave the other thread in accept() for ever.
             listener.shutdown(socket.SHUT_RDWR)
             accepting.join()
             listener.close()
-        self._remove_sockets()
-        deadline = time.monotonic() + seconds
         for peer, _ in self._serving():
             peer.stop()
+        self._join(seconds)
+        before: dict[Peer, int | None] = {}
+        while left := self._serving():
+            sending = {peer: peer.sending for peer, _ in left}
+            for peer, step in sending.items():
+                peer.finish()
+                if step is not None and step == before.get(peer):
+                    log.warning("%s does not take its replies and is cut off", peer.name)
+                    peer.kill()
+            before = sending
+            self._join(TICK_SECONDS)
+        self._ticker.join()
+
+    def _join(self, seconds: float) -> None:
+        """Wait until all clients have left, at most so long."""
+        deadline = time.monotonic() + seconds
         for _, thread in self._serving():
             thread.join(max(0.0, deadline - time.monotonic()))
-        for peer, thread in self._serving():
-            log.warning("%s does not take its replies and is cut off", peer.name)
-            peer.kill()
-            thread.join()
-        self._ticker.join()
 
     def _serving(self) -> list[tuple[Peer, threading.Thread]]:
         with self._lock:

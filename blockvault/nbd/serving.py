@@ -24,8 +24,9 @@ from blockvault.errors import BadRequest, NotFound
 from blockvault.nbd.control import ControlServer
 from blockvault.nbd.exports import Exports
 from blockvault.nbd.server import MAX_CONNECTIONS, Server
-from blockvault.nbd.volumes import VaultCatalogue, branch_of
+from blockvault.nbd.volumes import VaultCatalogue
 from blockvault.ops import attachments
+from blockvault.ops.refs import branch_of
 from blockvault.session import Session
 from blockvault.vault import Vault
 

@@ -9,6 +9,7 @@ listens on any more is replaced; one that somebody listens on is not.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import stat
@@ -16,6 +17,7 @@ import struct
 from collections.abc import Iterator
 from pathlib import Path
 
+from blockvault import files
 from blockvault.errors import BadRequest, Busy, Conflict, IOFailed, NotFound
 
 BACKLOG = 128
@@ -64,15 +66,28 @@ def connect_unix(path: Path, *, timeout: float | None = None) -> socket.socket:
 
 
 def listen_unix(path: Path) -> socket.socket:
-    """Listen on a unix socket of mode 0600; ``Busy`` if another process listens on it."""
+    """Listen on a unix socket of mode 0600; ``Busy`` if another process listens on it.
+
+    It belongs to the owner of its directory, who can so reach what root serves there, and sees when
+    that is dead.
+    """
     _clear(path)
     listener = socket.socket(socket.AF_UNIX)
     try:
-        with _short_name(path) as name:
-            listener.bind(name)
-            # Until listen() nobody can connect, so there is no moment at which others could.
-            os.chmod(name, 0o600)
-        listener.listen(BACKLOG)
+        with _short_name(path.with_name(f".{os.urandom(8).hex()}")) as fresh:
+            listener.bind(fresh)
+            try:
+                # Until listen() nobody can connect, so there is no moment at which others could.
+                os.chmod(fresh, 0o600)
+                files.give_named(Path(fresh))
+                listener.listen(BACKLOG)
+                # Only now: a socket on which nobody listens is taken for a dead server's.
+                files.put(Path(fresh), path)
+            finally:
+                Path(fresh).unlink(missing_ok=True)
+    except FileExistsError:
+        listener.close()
+        raise Busy(f"another server listens on {path}") from None
     except OSError as error:
         listener.close()
         raise IOFailed(f"cannot listen on {path}: {error.strerror}") from None
@@ -92,13 +107,35 @@ def _clear(path: Path) -> None:
     try:
         connect_unix(path, timeout=1.0).close()
     except ConnectionRefusedError:
-        path.unlink(missing_ok=True)
+        try:
+            remove_dead(path)
+        except OSError as error:
+            raise IOFailed(f"cannot remove the dead socket {path}: {error.strerror}") from None
     except FileNotFoundError:
         return
     except OSError as error:
         raise Busy(f"{path} is in use: {error.strerror}") from None
     else:
         raise Busy(f"another server listens on {path}")
+
+
+def remove_dead(path: Path) -> None:
+    """Remove a socket that has refused, unless a new server has its name by now.
+
+    Whoever removes one has a lock on the directory; so between the second look and the removal
+    nobody else can have made room for a new one.
+    """
+    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        try:
+            connect_unix(path, timeout=1.0).close()
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except OSError:
+            pass  # somebody listens, though busy, or it is gone
+    finally:
+        os.close(directory)
 
 
 def listen_tcp(host: str, port: int) -> socket.socket:

@@ -63,6 +63,8 @@ class TLSChannel:
         self._sending = threading.Lock()  # records leave in the order in which they were made
         self._received = memoryview(bytearray(RECORDS))
         self.settimeout = connected.settimeout
+        self.until: float | None = None
+        self.moved = 0
 
     def handshake(self, before_wait: Callable[[], None]) -> None:
         """Secure the stream; ``OSError`` if the client cannot or will not.
@@ -75,7 +77,8 @@ class TLSChannel:
             except ssl.SSLWantReadError:
                 self._push()
                 before_wait()
-                self._pull()
+                if not self._pull():
+                    raise ConnectionResetError("the client left during the handshake") from None
             except ssl.SSLError:
                 with contextlib.suppress(OSError):
                     self._push()  # the alert that tells the client why
@@ -83,6 +86,11 @@ class TLSChannel:
             else:
                 self._push()
                 return
+
+    @property
+    def sending(self) -> bool:
+        """See ``Channel``."""
+        return self._sending.locked()
 
     def peer_name(self) -> str:
         """Common name of the client's certificate, or an empty string."""
@@ -95,13 +103,17 @@ class TLSChannel:
         return False
 
     def receive_into(self, view: memoryview) -> int:
-        """Wait for bytes and put as many records' worth into ``view`` as there are."""
+        """Wait for bytes and put as many records' worth into ``view`` as there are.
+
+        A stream that is cut ends as a plain one does: what did not arrive whole is not done.
+        """
         while True:
             taken = self._decrypt(view)
             if taken is not None:
                 return taken
             self._push()
-            self._pull()
+            if not self._pull():
+                return 0
 
     def _decrypt(self, view: memoryview) -> int | None:
         """Bytes put into ``view``, 0 at the end of the stream, None if the engine wants more."""
@@ -119,14 +131,15 @@ class TLSChannel:
                 taken += int(size)
         return taken
 
-    def _pull(self) -> None:
-        """Hand the engine what the socket has; waits."""
+    def _pull(self) -> bool:
+        """Hand the engine what the socket has; waits.  False if that is at its end.
+
+        The engine is not told of an end: it would send no more, neither replies nor a goodbye.
+        """
         size = self._socket.recv_into(self._received)
         with self._lock:
-            if size:
-                self._incoming.write(self._received[:size])
-            else:
-                self._incoming.write_eof()
+            self._incoming.write(self._received[:size])
+        return size > 0
 
     def _push(self) -> None:
         """Send what the engine has made of its own accord."""
@@ -146,6 +159,7 @@ class TLSChannel:
                         view = view[self._engine.write(view[:RECORDS]) :]
                         records = self._outgoing.read()
                     self._socket.sendall(records)
+                    self.moved += 1
 
     def close(self) -> None:
         """Say goodbye, without waiting for an answer, and close the socket."""

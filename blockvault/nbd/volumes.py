@@ -24,12 +24,11 @@ from blockvault.nbd.contexts import ChangedRun, Changes
 from blockvault.nbd.layers import Layers
 from blockvault.ops import compare, positions, reading
 from blockvault.ops.positions import Position
+from blockvault.ops.refs import branch_of
 from blockvault.session import Session
 from blockvault.vault import Vault
 
 log = logging.getLogger(__name__)
-
-HEAD = "HEAD"
 
 
 class HeadVolume:
@@ -50,6 +49,9 @@ class HeadVolume:
 
     def open(self) -> Device:
         return self._session.device(self._volume)
+
+    def join(self) -> None:
+        """There is one head."""
 
     def close(self, device: Device) -> None:
         """The session lives as long as the server."""
@@ -89,6 +91,9 @@ class PastVolume:
     def open(self) -> Device:
         return reading.open_device(self._vault, self._position, self._volume)
 
+    def join(self) -> None:
+        """A name that moves may mean another state for who asks next."""
+
     def close(self, device: Device) -> None:
         """Past states hold nothing open."""
 
@@ -116,6 +121,9 @@ class ThrowAwayVolume(PastVolume):
     def open(self) -> Device:
         return self._layers.open(self._revision, self._position, self._volume, super().open)
 
+    def join(self) -> None:
+        self._layers.join(self._revision, self._position)
+
     def close(self, device: Device) -> None:
         self._layers.left(self._position, self._volume)
 
@@ -130,11 +138,6 @@ def _is_settled(revision: str, position: Position) -> bool:
         return revision == position.canonical
     digits = len(revision) >= MIN_PREFIX_HEX and revision != position.name
     return digits and position.canonical.startswith(revision.lower())
-
-
-def branch_of(vault: Vault, revision: str) -> str:
-    """The bare name of a branch that ``HEAD`` or ``heads/NAME`` means; any other text as it is."""
-    return vault.head if revision == HEAD else revision.removeprefix("heads/")
 
 
 class VaultCatalogue:
@@ -164,8 +167,15 @@ class VaultCatalogue:
         beside = None if vault.store.readonly else vault.path
         self._layers = Layers(beside) if copy_on_write else None
         if self._layers is not None:
-            for revision in self._listed:
-                self._layers.offer(revision, self._position(revision))
+            self._listed = [*dict.fromkeys(self._offer(self._layers, each) for each in listed)]
+
+    def _offer(self, layers: Layers, revision: str) -> str:
+        """Offer copies of what a revision means now, and say by which name: HEAD goes elsewhere."""
+        position = self._position(revision)
+        name = branch_of(self._vault, revision)
+        layers.offer(revision, position)
+        layers.offer(name, position)
+        return name
 
     def close(self) -> None:
         """Throw away what clients wrote to copies."""
@@ -177,8 +187,8 @@ class VaultCatalogue:
         return [name for name, _ in self.listing()]
 
     def listing(self) -> Iterator[tuple[str, str]]:
-        """Names as they were given, and what they are; a revision that was pruned or lost its
-        name since is passed over."""
+        """Names, and what they are; a revision that was pruned or lost its name since is passed
+        over."""
         for session in self._sessions.values():
             for name, _, _ in session.volumes:
                 head = self._head(session, name)
@@ -207,6 +217,8 @@ class VaultCatalogue:
 
     def _offers(self, revision: str) -> bool:
         if not self._only_listed or revision in self._listed:
+            return True
+        if self._layers is not None and self._layers.is_offered(revision):
             return True
         return branch_of(self._vault, revision) in self._sessions
 

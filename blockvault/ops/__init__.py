@@ -12,6 +12,7 @@ Which state is meant: a revision is resolved to a position, and that is read as 
 In and out:
 
     images    image files as runs of bytes         ingest    images -> volumes of a snapshot
+    headers   what an image file refers to         programs  those of others: qemu-img
     intake    the bytes of images -> objects, trees, commits; hasher, hashing beside it
     export    volume -> image file or stream (targets), by copying or streaming, ahead
     checkout  snapshot -> a directory of files (manifest, overwrite); checkin back
@@ -35,6 +36,8 @@ be shown, then execute it.
 from __future__ import annotations
 
 from collections.abc import Callable
+
+from blockvault.store.filesystem import file_system_type as file_system_type
 
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)`` in bytes, often; it must be cheap."""

@@ -38,6 +38,13 @@ class Base(NamedTuple):
         runs: tuple[tuple[int, int, bytes], ...] = self.row[2]
         return runs
 
+    @property
+    def forgotten(self) -> list[tuple[int, int]]:
+        """(first, stop) of the older records that it did not keep, ascending."""
+        starts = [1, *(stop for _, stop, _ in self.kept)]
+        stops = [*(first for first, _, _ in self.kept), self.seq]
+        return [(first, stop) for first, stop in zip(starts, stops, strict=True) if first < stop]
+
 
 class Account:
     """What a prune says of gaps in the log; asked for many, with many runs that it kept."""

@@ -122,8 +122,24 @@ def locate(vault: Vault, bisection: Bisection, text: str) -> int:
 
 def revision(vault: Vault, bisection: Bisection, seq: int) -> str:
     """A point as people and servers name it."""
+    return f"{_name(vault, bisection)}@{{#{seq}}}"
+
+
+def _name(vault: Vault, bisection: Bisection) -> str:
+    """The name of the branch that is searched; ``NotFound`` if it was deleted.
+
+    Points go by that name, and another branch may have it by now.
+    """
     with vault.read() as reader:
-        return f"{projections.get_branch(reader, bisection.branch).name}@{{#{seq}}}"
+        if projections.has_branch(reader, bisection.branch):
+            row = projections.get_branch(reader, bisection.branch)
+            if not row.deleted:
+                return row.name
+    raise NotFound(
+        "the branch that is searched was deleted: 'blockvault branch --restore' may bring it back, "
+        "'blockvault bisect reset' forgets the search",
+        kind="no-branch",
+    )
 
 
 def position(vault: Vault, bisection: Bisection, seq: int) -> Position:
@@ -134,13 +150,14 @@ def position(vault: Vault, bisection: Bisection, seq: int) -> Position:
 def step(vault: Vault, bisection: Bisection) -> Step | Found:
     """What to judge next, or the answer."""
     search = bisection.search
-    known: list[int] = []
     for level, lister in points.LEVELS if bisection.exact else points.LEVELS[:-2]:
         known = search.within(_points(vault, bisection, search, lister))
         chosen = search.next(known)
         if chosen is not None:
             return Step(level, chosen, len(search.untried(known)))
-    return Found("event" if bisection.exact else "barrier", search.good, search.bad, tuple(known))
+    # Those of all levels: the finest lists nothing before the place where a prune cut the branch.
+    suspects = tuple(search.within(search.skipped))
+    return Found("event" if bisection.exact else "barrier", search.good, search.bad, suspects)
 
 
 def _on(stretches: list[Stretch], place: Position) -> bool:
@@ -167,9 +184,14 @@ def save(directory: Path, bisection: Bisection) -> None:
         raise IOFailed(f"{path} cannot be written: {error.strerror}") from None
 
 
-def load(directory: Path) -> Bisection:
-    """The search that was begun; ``NotFound`` if there is none."""
-    path = directory / FILE_NAME
+def load(vault: Vault) -> Bisection:
+    """The search that was begun; ``NotFound`` if there is none, or its branch was deleted."""
+    found = _read(vault.path / FILE_NAME)
+    _name(vault, found)
+    return found
+
+
+def _read(path: Path) -> Bisection:
     try:
         value = json.loads(path.read_text())
         if value.pop("version") != VERSION:
@@ -180,7 +202,7 @@ def load(directory: Path) -> Bisection:
             "no bisection is under way; 'blockvault bisect start GOOD BAD' begins one",
             kind="no-bisection",
         ) from None
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         raise BadRequest(
             f"{path} cannot be read ({error}); 'blockvault bisect reset' removes it"
         ) from None

@@ -92,8 +92,9 @@ class FrameCheck:
                 "found; 'blockvault rebuild' mends that"
             )
             self.report.problems.append(Problem("index-differs", message))
-        with suppress(OSError):
-            (self.vault.path / STATE).unlink(missing_ok=True)
+        if self.scan.sample >= 1:  # how far another one came tells nothing of a random part
+            with suppress(OSError):
+                (self.vault.path / STATE).unlink(missing_ok=True)
 
     def _part(self, pool: Executor, part: Part) -> None:
         """Frames are decoded and hashed by threads, a few batches ahead."""

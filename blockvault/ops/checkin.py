@@ -32,6 +32,7 @@ from blockvault.ops import (
     positions,
     refs,
     silent,
+    snapshots,
 )
 from blockvault.ops.checkout import root_known
 from blockvault.ops.images import RawImage
@@ -61,6 +62,7 @@ def snapshot_from(
     ones too; a file that the manifest names and that is gone is an error, not a deletion.
     ``Conflict`` where the branch was changed in the same place, unless ``force`` prefers the file.
     """
+    snapshots.check_words(message, author)
     held = _held(vault, directory)
     name = _checked_out(held, directory) if branch is None else branch
     files = _files(held, directory)

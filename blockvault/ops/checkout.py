@@ -24,12 +24,12 @@ from blockvault.errors import BadRequest, Conflict, IOFailed
 from blockvault.ids import ZERO_ID
 from blockvault.model import diff, events, refs, tree
 from blockvault.model.diff import Side
-from blockvault.model.overlay import Overlay
 from blockvault.model.snapshot import Volume
 from blockvault.ops import Progress, copying, images, manifest, silent, states, targets
 from blockvault.ops.intake import Intake
 from blockvault.ops.manifest import Entry, Manifest
-from blockvault.ops.reading import StateDevice, open_device
+from blockvault.ops.reading import StateDevice, of_volume, open_device, try_pin
+from blockvault.store import filesystem
 
 if TYPE_CHECKING:
     from blockvault.ops.positions import Position
@@ -90,6 +90,7 @@ def _plan(
     wanted = _wanted(vault, position, volumes, nodes)
     planner = _Planner(vault, directory, before, nodes, force)
     items = [planner.item(volume, attachment) for volume, attachment in wanted]
+    _refuse_shared(items)
     if before is not None and volumes is None:
         kept = {item.path.name for item in items}
         items += [planner.removal(entry) for entry in before.entries if entry.file not in kept]
@@ -106,6 +107,18 @@ def _wanted(
     return [(volume, False) for volume in plain.values()] + [
         (attachment, True) for attachment in position.attachments
     ]
+
+
+def _refuse_shared(items: Sequence[Item]) -> None:
+    """A volume ``v`` and an attachment ``v.raw`` would both be the file ``v.raw``."""
+    volumes = {item.path: item.name for item in items if not item.attachment}
+    for item in items:
+        if item.attachment and item.path in volumes:
+            raise Conflict(
+                f"volume '{volumes[item.path]}' and attachment '{item.name}' would both be "
+                f"{item.path}; nothing was changed. --volume takes volumes alone",
+                kind="file-exists",
+            )
 
 
 class _Planner:
@@ -180,13 +193,13 @@ class _Planner:
 
 
 def execute(vault: Vault, what: Plan, *, progress: Progress | None = None) -> Plan:
-    """Bring the directory to the planned state; the manifest follows file by file."""
+    """Bring the directory to the planned state; the manifest follows file by file.
+
+    In the end all of it is on the disk, the names too.
+    """
     report, done = progress or silent, 0
     total = sum(item.bytes_to_write for item in what.items)
-    try:
-        what.directory.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise IOFailed(f"{what.directory} cannot be made: {error.strerror}") from None
+    _make(what.directory)
     held = Manifest(
         vault.options.vault_id.hex(),
         what.position.text,
@@ -204,12 +217,28 @@ def execute(vault: Vault, what: Plan, *, progress: Progress | None = None) -> Pl
             continue
         held = held.having(replace(_entry(item), fingerprint=manifest.WRITING))
         manifest.save(what.directory, held)
-        _write(vault, what, item, partial(_shifted, report, done, total))
+        try:
+            _write(vault, what, item, partial(_shifted, report, done, total))
+        except Conflict:
+            # The next checkout must not take somebody's file for a half-written one of ours.
+            manifest.save(what.directory, held.without(item.path.name))
+            raise
         done += item.bytes_to_write
         held = held.having(_entry(item))
     manifest.save(what.directory, replace(held, snapshot=_snapshot(what)))
     report(total, total)
     return what
+
+
+def _make(directory: Path) -> None:
+    """Make a directory, and those that it lies in, durably, if they are not there."""
+    missing = [each for each in (directory, *directory.parents) if not each.exists()]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for each in missing:
+            filesystem.sync_names(each.parent)
+    except OSError as error:
+        raise IOFailed(f"{directory} cannot be made: {error.strerror}") from None
 
 
 def _branch(position: Position) -> str | None:
@@ -255,20 +284,28 @@ def _write(vault: Vault, what: Plan, item: Item, report: Callable[[int], None]) 
 
 
 def _opened(item: Item) -> FileIO:
-    """The item's file, never what a link in its place points to: that is somebody else's."""
+    """The item's file, never what a link in its place points to: that is somebody else's.
+
+    Nor what was made since the plan: it is somebody's, or another item's where case makes no name.
+    """
     flags = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW
     if item.mode == "new":
-        flags |= os.O_CREAT
+        flags |= os.O_CREAT | os.O_EXCL
         if item.path.is_symlink():
             item.path.unlink()
-    return open(os.open(item.path, flags, 0o666), "wb", buffering=0)
+    try:
+        return open(os.open(item.path, flags, 0o666), "wb", buffering=0)
+    except FileExistsError:
+        raise Conflict(
+            f"{item.path} exists meanwhile, and was left as it is", kind="file-exists"
+        ) from None
 
 
 def _device(vault: Vault, position: Position, item: Item) -> StateDevice:
     if not item.attachment:
         return open_device(vault, position, item.name)
-    size = vault.options.block_size
-    return StateDevice(vault.objects, item.name, item.size, item.root, Overlay(), size)
+    attachment = Volume(item.name, item.size, item.root)
+    return of_volume(vault, attachment, pin=try_pin(vault, position))
 
 
 def _entry(item: Item) -> Entry:

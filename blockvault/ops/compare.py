@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -40,11 +42,22 @@ class VolumeDiff(NamedTuple):
 
 def diff(vault: Vault, a: Position, b: Position) -> list[VolumeDiff]:
     """Every volume of either state, by name; a missing one is compared as if it were zeros."""
-    sides_a, sides_b = _sides(vault, a), _sides(vault, b)
-    return [
-        _volume_diff(vault, name, sides_a.get(name), sides_b.get(name))
-        for name in sorted(sides_a | sides_b)
-    ]
+    with _kept(vault, a, b):
+        sides_a, sides_b = _sides(vault, a), _sides(vault, b)
+        return [
+            _volume_diff(vault, name, sides_a.get(name), sides_b.get(name))
+            for name in sorted(sides_a | sides_b)
+        ]
+
+
+@contextmanager
+def _kept(vault: Vault, *positions: Position) -> Iterator[None]:
+    """Nothing of these states is collected inside of the block, whatever is pruned."""
+    with ExitStack() as stack:
+        for position in positions:
+            if (pin := reading.try_pin(vault, position)) is not None:
+                stack.callback(pin.release)
+        yield
 
 
 _TEXT = ".json"
@@ -65,14 +78,19 @@ def diff_attachments(vault: Vault, a: Position, b: Position) -> list[AttachmentD
         return []
     kept_a = {each.name: each for each in a.attachments}
     kept_b = {each.name: each for each in b.attachments}
-    found = []
-    for name in sorted(kept_a | kept_b):
-        before, after = kept_a.get(name), kept_b.get(name)
-        a_side, b_side = (Side(each.size, each.root) if each else None for each in (before, after))
-        difference = _volume_diff(vault, name, a_side, b_side)
-        lines = _lines(vault, before, after) if difference.differs else ()
-        found.append(AttachmentDiff(difference, lines))
-    return found
+    with _kept(vault, a, b):
+        return [
+            _attachment_diff(vault, name, kept_a.get(name), kept_b.get(name))
+            for name in sorted(kept_a | kept_b)
+        ]
+
+
+def _attachment_diff(
+    vault: Vault, name: str, before: Volume | None, after: Volume | None
+) -> AttachmentDiff:
+    a, b = (Side(each.size, each.root) if each else None for each in (before, after))
+    difference = _volume_diff(vault, name, a, b)
+    return AttachmentDiff(difference, _lines(vault, before, after) if difference.differs else ())
 
 
 def _lines(vault: Vault, before: Volume | None, after: Volume | None) -> tuple[str, ...]:

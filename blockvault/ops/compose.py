@@ -16,7 +16,16 @@ from blockvault.errors import BadRequest, NotFound
 from blockvault.ids import ZERO_ID
 from blockvault.model.names import check_volume_name
 from blockvault.model.snapshot import Snapshot, Volume
-from blockvault.ops import Progress, attachments, images, ingest, resolve, silent, states
+from blockvault.ops import (
+    Progress,
+    attachments,
+    images,
+    ingest,
+    resolve,
+    silent,
+    snapshots,
+    states,
+)
 from blockvault.ops.images import RawImage
 from blockvault.ops.intake import Intake
 
@@ -55,6 +64,7 @@ def compose(
 
     The branch is made when it does not exist; volumes of it that are not named stay as they are.
     """
+    snapshots.check_words(message, author)
     with ExitStack() as stack:
         stack.enter_context(vault.guard())
         opened = {

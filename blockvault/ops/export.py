@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from blockvault.device import Device
 from blockvault.errors import BadRequest, Busy, Conflict, NoSpace
-from blockvault.ops import Progress, copying, images, silent, streaming, targets
+from blockvault.ops import Progress, copying, images, programs, silent, streaming, targets
 
 if TYPE_CHECKING:
     from blockvault.ops.reading import StateDevice
@@ -40,19 +40,22 @@ def export(
     *,
     format: str | None = None,  # noqa: A002 - the word every image tool uses
     force: bool = False,
+    sync: bool = False,
     progress: Progress | None = None,
 ) -> Exported:
     """Write one volume of a revision as an image; a stream gets raw bytes.
 
     The format is what was stated, or what the ending of the file's name says, or raw.  A file
-    appears under its name only when it is complete; ``force`` lets it replace another.  No target
-    may be inside the vault.
+    appears under its name only when it is complete; ``force`` lets it replace another, and
+    ``sync`` waits until it is on the disk.  No target may be inside the vault.
     """
     device = vault.device(rev, volume)
     report = progress or silent
     if not isinstance(target, Path):
         if format not in (None, "raw"):
             raise BadRequest(f"a {format} image cannot be written to a stream; name a file")
+        if sync:
+            raise BadRequest("nobody knows when a stream is on the disk; name a file")
         data = streaming.stream(device, target, 0, device.size, report)
         return Exported(device.name, device.size, data, None)
     targets.refuse_inside(vault.path, target)
@@ -62,18 +65,23 @@ def export(
             raise BadRequest(f"{target} is a block device: it gets the raw bytes, not {chosen}")
         data = _to_block_device(device, target, force, report)
     else:
-        data = _to_file(device, target, chosen, force, report)
+        data = _to_file(device, target, chosen, force, sync, report)
     return Exported(device.name, device.size, data, target)
 
 
 def _to_file(
-    device: StateDevice, target: Path, image_format: str, force: bool, progress: Progress
+    device: StateDevice,
+    target: Path,
+    image_format: str,
+    force: bool,
+    sync: bool,
+    progress: Progress,
 ) -> int:
     if target.exists() and not target.is_file():
         raise BadRequest(f"{target} is neither a file nor a block device; name the file to write")
     if target.exists() and not force:
         raise targets.taken(target)
-    with targets.written(target, force=force) as (fd, temporary):
+    with targets.written(target, force=force, sync=sync) as (fd, temporary):
         with copying.writing("the target was left as it was"):
             data = copying.copy_out(device, fd, progress)
             os.ftruncate(fd, device.size)
@@ -145,9 +153,11 @@ def _zero_out(device: Device, fd: int, progress: Progress) -> None:
 def _convert(raw: Path, image_format: str) -> None:
     """Turn the raw file at ``raw`` into another format, in place."""
     made = raw.with_name(f"{raw.name}.{image_format}")
+    # qemu-img would let everybody read it, and take what somebody else has put there.
+    with copying.writing("the target was left as it was"):
+        os.close(os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     try:
-        made.touch(0o600)  # qemu-img would let everybody read it
-        images.run_tool(
+        programs.run(
             [
                 *("qemu-img", "convert", "-f", "raw", "-O", image_format, "-W"),
                 *(images.file_name(raw), images.file_name(made)),

@@ -18,7 +18,7 @@ from blockvault.ops import base
 from blockvault.store import tables
 
 if TYPE_CHECKING:
-    from blockvault.ops.prune import Plan
+    from blockvault.ops.prune import Cut, Plan
     from blockvault.store.types import Reader
     from blockvault.vault import Vault
 
@@ -27,26 +27,40 @@ Run = tuple[int, int, bytes]
 
 
 class Forgotten(NamedTuple):
-    """What a prune did: the event that says so, and what is gone by name."""
+    """What a prune did: the event that says so, what is gone, and the branches that it cut.
+
+    ``seq`` is 0 where there is no such event.
+    """
 
     seq: int
     snapshots: tuple[bytes, ...]
     branches: tuple[str, ...]
     tags: tuple[str, ...]
+    cuts: tuple[Cut, ...]
+
+
+def expected(plan: Plan) -> Forgotten:
+    """What a plan comes to if nothing changes until it is carried out; there is no event yet."""
+    dropped = tuple(name for _, name in plan.dropped)
+    return Forgotten(0, tuple(sorted(plan.forgotten)), dropped, plan.tags, plan.cuts)
 
 
 def execute(vault: Vault, plan: Plan) -> Forgotten:
-    """Carry out a plan, without what came to be needed since it was made."""
+    """Carry out a plan, without what came to be needed since it was made, and what is gone by now.
+
+    Where nothing is left to do, there is no event.
+    """
     with vault.guard(), vault.transaction() as transaction:
         writer = transaction.writer
         after = _After(vault, writer, plan)
+        done = after.done()
+        if not (done.snapshots or done.branches or done.cuts):
+            return done
         rows = tuple(after.rows())
         kept = tuple(_runs(writer, after, plan))
         seq = transaction.add(events.Pruned(kept=kept, base=rows))
         writer.put(tables.META, base.ROW, pack(seq))
-        dropped = tuple(name for number, name in plan.dropped if number in after.dropped)
-        gone_tags = tuple(name for name in plan.tags if after.untags(name))
-        return Forgotten(seq, tuple(sorted(after.gone)), dropped, gone_tags)
+        return done._replace(seq=seq)
 
 
 class _After:
@@ -57,20 +71,39 @@ class _After:
         self.reader = reader
         self.plan = plan
         branches = dict(projections.branches(reader))
-        self.dropped = {n for n, _ in plan.dropped if n in branches and branches[n].deleted}
+        self.dropped = {n for n, _ in plan.dropped if n in branches and self._is_deleted(n)}
         self.branches = {n: row for n, row in branches.items() if n not in self.dropped}
         self.cuts = self._cuts()
-        self.gone = set(plan.forgotten) - self._needed()
+        there = {oid for oid in plan.forgotten if projections.recorded(reader, oid) is not None}
+        self.gone = there - self._needed()
         self._nearest = history.Nearest(self._parents, self._is_kept)
 
+    def done(self) -> Forgotten:
+        """What the prune does; there is no event yet."""
+        return Forgotten(
+            0,
+            tuple(sorted(self.gone)),
+            tuple(name for number, name in self.plan.dropped if number in self.dropped),
+            tuple(name for name in self.plan.tags if self._untags(name)),
+            tuple(cut for cut in self.plan.cuts if self._cuts_anew(cut)),
+        )
+
+    def _is_deleted(self, number: int) -> bool:
+        """Whether a branch is deleted as it was when the plan was made, not anew."""
+        deleted = projections.deleted_at(self.reader, number)
+        return deleted is not None and deleted.seq <= self.plan.seq
+
     def _cuts(self) -> dict[int, CutRow]:
-        """From where each branch is complete; a branch that was deleted since keeps what it has."""
+        """From where each branch is complete: where the plan says, but not before where another
+        prune has cut it since; and a branch that was deleted since keeps what it has.
+        """
         planned = {cut.branch: CutRow(cut.seq, cut.time_us) for cut in self.plan.cuts}
         found = {}
         for number, row in self.branches.items():
             cut = projections.cut(self.reader, number)
-            if number in planned and not row.deleted:
-                cut = planned[number]
+            ahead = planned.get(number)
+            if ahead is not None and not row.deleted and (cut is None or cut.seq < ahead.seq):
+                cut = ahead
             if cut is not None:
                 found[number] = cut
         return found
@@ -79,7 +112,10 @@ class _After:
         """Snapshots that have names or are states that stay, by the tables as they are now."""
         found = {oid for oid, _ in projections.holds(self.reader)}
         loose = set(self.plan.tags)
-        found |= {row.snapshot for name, row in projections.tags(self.reader) if name not in loose}
+        for name, tag in projections.tags(self.reader):
+            # A tag of such a name that was set since the plan was made says something else.
+            if name not in loose or tag.seq > self.plan.seq:
+                found.add(tag.snapshot)
         found |= {row.tip for row in self.branches.values() if row.tip}
         for number in self.branches:
             since = self.cuts[number].seq if number in self.cuts else 0
@@ -90,9 +126,15 @@ class _After:
                     found.add(waypoint.snapshot)
         return found
 
-    def untags(self, name: str) -> bool:
+    def _untags(self, name: str) -> bool:
         tag = projections.tag_named(self.reader, name)
         return tag is not None and tag.snapshot in self.gone
+
+    def _cuts_anew(self, cut: Cut) -> bool:
+        """Whether a branch is complete from there on only, and was from elsewhere before."""
+        planned = CutRow(cut.seq, cut.time_us)
+        before = projections.cut(self.reader, cut.branch)
+        return self.cuts.get(cut.branch) == planned and before != planned
 
     # -- rows -------------------------------------------------------------------------------------
 
@@ -113,7 +155,7 @@ class _After:
         replaced = (projections.CUTS, projections.GRAFTS)
         of_branches = (projections.DELETED, projections.POLICIES)
         lost = {prefix + projections.key(n) for prefix in of_branches for n in self.dropped}
-        lost |= {projections.TAGS + name.encode() for name in self.plan.tags if self.untags(name)}
+        lost |= {projections.TAGS + name.encode() for name in self.plan.tags if self._untags(name)}
         for found, value in self.reader.scan("refs"):
             if not found.startswith(replaced) and found not in lost:
                 yield found, value

@@ -269,15 +269,15 @@ class Collection:
     def forget_records(self) -> int:
         """Turn records that the newest prune forgot into gaps; return how many."""
         found = base.find(self.vault)
-        if found is None:
-            return 0
-        count, start = 0, 1
-        for first, end, _ in [*found.kept, (found.seq, found.seq, b"")]:
-            while start < first:
-                with self.turns.write() as writer:
-                    took = writer.forget_records(start, first, _RECORDS_A_COMMIT)
-                if took <= 1:
-                    break
-                count += took - 1
-            start = end
+        forgotten = [] if found is None else list(reversed(found.forgotten))
+        count = 0
+        while forgotten:
+            with self.turns.write() as writer:
+                room = _RECORDS_A_COMMIT
+                while forgotten and room > 1:
+                    took = writer.forget_records(*forgotten[-1], room)
+                    if took < room:
+                        forgotten.pop()
+                    count += max(0, took - 1)
+                    room -= max(1, took)
         return count

@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import mmap
 import os
-import select
 import socket
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Self
 
+from blockvault import files
 from blockvault.errors import IOFailed
 from blockvault.ids import ID_SIZE
 from blockvault.ops import hashing
@@ -93,12 +93,15 @@ class _Helper:
         """``OSError`` if it cannot be started."""
         self._ready = self._ended = False
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        to_read = -1
         try:
+            # What its interpreter prints must not get into the chunks.
+            to_read = os.open(f"/proc/self/fd/{memory}", os.O_RDONLY | os.O_CLOEXEC)
             # Its own group: Ctrl-C is ours to handle.  -P: no module of the working directory.
             self._process = subprocess.Popen(
                 [sys.executable or "", "-P", hashing.__file__],
                 stdin=theirs.fileno(),
-                stdout=memory,
+                stdout=to_read,
                 stderr=subprocess.DEVNULL,
                 process_group=0,
             )
@@ -107,6 +110,8 @@ class _Helper:
             raise
         finally:
             theirs.close()
+            if to_read >= 0:
+                os.close(to_read)
 
     def ask(self, request: Request) -> bool:
         """Ask for a chunk; False if nobody is there to answer."""
@@ -114,7 +119,7 @@ class _Helper:
             return False
         try:
             if not self._ready:
-                if not select.select([self._socket], [], [], 0)[0]:
+                if not files.readable(self._socket.fileno()):
                     return False
                 self._ready = self._socket.recv(hashing.LONGEST) == hashing.READY
             return self._ready and bool(self._socket.send(request.packed()))

@@ -4,7 +4,7 @@
                       <── answer: what ``hashed`` says of the chunk ───────────────────────┘
 
 The program is this file, run by its path, and imports nothing of the package: it is to be there
-soon.  It opens nothing, holds no lock, and ends when its socket does.
+soon.  It opens nothing, holds no lock, and ends when its socket does.  The memory it can only read.
 """
 
 from __future__ import annotations

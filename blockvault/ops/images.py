@@ -15,13 +15,13 @@ import os
 import shutil
 import stat
 import struct
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from blockvault.errors import BadRequest, IOFailed, NoSpace, NotFound, ToolFailed
+from blockvault.errors import BadRequest, IOFailed, NoSpace, NotFound
+from blockvault.ops import headers, programs
 from blockvault.store import scratch
 
 FORMATS = ("raw", "qcow2", "vmdk", "vdi", "vhdx", "vpc")
@@ -33,7 +33,9 @@ DECODED = "import-"
 _SUFFIXES = {".qcow2": "qcow2", ".vmdk": "vmdk", ".vdi": "vdi", ".vhdx": "vhdx", ".vhd": "vpc"}
 _RAW_SUFFIXES = ("", ".img", ".raw", ".bin", ".ext4", ".iso", ".dd")
 _BLKGETSIZE64 = 0x80081272
-_TOOL_SECONDS = 24 * 3600
+_INFO_SECONDS = 60
+_RESERVE, _RESERVE_SHARE = 256 << 20, 4
+"""What stays free beside an image that is decoded: so many bytes, or this part where it is less."""
 
 
 class Fingerprint(NamedTuple):
@@ -178,25 +180,70 @@ def _open(path: Path) -> int:
 
 
 def _decode(path: Path, image_format: str, target: Path, allow_backing: bool) -> None:
-    info = image_info(path, image_format)
-    others = [info[key] for key in ("backing-filename", "full-backing-filename") if key in info]
-    others += _data_files(path, info)
-    if others and not allow_backing:
-        raise BadRequest(
-            f"{path} refers to another file, {others[0]}; "
-            "--allow-backing reads that file too, if you trust the image",
-            kind="backing-file",
-        )
-    need, free = int(info.get("actual-size", 0)), shutil.disk_usage(target.parent).free
-    if need > free:
-        raise NoSpace(f"decoding {path} needs {need:,} bytes beside the vault, {free:,} are free")
-    run_tool(
+    _check_others(path, image_format, allow_backing)
+    room = _Room(path, target.parent)
+    programs.run(
         [
             *("qemu-img", "convert", "-f", image_format, "-O", "raw", "-S", "4k"),
             *("-W", "-t", "unsafe", file_name(path), file_name(target)),
         ],
         f"{path} could not be read as {image_format}",
+        watch=room.check,
     )
+    room.check()
+
+
+def _check_others(path: Path, image_format: str, allow_backing: bool) -> None:
+    """Refuse the files that an image refers to, or only what is no file; so for what it stands on.
+
+    Of one that stands on an image of an unknown format, QEMU finds out that format.
+    """
+    seen: set[str] = set()
+    while image_format:
+        headers.refuse_again(path, seen)
+        for other in headers.others(path, image_format):
+            _refuse_other(path, other, allow_backing)
+        info = image_info(path, image_format)
+        others = [info[key] for key in ("backing-filename", "full-backing-filename") if key in info]
+        for other in others + _data_files(path, info):
+            _refuse_other(path, other, allow_backing)
+        if "backing-filename" not in info:
+            return
+        path = headers.beside(path, path.parent, info["backing-filename"])
+        image_format = info.get("backing-filename-format", "")
+
+
+class _Room:
+    """Watches the disk while an image is decoded, however small the image is.
+
+    It would take what the servers of the vault need for the writes of their guests.  What it will
+    take cannot be known before: not every format tells which of its parts are zeros.
+    """
+
+    def __init__(self, path: Path, place: Path) -> None:
+        self.path = path
+        self.place = place
+        self.reserve = min(_RESERVE, self._free() // _RESERVE_SHARE)
+
+    def check(self) -> None:
+        """``NoSpace`` if what is left is less than what others may need."""
+        if self._free() < self.reserve:
+            raise NoSpace(
+                f"decoding {self.path} leaves less than the {self.reserve:,} bytes free that "
+                f"others may need; nothing was changed. Make room in {self.place.parent}"
+            )
+
+    def _free(self) -> int:
+        return shutil.disk_usage(self.place).free
+
+
+def _refuse_other(path: Path, other: str, allow_backing: bool) -> None:
+    if not allow_backing:
+        raise BadRequest(
+            f"{path} refers to another file, {other}; "
+            "--allow-backing reads that file too, if you trust the image",
+            kind="backing-file",
+        )
 
 
 def _data_files(path: Path, info: dict[str, Any]) -> list[str]:
@@ -210,10 +257,11 @@ def _data_files(path: Path, info: dict[str, Any]) -> list[str]:
 
 
 def image_info(path: Path, image_format: str) -> dict[str, Any]:
-    """What ``qemu-img info`` says of an image, of itself alone and without opening others."""
-    text = run_tool(
+    """What ``qemu-img info`` says of an image.  What its header names is opened (``headers``)."""
+    text = programs.run(
         ["qemu-img", "info", "--output=json", "-U", "-f", image_format, file_name(path)],
         f"{path} is not a {image_format} image",
+        seconds=_INFO_SECONDS,
     )
     info: dict[str, Any] = json.loads(text)
     return info
@@ -222,25 +270,3 @@ def image_info(path: Path, image_format: str) -> dict[str, Any]:
 def file_name(path: Path) -> str:
     """A file name that qemu cannot take for a protocol (``nbd:…``) or an option."""
     return f"file:{os.path.abspath(path)}"
-
-
-def run_tool(command: list[str], failure: str) -> str:
-    """Run a program quietly; ``ToolFailed`` says ``failure`` and the program's last line."""
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=_TOOL_SECONDS,
-            check=False,
-            env={**os.environ, "LC_ALL": "C"},
-        )
-    except FileNotFoundError:
-        raise ToolFailed(
-            f"{command[0]} is not installed; formats other than raw need it (Debian: qemu-utils)",
-            kind="tool-missing",
-        ) from None
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise ToolFailed(f"{failure}: {said[-1] if said else f'exit {done.returncode}'}")
-    return done.stdout.decode(errors="replace")

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.errors import BadRequest, Busy, Conflict, IOFailed
 from blockvault.model import events
-from blockvault.model.names import check_ref_name, check_volume_name
+from blockvault.model.checks import as_text
+from blockvault.model.names import check_new_name, check_volume_name
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import Progress, images, refs, silent, snapshots
 from blockvault.ops.images import RawImage
@@ -51,6 +52,7 @@ def import_images(
     whole and did not change meanwhile.
     """
     _check_names(images_)
+    snapshots.check_words(message, author)
     with ExitStack() as stack:
         stack.enter_context(vault.guard())
         sources = [
@@ -86,14 +88,17 @@ class Target(NamedTuple):
         author: str | None,
         attachments: Sequence[Volume] = (),
     ) -> Snapshot:
-        """Make ``volumes`` the branch's state and its next snapshot."""
+        """Make ``volumes`` the branch's state and its next snapshot.
+
+        Of ``source``, which names files, what is no UTF-8 is replaced: it is for people only.
+        """
         ordered = tuple(sorted(volumes))
         made = snapshots.record(
             self.vault,
             self.branch,
             ordered,
             lambda branch, snapshot: events.Imported(
-                branch=branch, volumes=ordered, snapshot=snapshot, source=source
+                branch=branch, volumes=ordered, snapshot=snapshot, source=as_text(source)
             ),
             message=message,
             author=author,
@@ -108,7 +113,7 @@ class Target(NamedTuple):
 def hold_target(vault: Vault, name: str | None, stack: ExitStack) -> Target:
     """The named branch under a lease, the current one for None, or one that is to be made."""
     if name is not None and name not in {branch.name for branch in refs.listing(vault)}:
-        check_ref_name(name)
+        check_new_name(name)
         return Target(vault, snapshots.NewBranch(name), ())
     session = stack.enter_context(vault.session(name, holder="an import"))
     return Target(vault, session.branch.id, session.checkpoint())

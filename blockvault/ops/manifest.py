@@ -14,6 +14,7 @@ from typing import Any
 
 from blockvault import files
 from blockvault.errors import BadRequest, IOFailed
+from blockvault.store import filesystem
 
 FILE_NAME = ".blockvault-checkout.json"
 VERSION = 1
@@ -80,7 +81,7 @@ def load(directory: Path) -> Manifest | None:
         value = json.loads(path.read_text())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise _unreadable(path, error) from None
     try:
         return _from_json(value)
@@ -89,11 +90,12 @@ def load(directory: Path) -> Manifest | None:
 
 
 def save(directory: Path, manifest: Manifest) -> None:
-    """Write the manifest durably, all or nothing."""
+    """Write the manifest durably, all or nothing, with the names that the directory has by now."""
     path = directory / FILE_NAME
     text = json.dumps({"version": VERSION, **asdict(manifest)}, indent=1) + "\n"
     try:
         files.replace(path, text.encode(), mode=0o666, durable=True, alone=True)
+        filesystem.sync_names(directory)
     except OSError as error:
         raise IOFailed(f"{path} cannot be written: {error.strerror}") from None
 

@@ -120,6 +120,7 @@ class Marker:
     def pinned(self) -> None:
         """Mark what living processes hold on to."""
         for _, held in pins.pinned(self.vault.path):
+            self.marks.pinned = True
             for root, height in held.trees:
                 self.tree(root, height)
             self.blocks(held.objects)

@@ -82,6 +82,9 @@ class Marks:
         self.unfound: set[bytes] = set()
         """Objects that are needed, and that the index does not find: all, or more than
         ``UNFOUND_AT_MOST`` of them."""
+        self.pinned = False
+        """Whether something is marked that a living process held on to: it may do so no more when
+        another run takes the marks over."""
         self._walked: dict[int, array[int]] = {}
         """By frame: a part of the id of each object that was walked; 0 for the others."""
         self._bits = bytearray(-(-self.objects // 8))

@@ -1,9 +1,10 @@
 """What a collection has marked, kept on disk, so that one that is killed need not mark again.
 
-Whatever is marked was reachable when it was, and between two prunes nothing ceases to be; a node is
-marked after all that is under it.  So a later run may take over any marks of an earlier one, and
-passes over what is marked already.  It takes over the census with them: an object that was moved or
-stored anew meanwhile lies in a later frame, of which this run says nothing.
+Whatever is marked was reachable when it was, and between two prunes nothing ceases to be, but for
+what only a living process held on to; a node is marked after all that is under it.  So a later run
+may take over any marks of an earlier one, and passes over what is marked already.  It takes over
+the census with them: an object that was moved or stored anew meanwhile lies in a later frame, of
+which this run says nothing.
 
 A rebuilt index may name other copies of objects than those that were marked.  So the marks belong
 to a token in ``meta``, which a rebuild removes.  The file is not synced: its hash tells whether it
@@ -37,14 +38,15 @@ EVERY = 5.0
 """Seconds between two times that the marks are written.  A killed collection loses what it did
 since, and what it had gathered and not marked."""
 
-_FIELDS = 4
-"""What the file holds.  One that an earlier program left holds more, and is as none."""
+_FIELDS = 5
+"""What the file holds.  One that an earlier program left may hold more or less, and is as none."""
 
 
 class Resumed(NamedTuple):
     """Marks to go on from; all writes before event ``seq`` are among them.
 
-    ``behind`` says that objects were stored since the census, of which it therefore says nothing.
+    ``behind`` says that more may be dead than the marks tell: objects were stored since the census,
+    of which it therefore says nothing, or some were marked because somebody held on to them.
     """
 
     marks: Marks
@@ -70,7 +72,8 @@ class MarksFile:
 
     def write(self, seq: int) -> None:
         path = _path(self._vault)
-        data = pack([self._token, self._prune, seq, self._marks.parts()])
+        marks = self._marks
+        data = pack([self._token, self._prune, seq, marks.pinned, marks.parts()])
         # A disk that takes nothing must still be collected.
         with contextlib.suppress(OSError):
             files.replace(path, object_id(data) + data, alone=True)
@@ -103,12 +106,13 @@ def _read(vault: Vault, token: bytes, prune: int) -> Resumed | None:
     kept = unpack(data[ID_SIZE:], "marks")
     if kept[:2] != (token, prune) or len(kept) != _FIELDS:
         return None
-    seq, earlier = kept[2], Parts(*kept[3])
+    seq, pinned, earlier = kept[2], kept[3], Parts(*kept[4])
     last = int.from_bytes(earlier.numbers[-8:], sys.byteorder)
     marks = Marks(vault, upto=last)
     marks.take_over(earlier)
+    marks.pinned = pinned
     with vault.read() as reader:
-        return Resumed(marks, seq, behind=reader.newest_frame() > last)
+        return Resumed(marks, seq, behind=pinned or reader.newest_frame() > last)
 
 
 def _last_prune(reader: Reader) -> int:

@@ -23,13 +23,15 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 _POINTS = events.WAYPOINT_CODES | {events.BARRIER}
+_CONTENT = events.DATA_CODES | events.WAYPOINT_CODES
 
 
 class Position(NamedTuple):
     """One state: the waypoint's ``volumes`` and the branch's events after it, up to ``seq``.
 
     ``snapshot`` is the snapshot that this state is, None if it is none; ``tip`` is the newest one
-    that it stands on.  ``branch`` is 0 for a snapshot that belongs to no branch.
+    that it stands on.  ``branch`` is 0 for a snapshot that belongs to no branch.  ``asked`` is the
+    name of the branch that was asked for: ``branch``, or one that came from it and is still there.
     """
 
     text: str
@@ -41,13 +43,14 @@ class Position(NamedTuple):
     tip: bytes | None
     volumes: tuple[Volume, ...]
     attachments: tuple[Volume, ...] = ()
+    asked: str = ""
 
     @property
     def canonical(self) -> str:
         """A revision that will always mean this very state."""
         if self.snapshot is not None:
             return self.snapshot.hex()
-        return f"{self.name or self.text}@{{#{self.seq}}}"
+        return f"{self.name or self.asked}@{{#{self.seq}}}"
 
     def volume(self, name: str | None, how: str | None = None) -> Volume:
         """The volume of this name, or the only one for None; ``how`` says how else to name one."""
@@ -79,7 +82,7 @@ def of_snapshot(vault: Vault, oid: bytes) -> Position:
         row = projections.recorded(reader, oid)
         if row is None:
             raise Damaged(f"snapshot {short(oid)} is not recorded", kind="log-inconsistent")
-        name = projections.get_branch(reader, row.branch).name if row.branch else None
+        name = _name(projections.get_branch(reader, row.branch)) if row.branch else None
     seq = row.seq if row.branch else snapshot.seq
     return Position(
         short(oid), row.branch, name, seq, seq, oid, oid, snapshot.volumes, snapshot.attachments
@@ -105,21 +108,37 @@ def after(vault: Vault, reader: Reader, branch: int, seq: int, exact: bool) -> P
         Position(
             row.name,
             branch,
-            None if row.deleted else row.name,
+            _name(row),
             waypoint_seq,
             seq,
             waypoint.snapshot if seq == waypoint_seq else None,
             waypoint.tip,
             waypoint.volumes,
+            asked=row.name,
         ),
     )
 
 
+def _name(row: BranchRow) -> str | None:
+    """The name of a branch; one that was deleted has none, and another may be called so by now."""
+    return None if row.deleted else row.name
+
+
 def last_until(reader: Reader, branch: int, first_seq: int, time_us: int) -> int:
     """The last content event of one record whose time is at or before ``time_us``."""
-    content = events.DATA_CODES | events.WAYPOINT_CODES
-    until = [at for at, when in _rows(reader, branch, first_seq, content) if when <= time_us]
+    until = [at for at, when in _rows(reader, branch, first_seq, _CONTENT) if when <= time_us]
     return until[-1] if until else first_seq - 1
+
+
+def following(reader: Reader, branch: int, first_seq: int, seq: int) -> tuple[int, int] | None:
+    """Number and time of what comes after event ``seq``: a content event of the record that begins
+    at ``first_seq``, or the next record of the branch.
+    """
+    for at, when in _rows(reader, branch, first_seq, _CONTENT):
+        if at > seq:
+            return at, when
+    later = next(projections.trail(reader, branch, start=seq + 1, reverse=False), None)
+    return None if later is None else (later[0], later[1].time_us)
 
 
 def _with_snapshot(vault: Vault, reader: Reader, position: Position) -> Position:

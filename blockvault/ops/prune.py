@@ -22,7 +22,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.ids import short
-from blockvault.model import projections, retention
+from blockvault.model import events, projections, retention
 from blockvault.model.projected import BranchRow
 from blockvault.model.retention import Candidate, Policy
 from blockvault.model.snapshot import Snapshot
@@ -57,8 +57,9 @@ class Cut(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A prune that can be shown before it is done."""
+    """A prune that can be shown before it is done; ``seq`` is the last event that it knows of."""
 
+    seq: int
     verdicts: tuple[Verdict, ...]
     cuts: tuple[Cut, ...]
     dropped: tuple[tuple[int, str], ...]
@@ -95,7 +96,7 @@ class _Planner:
         self.reader = reader
         self.override = override
         self.only = only
-        self.now_us = reader.last().time_us
+        self.now_us = min(reader.last().time_us, events.now_us())
         self.branches = dict(projections.branches(reader))
         self.rows = dict(projections.snapshots(reader))
         self.snapshots = {oid: snapshots.load(vault, oid) for oid in self.rows}
@@ -119,6 +120,7 @@ class _Planner:
         verdicts = sorted(map(self._verdict, self.rows), key=lambda v: -v.snapshot.time_us)
         gone = {each.snapshot.id for each in verdicts if not each.kept}
         return Plan(
+            self.reader.last().seq,
             tuple(verdicts),
             tuple(cuts),
             tuple((number, self.branches[number].name) for number in sorted(dropped)),
@@ -174,7 +176,7 @@ class _Planner:
             return
         self._keep(tips, f"newest of {row.name}")
         self._keep(recent, f"{row.name} events within {retention.format_duration(policy.events)}")
-        found = retention.kept(policy, [self._candidate(oid) for oid in line])
+        found = retention.kept(policy, [self._candidate(oid) for oid in line], self.now_us)
         for oid, names in found.items():
             for name in names:
                 self._keep([oid], f"{row.name} {name}")

@@ -294,6 +294,13 @@ def pin_position(vault: Vault, position: Position) -> Pin:
     return pin
 
 
+def try_pin(vault: Vault, position: Position) -> Pin | None:
+    """The same, unless the disk takes no pin: what is on it can be read all the same."""
+    with suppress(IOFailed):
+        return pin_position(vault, position)
+    return None
+
+
 def _pin(vault: Vault, volumes: Iterable[Volume], ids: Iterable[bytes]) -> Pin:
     size = vault.options.block_size
     trees = [(root, tree.depth(tree.blocks_in(length, size))) for _, length, root in volumes]

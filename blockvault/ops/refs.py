@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blockvault.errors import Busy, Conflict, NotFound
 from blockvault.model import events, projections
-from blockvault.model.names import check_ref_name
+from blockvault.model.names import check_new_name, check_ref_name
 from blockvault.model.projected import BranchRow
+from blockvault.model.refs import HEAD, SHORT_HEAD
 from blockvault.ops import recovery, states
 
 if TYPE_CHECKING:
@@ -94,6 +95,15 @@ def find(vault: Vault, name: str | None) -> Branch:
         return _find(reader, name)
 
 
+def branch_of(vault: Vault, revision: str) -> str:
+    """The bare name of a branch that ``HEAD``, ``@`` or ``heads/NAME`` means; any other text as it
+    is."""
+    text = revision.strip()
+    if text in (HEAD, SHORT_HEAD):
+        return current(vault).name
+    return text.removeprefix("heads/")
+
+
 def listing(vault: Vault, *, deleted: bool = False) -> list[Branch]:
     """All branches by name, with those that were deleted if asked for."""
     with vault.read() as reader:
@@ -133,6 +143,7 @@ def _branch(number: int, row: BranchRow) -> Branch:
 
 
 def _find(reader: Reader, name: str) -> Branch:
+    check_ref_name(name)  # else it may be no key of a table
     number = projections.branch_named(reader, name)
     if number is None:
         raise NotFound(f"no branch '{name}'", kind="no-branch")
@@ -159,7 +170,7 @@ def _alone(vault: Vault, name: str, holder: str, *, successor: bool = False) -> 
 
 
 def _refuse_taken(transaction: Transaction, name: str) -> None:
-    check_ref_name(name)
+    check_new_name(name)
     if projections.branch_named(transaction.writer, name) is not None:
         raise Conflict(f"branch '{name}' exists already", kind="branch-exists")
 
@@ -169,7 +180,7 @@ def _refuse_taken(transaction: Transaction, name: str) -> None:
 
 def create(vault: Vault, name: str, position: Position) -> Branch:
     """A branch that begins at ``position``."""
-    check_ref_name(name)
+    check_new_name(name)
     with vault.guard():
         volumes, frames = states.materialized(vault, position)
         _create(vault, name, position, volumes, frames)
@@ -217,10 +228,11 @@ def delete(vault: Vault, name: str) -> None:
         transaction.add(events.BranchDeleted(branch=branch.id))
 
 
-def restore(vault: Vault, name: str) -> Branch:
-    """Bring back the branch that was deleted under this name last."""
+def restore(vault: Vault, name: str, new: str | None = None) -> Branch:
+    """Bring back the branch that was deleted under this name last, with a ``new`` one if given."""
+    wanted = name if new is None else new
     with vault.transaction() as transaction:
-        _refuse_taken(transaction, name)
+        _refuse_taken(transaction, wanted)
         writer = transaction.writer
         found = [
             number
@@ -230,8 +242,8 @@ def restore(vault: Vault, name: str) -> Branch:
         if not found:
             raise NotFound(f"no deleted branch '{name}'", kind="no-branch")
         last = max(found, key=lambda number: projections.deleted_at(writer, number) or (0, 0))
-        transaction.add(events.BranchRestored(branch=last, name=name))
-    return find(vault, name)
+        transaction.add(events.BranchRestored(branch=last, name=wanted))
+    return find(vault, wanted)
 
 
 def switch(vault: Vault, name: str) -> None:
@@ -242,7 +254,7 @@ def switch(vault: Vault, name: str) -> None:
 
 def tag(vault: Vault, name: str, position: Position, *, force: bool = False) -> Tag:
     """Name a state; one that is no snapshot yet becomes one, beside its branch's line."""
-    check_ref_name(name)
+    check_new_name(name)
     with vault.guard():
         oid = position.snapshot or states.freeze(vault, position, f"tag {name}")
         with vault.transaction() as transaction:
@@ -253,14 +265,16 @@ def tag(vault: Vault, name: str, position: Position, *, force: bool = False) -> 
 
 
 def untag(vault: Vault, name: str) -> None:
+    check_ref_name(name)
     with vault.transaction() as transaction:
         if projections.tag_named(transaction.writer, name) is None:
             raise NotFound(f"no tag '{name}'", kind="no-tag")
         transaction.add(events.Untagged(name=name))
 
 
-def rollback(vault: Vault, name: str, position: Position, *, successor: bool = False) -> None:
-    """Give a branch the state of ``position``; where it was stays in its history.
+def rollback(vault: Vault, name: str, position: Position, *, successor: bool = False) -> int:
+    """Give a branch the state of ``position``; return the event after which it had the state that
+    it leaves, which stays in its history.
 
     ``successor`` is what the supervisor of its machine says while that stands.
     """
@@ -268,12 +282,18 @@ def rollback(vault: Vault, name: str, position: Position, *, successor: bool = F
         volumes, frames = states.materialized(vault, position)
         with vault.transaction() as transaction:
             transaction.add_frames(frames)
+            here = leased(transaction.writer, branch)
+            before = here.seq
+            if here.barrier_seq < before:
+                # A killed session left it between two flushes: else no revision would name it.
+                before = transaction.add(events.Barrier(branch=here.id))
             transaction.add(
                 events.RolledBack(
-                    branch=leased(transaction.writer, branch).id,
+                    branch=here.id,
                     volumes=volumes,
                     snapshot=position.snapshot,
                     target_branch=position.branch,
                     target_seq=position.seq,
                 )
             )
+    return before

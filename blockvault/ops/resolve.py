@@ -92,12 +92,14 @@ class _Resolver:
     def _on_branch(self, branch: int) -> Position:
         at = self.revision.at
         with self.vault.read() as reader:
+            row = projections.get_branch(reader, branch)
             if at is None:
-                row = projections.get_branch(reader, branch)
                 return positions.after(self.vault, reader, branch, row.last_seq, True)
             if isinstance(at, refs.AtSeq):
-                return self._at_seq(reader, branch, at.seq)
-            return self._at_time(reader, branch, at.time_us)
+                found = self._at_seq(reader, branch, at.seq)
+            else:
+                found = self._at_time(reader, branch, at.time_us)
+            return found._replace(asked=row.name)
 
     def _at_seq(self, reader: Reader, branch: int, seq: int) -> Position:
         last = reader.last().seq
@@ -117,12 +119,18 @@ class _Resolver:
         while True:
             cut = projections.cut(reader, branch)
             if cut and time_us < cut.time_us and not _began_after(reader, branch, time_us):
+                # What was pruned may have come after the place where our line left the branch.
+                left = projections.waypoint(reader, branch, limit)
+                if left is not None and left.time_us <= time_us:
+                    return self._after(reader, branch, limit)
                 at = projections.waypoint_at_time(reader, branch, time_us)
                 raise self._pruned(reader, branch, _shown(time_us), at)
             found = projections.trail_at_time(reader, branch, time_us)
             if found is not None:
                 seq = min(limit, positions.last_until(reader, branch, found[0], time_us))
                 if seq >= branch:
+                    later = positions.following(reader, branch, found[0], seq)
+                    self._check_clock(later, seq, limit)
                     return self._after(reader, branch, seq)
             row = projections.get_branch(reader, branch)
             if not row.source:
@@ -130,6 +138,17 @@ class _Resolver:
             if not projections.has_branch(reader, row.source):
                 raise self._pruned(reader, branch, f"what '{row.name}' came from")
             branch, limit = row.source, row.source_seq
+
+    def _check_clock(self, later: tuple[int, int] | None, seq: int, limit: int) -> None:
+        """Refuse a moment if nobody knows what came before it: what follows event ``seq`` has a
+        time that is still to come, since times in the log never go back.
+        """
+        # The clock of now, not of when the text was read: guests go on writing meanwhile.
+        if later is not None and later[0] <= limit and later[1] > events.now_us():
+            raise self._no(
+                f"the clock was ahead when event {later[0]} was recorded, so what came after "
+                f"event {seq} has no moments yet; name an event, such as @{{#{later[0]}}}"
+            )
 
     def _after(self, reader: Reader, branch: int, seq: int) -> Position:
         """The branch just after an event of it, unless that was pruned."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from blockvault.errors import Conflict, Damaged, NotFound
 from blockvault.ids import short
 from blockvault.model import events, history, projections
+from blockvault.model.checks import check_text
 from blockvault.model.rows import Row, from_row, unpack_rows
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import refs
@@ -31,6 +32,16 @@ class NewBranch(NamedTuple):
     """A branch that begins with the snapshot that is being recorded."""
 
     name: str
+
+
+def check_words(message: str, author: str | None) -> None:
+    """``BadRequest`` if no snapshot can hold them: asked first where what is recorded takes long.
+
+    What a shell hands over may be in another encoding than UTF-8.
+    """
+    check_text(message, "the message")
+    if author is not None:
+        check_text(author, "the author")
 
 
 def record(
@@ -108,7 +119,7 @@ def log(vault: Vault, *positions: Position) -> Iterator[Snapshot]:
 
 def events_of(
     vault: Vault,
-    branch: str | None,
+    branch: int | None,
     *,
     since: int | None = None,
     until: int | None = None,
@@ -119,7 +130,6 @@ def events_of(
     Records are read one at a time, each in a transaction of its own: however long the log and
     however slow the caller, no snapshot of the store is held.
     """
-    wanted = None if branch is None else refs.find(vault, branch).id
     low, at = max(1, since or 1), max(1, since or 1)
     with vault.read() as reader:
         last = reader.last().seq
@@ -134,21 +144,39 @@ def events_of(
         rows = [] if record_.pruned else unpack_rows(record_.payload)
         numbered = list(enumerate(rows, record_.first_seq))
         for seq, row in reversed(numbered) if reverse else numbered:
-            if low <= seq <= high and (wanted is None or _concerns(row, seq, wanted)):
+            if low <= seq <= high and (branch is None or _concerns(row, seq, branch)):
                 delta, event = from_row(row)
                 yield Logged(seq, record_.time_us + delta, event)
         at = record_.first_seq - 1 if reverse else record_.last_seq + 1
 
 
-def record_before(vault: Vault, time_us: int) -> int:
-    """The first event of the record in which a moment lies: none before it came later.
+def first_since(vault: Vault, time_us: int) -> int:
+    """A number from which on all events lie that happened at a moment or later.
 
-    Found by halves, in a few look-ups however long the log is.
+    Records ascend by their first events, but those of two branches may overlap.  So of each branch
+    the last record that began before the moment may reach beyond it.  All are found by halves, in a
+    few look-ups of each branch however long the log is, and are read until one does.
     """
     with vault.read() as reader:
-        behind = reader.record_at(time_us)
-        before = reader.record(behind - 1) if behind > 1 else None
-    return 1 if before is None else before.first_seq
+        first = reader.record_at(time_us)
+        numbers = [number for number, _ in projections.branches(reader)]
+        before = [projections.trail_at_time(reader, number, time_us - 1) for number in numbers]
+        starts = sorted({found[0] for found in before if found is not None and found[0] < first})
+        return next((start for start in starts if _end_of(reader, start) >= time_us), first)
+
+
+def last_until(vault: Vault, time_us: int) -> int:
+    """A number up to which all events lie that happened at a moment or earlier."""
+    with vault.read() as reader:
+        return reader.record_at(time_us + 1) - 1
+
+
+def _end_of(reader: Reader, first_seq: int) -> int:
+    """The time of the last event of a record."""
+    record_ = reader.record(first_seq)
+    if record_ is None or record_.pruned:
+        return 0
+    return record_.time_us + int(unpack_rows(record_.payload)[-1][1])
 
 
 def _concerns(row: Row, seq: int, branch: int) -> bool:

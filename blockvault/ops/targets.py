@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from blockvault import files
 from blockvault.errors import BadRequest, Conflict, IOFailed, NotFound
-
-_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
-"""How file systems say that they have no hard links, FAT for one."""
+from blockvault.ops import copying
+from blockvault.store import filesystem
 
 
 def refuse_inside(vault: Path, target: Path) -> None:
@@ -33,12 +32,13 @@ def taken(target: Path) -> Conflict:
 
 
 @contextmanager
-def written(target: Path, *, force: bool) -> Iterator[tuple[int, Path]]:
+def written(target: Path, *, force: bool, sync: bool = False) -> Iterator[tuple[int, Path]]:
     """A temporary file beside ``target`` that becomes it when the block ends well.
 
     ``force`` lets it replace another, as which it can be read and written then.  Of a symbolic link
     it becomes what that points at.  As with any copy, it is the system that brings it to the disk
-    in its own time.
+    in its own time, unless ``sync`` is set: then its content is there before it gets the name, and
+    the name when all is done.
     """
     import tempfile  # dear to load, and who only reads attachments needs it not
 
@@ -52,15 +52,23 @@ def written(target: Path, *, force: bool) -> Iterator[tuple[int, Path]]:
     temporary = Path(name)
     try:
         yield fd, temporary
+        if sync:  # while we may open it; and not fd: another file may have taken its name
+            with copying.writing("the target was left as it was"):
+                filesystem.sync_path(temporary)
         if force:
             _make_alike(temporary, place)
-            temporary.replace(place)
         else:
             temporary.chmod(0o666 & ~_umask())
+        if force:
+            temporary.replace(place)
+        else:
             _put(temporary, place, target)
     finally:
         os.close(fd)
         temporary.unlink(missing_ok=True)
+    if sync:
+        with copying.writing(f"{target} is whole, but a power cut may undo that"):
+            filesystem.sync_names(place.parent)
 
 
 def _make_alike(fresh: Path, place: Path) -> None:
@@ -85,21 +93,6 @@ def _umask() -> int:
 def _put(fresh: Path, place: Path, target: Path) -> None:
     """Give a file the name ``place``, or raise: somebody may have taken it since we looked."""
     try:
-        try:
-            os.link(fresh, place)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            _put_unlinked(fresh, place)
+        files.put(fresh, place)
     except FileExistsError:
         raise taken(target) from None
-
-
-def _put_unlinked(fresh: Path, place: Path) -> None:
-    """The same on a file system without hard links: an empty file keeps the place meanwhile."""
-    os.close(os.open(place, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
-    try:
-        fresh.replace(place)
-    except BaseException:
-        place.unlink(missing_ok=True)
-        raise

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import lmdb
 from lmdb import verify as lmdb_verify
 
+from blockvault import files
 from blockvault.errors import Busy, Damaged
 from blockvault.store import env, faults, filesystem, scratch, shared, tables
 
@@ -60,23 +61,28 @@ def compact(path: Path) -> Compacted:
 def alone(path: Path) -> Iterator[int]:
     """Hold the vault as its only process; yields the descriptor of the head file."""
     shared.refuse_open(path / shared.DATA)
-    lock = os.open(path / shared.LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    head = os.open(path / shared.HEAD, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    lock = files.opened(path / shared.LOCK)
+    head = files.opened(path / shared.HEAD)
+    try:
+        _lock(path, lock, head)
+        yield head
+    finally:
+        os.close(lock)
+        filesystem.close_locked(head)
+
+
+def _lock(path: Path, lock: int, head: int) -> None:
     try:
         fcntl.flock(head, fcntl.LOCK_EX | fcntl.LOCK_NB)
         # LMDB holds a shared lock on the first byte of lock.mdb as long as it is open.
         fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
-        yield head
     except OSError as error:
-        if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise Busy(
-                f"{path}: another process has the vault open; nothing was changed. End servers "
-                "and other commands, then try again."
-            ) from None
-        raise
-    finally:
-        os.close(lock)
-        filesystem.close_locked(head)
+        if error.errno not in (errno.EAGAIN, errno.EACCES):
+            raise
+        raise Busy(
+            f"{path}: another process has the vault open; nothing was changed. End servers "
+            "and other commands, then try again."
+        ) from None
 
 
 def _copy(path: Path, building: Path) -> None:
@@ -84,6 +90,22 @@ def _copy(path: Path, building: Path) -> None:
 
     LMDB's own compacting copy is not used: it crashed on vaults whose index has many pages.
     """
+    copied = building / shared.DATA
+    # LMDB takes an empty file for a new one.  The descriptor is of ours whatever becomes of the
+    # name: root gives nothing else away.
+    made = os.open(copied, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        _copy_tables(path, building)
+        problems = list(map(str, lmdb_verify.verify(copied)))  # type: ignore[no-untyped-call]
+        if problems:
+            raise Damaged(f"{path}: the copy is not whole, nothing was changed: {problems[0]}")
+        files.give(made, path)
+        os.fsync(made)
+    finally:
+        os.close(made)
+
+
+def _copy_tables(path: Path, building: Path) -> None:
     filesystem.prepare_lock_file(building / shared.LOCK)
     old = shared.open_lmdb(path, readonly=True, lock=False)
     try:
@@ -97,12 +119,6 @@ def _copy(path: Path, building: Path) -> None:
             new.close()
     finally:
         old.close()
-    copied = building / shared.DATA
-    problems = list(map(str, lmdb_verify.verify(copied)))  # type: ignore[no-untyped-call]
-    if problems:
-        raise Damaged(f"{path}: the copy is not whole, nothing was changed: {problems[0]}")
-    os.chmod(copied, 0o600)
-    filesystem.sync_path(copied)
 
 
 def _copy_table(old: lmdb.Environment, new: lmdb.Environment, name: str) -> tuple[int, int]:

@@ -15,15 +15,18 @@ import stat
 import struct
 from pathlib import Path
 
+from blockvault import files
 from blockvault.errors import Unsupported
 
 READERS = 1024
 LOCK_FILE_SIZE = 128 + 64 * READERS
 """LMDB's layout: a header of two cache lines and one cache line a reader slot."""
 
-NETWORK = frozenset(
-    ("nfs", "nfs4", "cifs", "smb3", "smbfs", "9p", "afs", "ceph", "lustre", "gpfs", "beegfs")
-)
+NETWORK = frozenset((
+    "nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "lustre", "gpfs", "beegfs", "orangefs",
+    "pvfs2", "gfs2", "ocfs2", "9p", "virtiofs", "vboxsf", "vmhgfs", "prl_fs",
+))  # fmt: skip
+"""What several machines may have mounted: over a network, in a cluster, or from their host."""
 
 FREE_SHARE = 4
 """What can be done without takes at most this part of what the disk has free."""
@@ -37,7 +40,7 @@ def prepare_lock_file(path: Path) -> None:
     Must not run in a process that has the environment open: closing a descriptor of the file
     would drop LMDB's locks on it.
     """
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = files.opened(path)
     try:
         status = os.fstat(descriptor)
         if status.st_size == 0:
@@ -67,6 +70,19 @@ def sync_path(path: Path) -> None:
         os.close(descriptor)
 
 
+def sync_names(directory: Path) -> None:
+    """fsync a directory that may lie anywhere, as far as that can be done.
+
+    File systems whose directories cannot be synced say EINVAL, those that virtual machines share
+    with their host among them; and one that can be written to need not be readable.
+    """
+    try:
+        sync_path(directory)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EACCES):
+            raise
+
+
 def close_locked(descriptor: int) -> None:
     """Close a file that this process has locked with ``flock``, or may have.
 
@@ -93,17 +109,20 @@ def nobody_writes(path: Path) -> bool:
 
 
 NETWORK_IN_USER_SPACE = frozenset(
-    f"fuse.{name}" for name in ("sshfs", "glusterfs", "s3fs", "rclone", "davfs", "gcsfuse")
-)
+    f"fuse.{name}" for name in (
+        "sshfs", "glusterfs", "s3fs", "rclone", "davfs", "gcsfuse", "ceph-fuse", "juicefs", "mfs",
+        "moosefs", "vmhgfs-fuse",
+    )
+)  # fmt: skip
 
 
 def refuse_network(path: Path) -> None:
-    """``Unsupported`` if ``path`` lies on a network file system."""
+    """``Unsupported`` if ``path`` lies on a file system that other machines may have mounted."""
     kind = file_system_type(path)
     if kind in NETWORK or kind in NETWORK_IN_USER_SPACE:
         raise Unsupported(
-            f"{path} is on a network file system ({kind}), where a vault's locks do not hold "
-            "between machines. Keep the vault on a local disk.",
+            f"{path} is on a file system ({kind}) that other machines may have mounted too, and a "
+            "vault's locks do not hold between machines. Keep the vault on a local disk.",
             kind="network-filesystem",
         )
 
@@ -113,7 +132,7 @@ def file_system_type(path: Path, mounts: Path = Path("/proc/self/mounts")) -> st
     target = os.path.realpath(path) + "/"
     best, kind = -1, ""
     try:
-        lines = mounts.read_bytes().decode(errors="surrogateescape").splitlines()
+        lines = mounts.read_bytes().decode(errors="surrogateescape").split("\n")[:-1]
     except OSError:
         return ""
     for line in lines:

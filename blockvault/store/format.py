@@ -15,6 +15,7 @@ instead of misreading the vault.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Collection, Iterable, Mapping
 
 from blockvault.encoding import pack, unpack
@@ -96,7 +97,7 @@ def _row(rows: Mapping[bytes, bytes], name: str) -> object:
 
 def _check_version(version: object) -> None:
     if not isinstance(version, int) or version < 1:
-        raise _damaged(f"its format version is {version!r}")
+        raise _damaged(f"its format version is {reprlib.repr(version)}")
     if version > FORMAT:
         raise Unsupported(
             f"this vault has format {version}; this program knows formats up to {FORMAT}. "

@@ -22,20 +22,17 @@ ones to LMDB: half of all holes would be of a single page, for a fifth of the by
 
 from __future__ import annotations
 
-import errno
-import os
 import struct
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from blockvault.libc import libc
+from blockvault.libc import punch_hole
 from blockvault.store import pages
 
 SLICE = 0.002
 """Seconds after which writers who wait get their turn: they wait as long as for a commit."""
 
-_PUNCH_HOLE_KEEP_SIZE = 0x02 | 0x01
 _WORTH_BYTES = 4 << 20
 _WORTH_SHARE = 100
 _PUNCH_BYTES = 1 << 20
@@ -79,7 +76,7 @@ def slice_of(
     for first, following, numbers in _together(fd, newest, after.row, limit):
         behind = after.page if first == after.row else -1
         for start, stop in _runs([page for page in numbers if page > behind], least):
-            if not _punch(fd, start * size, (stop - start) * size):
+            if not punch_hole(fd, start * size, (stop - start) * size):
                 return None
             now = time.monotonic()
             if now >= look:
@@ -121,18 +118,3 @@ def _runs(numbers: list[int], least: int) -> Iterator[tuple[int, int]]:
         stop = number + 1
     if stop - start >= least:
         yield start, stop
-
-
-def _punch(fd: int, offset: int, length: int) -> bool:
-    """Make a range a hole; False where the file system cannot."""
-    import ctypes  # most commands never get here
-
-    if not hasattr(libc(), "fallocate"):
-        return False
-    arguments = (ctypes.c_int(fd), _PUNCH_HOLE_KEEP_SIZE, ctypes.c_long(offset))
-    if libc().fallocate(*arguments, ctypes.c_long(length)) == 0:
-        return True
-    code = ctypes.get_errno()
-    if code in (errno.EOPNOTSUPP, errno.ENOSYS, errno.EPERM):
-        return False
-    raise OSError(code, os.strerror(code))

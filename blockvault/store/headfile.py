@@ -26,6 +26,7 @@ from typing import NamedTuple
 
 from blake3 import blake3
 
+from blockvault import files
 from blockvault.store.eventlog import Last
 
 MAGIC = b"bvhead 1"
@@ -61,8 +62,9 @@ class HeadFile:
     """An open head file; its descriptor also carries the writers' queue (``writelock``)."""
 
     def __init__(self, path: Path, *, writable: bool) -> None:
-        flags = os.O_RDWR | os.O_CREAT if writable else os.O_RDONLY
-        self.descriptor = os.open(path, flags | os.O_CLOEXEC, 0o600)
+        self.descriptor = (
+            files.opened(path) if writable else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        )
 
     def newest(self) -> Slot | None:
         """The valid slot of the latest commit, or None."""

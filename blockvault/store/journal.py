@@ -35,8 +35,9 @@ from typing import Any, NamedTuple
 
 from blake3 import blake3
 
+from blockvault import files
 from blockvault.encoding import pack, unpack
-from blockvault.errors import Damaged, NoSpace
+from blockvault.errors import Damaged, NoSpace, VaultError
 from blockvault.store import faults, filesystem
 
 HALF = 16 << 20
@@ -88,11 +89,12 @@ class Journal:
                 raise NoSpace(
                     f"{path}: the disk has too little free for a journal; flushes go to the tables"
                 )
-            path.parent.mkdir(mode=0o700, exist_ok=True)
-            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+            files.folder(path.parent)
+            descriptor = files.opened(path)
         except OSError as error:
             raise faults.from_os(error, path) from error
         try:
+            os.ftruncate(descriptor, 0)
             name = os.urandom(NAME_SIZE)
             blank = bytes(1 << 20)
             for at in range(0, PAGE + 2 * half, len(blank)):
@@ -103,8 +105,9 @@ class Journal:
             filesystem.sync_path(path.parent)
             filesystem.sync_path(vault)
         except BaseException as error:
-            path.unlink(missing_ok=True)
             os.close(descriptor)
+            with contextlib.suppress(VaultError):
+                _unlink(path)
             if isinstance(error, OSError):
                 raise faults.from_os(error, path) from error
             raise
@@ -134,7 +137,7 @@ class Journal:
             raise
         # Whoever was making it had promised nothing yet.
         os.close(descriptor)
-        path.unlink(missing_ok=True)
+        _unlink(path)
         return None
 
     def append(self, first: int, stop: int, rows: Sequence[Any], stored: int) -> bool:
@@ -228,8 +231,8 @@ class Journal:
                 os.close(self._synced)
 
     def remove(self) -> None:
-        """The tables have everything: the journal is needed no more."""
-        self.path.unlink(missing_ok=True)
+        """The tables have everything: the journal is needed no more.  ``IOFailed`` if it stays."""
+        _unlink(self.path)
         self.close()
 
 
@@ -243,6 +246,13 @@ def left_behind(vault: Path) -> list[int]:
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return sorted(int(name) for name in os.listdir(directory) if name.isdecimal())
     return []
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise faults.from_os(error, path) from error
 
 
 def _write(descriptor: int, data: bytes | memoryview, at: int) -> None:

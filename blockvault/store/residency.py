@@ -133,12 +133,12 @@ def _mapped_at(path: Path, span: int) -> int | None:
     Files of other file systems have the same inode numbers, but nobody else maps so much.  The
     device would not tell them apart: that of a map is not what ``stat`` says on btrfs.
     """
-    inode = str(path.stat().st_ino)
+    inode = b"%d" % path.stat().st_ino
     try:
-        with _MAPS.open() as maps:
+        with _MAPS.open("rb") as maps:
             for line in maps:
                 fields = line.split(maxsplit=5)
-                start, end = (int(address, 16) for address in fields[0].split("-"))
+                start, end = (int(address, 16) for address in fields[0].split(b"-"))
                 if fields[4] == inode and end - start >= span:
                     return start
     except OSError:

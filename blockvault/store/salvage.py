@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from blockvault.store import compaction, filesystem, pages, shared
+from blockvault import files
+from blockvault.store import compaction, faults, filesystem, pages, shared
 
 _NUMBER = 8
 """A page begins with its own number, 8 bytes."""
@@ -26,24 +27,34 @@ def damaged_meta(path: Path) -> int | None:
 
 
 def rescue_meta(path: Path) -> bool:
-    """Write a destroyed meta page anew; False if there is none.  ``Busy`` if the vault is open."""
+    """Write a destroyed meta page anew; False if there is none.
+
+    ``Busy`` if the vault is open, ``IOFailed`` if the disk refuses; the same call works later.
+    """
     number = damaged_meta(path)
     if number is None:
         return False
-    with compaction.alone(path), open(path / shared.DATA, "r+b", buffering=0) as file:
+    try:
+        with compaction.alone(path):
+            _write_anew(path, number)
+    except OSError as error:
+        raise faults.from_os(error, path) from error
+    return True
+
+
+def _write_anew(path: Path, number: int) -> None:
+    with open(path / shared.DATA, "r+b") as file:
         whole = pages.read_meta(file.fileno(), 1 - number)
         assert whole is not None
         size = whole.page_size
         before = os.pread(file.fileno(), size, number * size)
-        kept = path / f"meta-{number}.damaged"
-        kept.touch(mode=0o600)
-        kept.write_bytes(before)
+        files.replace(path / f"meta-{number}.damaged", before, durable=True, alone=True)
+        filesystem.sync_path(path)  # what was there is safe before something else is
         good = os.pread(file.fileno(), size, (1 - number) * size)
         # As the commit before it: LMDB goes on from the page that is whole.
         txn_id = max(whole.txn_id - 1, 0).to_bytes(8, "little")
         own = number.to_bytes(_NUMBER, "little")
-        page = own + good[_NUMBER:_TXN_AT] + txn_id + good[_TXN_AT + 8 :]
-        os.pwrite(file.fileno(), page, number * size)
+        file.seek(number * size)
+        file.write(own + good[_NUMBER:_TXN_AT] + txn_id + good[_TXN_AT + 8 :])
+        file.flush()
         os.fsync(file.fileno())
-    filesystem.sync_path(path)
-    return True

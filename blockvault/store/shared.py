@@ -208,7 +208,7 @@ def refuse_open(data: Path) -> None:
 
 def open_lmdb(path: Path, *, readonly: bool, lock: bool) -> lmdb.Environment:
     return lmdb.open(
-        os.fspath(path),
+        os.fsencode(path),  # a name in another encoding than UTF-8 it would not take as text
         map_size=pages.MAP_SIZE,
         create=False,
         readonly=readonly,

@@ -21,6 +21,7 @@ from blockvault.errors import ToolFailed
 SECONDS = 10.0
 FREEZE_SECONDS = 60.0
 """A freeze writes first what the guest has not written yet."""
+_FREEZE, _THAW = "guest-fsfreeze-freeze", "guest-fsfreeze-thaw"
 _MOST = 1 << 20
 """Bytes of one answer."""
 
@@ -95,20 +96,32 @@ class Agent:
 
 
 @contextlib.contextmanager
-def frozen(path: Path, seconds: float = FREEZE_SECONDS) -> Iterator[None]:
+def frozen(path: Path, mark: Path, seconds: float = FREEZE_SECONDS) -> Iterator[None]:
     """Freeze the guest's file systems for the block; they are thawed whatever happens.
 
     One that does not freeze them within ``seconds`` may do so later.  It is told to thaw them then.
+    ``mark`` is there until it has: it tells who takes the guest over, should this process die.
     """
     with contextlib.closing(Agent(path)) as agent:
+        mark.touch()
         try:
-            agent.execute("guest-fsfreeze-freeze", seconds=seconds)
+            agent.execute(_FREEZE, seconds=seconds)
             yield
         except BaseException:
             with contextlib.suppress(ToolFailed):
-                agent.execute("guest-fsfreeze-thaw")
+                agent.execute(_THAW)
+                mark.unlink(missing_ok=True)
             raise
-        agent.execute("guest-fsfreeze-thaw")
+        agent.execute(_THAW)
+        mark.unlink(missing_ok=True)
+
+
+def thaw(path: Path, mark: Path) -> None:
+    """Thaw the file systems of a guest that was frozen by who died since, if the mark says so."""
+    if mark.exists():
+        with contextlib.closing(Agent(path)) as agent:
+            agent.execute(_THAW)
+        mark.unlink(missing_ok=True)
 
 
 def _object(line: bytes) -> dict[str, Any]:

@@ -7,8 +7,9 @@ the end.
 
 from __future__ import annotations
 
+import itertools
 import json
-from itertools import pairwise
+from collections.abc import Sequence
 from pathlib import Path
 
 from blockvault.vm import host
@@ -19,6 +20,8 @@ RECONNECT_SECONDS = 3600
 """How long a guest's I/O waits for a server that is gone before it fails."""
 AGENT_PORT = "org.qemu.guest_agent.0"
 GENERATION = "generation"
+_SERIAL = 20
+"""Bytes of a disk's serial number that a guest sees."""
 
 
 def command(
@@ -28,7 +31,8 @@ def command(
     then for the order to go on."""
     return [
         host.qemu(),
-        *("-name", f"{name.replace(',', ',,')},debug-threads=on", "-nodefaults", "-no-user-config"),
+        *("-name", f"guest={name.replace(',', ',,')},debug-threads=on"),
+        *("-nodefaults", "-no-user-config"),
         *("-display", "none", "-msg", "timestamp=on"),
         *_board(machine, run, accelerator),
         *_firmware(machine, run, name),
@@ -56,7 +60,9 @@ def processor(machine: Machine, accelerator: str) -> str:
     """The host's processor if the machine's guest sees that; nothing where QEMU makes one up."""
     if accelerator != "kvm":
         return ""
-    own = [value for word, value in pairwise(machine.qemu_args) if word.lstrip("-") == "cpu"]
+    own = [
+        value for word, value in itertools.pairwise(machine.qemu_args) if word.lstrip("-") == "cpu"
+    ]
     model = own[-1].partition(",")[0] if own else "host"
     return host.processor() if model in ("host", "max") else ""
 
@@ -94,12 +100,28 @@ def _disk(volume: str, run: RunDir, name: str, machine: Machine) -> list[str]:
         "driver": "virtio-blk-pci",
         "id": f"virtio-{node}",
         "drive": node,
-        "serial": volume[:20],
+        "serial": _serials(machine.disks)[number],
         "bootindex": number + 1,
         "werror": "stop",
         "rerror": "stop",
     }
     return ["-blockdev", _served(node, volume, run, name), "-device", json.dumps(device)]
+
+
+def _serials(volumes: Sequence[str]) -> list[str]:
+    """By what a guest names each disk: its volume's name, as far as that fits, and no two alike."""
+    serials: list[str] = []
+    for number, volume in enumerate(volumes):
+        serial, marks = _cut(volume, _SERIAL), itertools.count(number)
+        while serial in serials:
+            mark = f"-{next(marks)}"
+            serial = _cut(volume, _SERIAL - len(mark)) + mark
+        serials.append(serial)
+    return serials
+
+
+def _cut(text: str, size: int) -> str:
+    return text.encode()[:size].decode(errors="ignore")
 
 
 def _served(node: str, volume: str, run: RunDir, name: str) -> str:

@@ -6,8 +6,10 @@
     Xen          .cfg + raw or qcow2         saved states
 
 Disks become volumes, so they share blocks with everything else; every other file is kept byte for
-byte as an attachment.  ``folder.json`` says where each was.  On the way out qemu-img writes disks
-in the format that they had, and identities that VirtualBox checks are put back into their headers.
+byte as an attachment, none under a name by which this program keeps something: its ``machine.json``
+would be a command line for QEMU.  ``folder.json`` says where each was.  On the way out qemu-img
+writes disks in the format that they had, and identities that VirtualBox checks are put back into
+their headers.
 
 The machine must be switched off or suspended.  Disks that stand on others (the hypervisor's own
 snapshots) are refused: what they stand on may lie anywhere.
@@ -23,8 +25,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import BadRequest, Busy, Conflict, Damaged, IOFailed, NotFound
-from blockvault.ops import Progress, attachments, compose, export, images
+from blockvault.ops import Progress, attachments, compose, export, headers, images, programs
 from blockvault.vm import references
+from blockvault.vm.machine import OWN
 
 if TYPE_CHECKING:
     from blockvault.vault import Vault
@@ -148,10 +151,11 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
 def _names(paths: list[Path], suffix: bool = False) -> dict[Path, str]:
     """A name for each file, its own where that is free and allowed."""
     names: dict[Path, str] = {}
-    taken = {DESCRIPTION}
+    taken: set[str] = {DESCRIPTION, *OWN} if suffix else set()
     for path in paths:
         own = re.sub(r'[\\/:*?"<>|\s]+', "-", path.name if suffix else path.stem).strip(".- ")
-        name, number = own or "file", 2
+        own = own or "file"
+        name, number = own, 2
         while name in taken:
             name, number = f"{own}-{number}", number + 1
         taken.add(name)
@@ -209,17 +213,18 @@ def bring_in(
 def _source(folder: Path, disk: Disk) -> compose.Source:
     """A disk to read.  A VMDK may name further files as its extents, if they lie in the folder."""
     path = folder / disk.path
-    trusted = disk.format == "vmdk" and _all_inside(folder, images.image_info(path, disk.format))
+    trusted = disk.format == "vmdk" and _all_inside(folder, path)
     return compose.Source(disk.volume, image=path, format=disk.format, trusted=trusted)
 
 
-def _all_inside(folder: Path, info: Mapping[str, Any]) -> bool:
+def _all_inside(folder: Path, vmdk: Path) -> bool:
     """Whether an image stands on no other, and all of its extents are files of the folder."""
-    extents = info.get("format-specific", {}).get("data", {}).get("extents", [])
-    paths = [Path(extent.get("filename", "")).resolve() for extent in extents]
-    return "backing-filename" not in info and all(
-        path.is_relative_to(folder.resolve()) for path in paths
-    )
+    inside = folder.resolve()
+    if not all(
+        Path(each).resolve().is_relative_to(inside) for each in headers.others(vmdk, "vmdk")
+    ):
+        return False
+    return "backing-filename" not in images.image_info(vmdk, "vmdk")
 
 
 # -- and out -----------------------------------------------------------------------------------
@@ -268,7 +273,7 @@ def _write_disk(
         raw = target.with_name(f"{target.name}.raw")
         try:
             export.export(vault, rev, disk.volume, raw, format="raw", progress=progress)
-            images.run_tool(
+            programs.run(
                 [
                     *("qemu-img", "convert", "-f", "raw", "-O", disk.format, "-o", disk.options),
                     *(images.file_name(raw), images.file_name(target)),

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from blockvault.errors import Conflict, ToolFailed, VaultError
-from blockvault.ops import attachments
+from blockvault.ops import attachments, reading
 from blockvault.vm import stream
 from blockvault.vm.foreign import FD, SECONDS
 from blockvault.vm.machine import COMMAND, DEVICES, HOST, LAYOUT, MEMORY, Made
@@ -140,7 +140,7 @@ def give(vault: Vault, rev: str, foreign: Foreign, *, paused: bool = False) -> N
     made = Made.decode(attachments.content(vault, position.attachments, HOST))
     memory = attachments.find(position.attachments, MEMORY)
     assert memory is not None
-    device = attachments.device(vault, memory)
+    device = attachments.device(vault, memory, reading.try_pin(vault, position))
     paused = paused or made.paused
     if paused:
         foreign.monitor.execute("stop")  # else it goes on by itself when it has all

@@ -17,6 +17,7 @@ from typing import Any
 
 from blockvault import files
 from blockvault.errors import BadRequest, IOFailed, NoSpace, ToolFailed
+from blockvault.ops import file_system_type
 from blockvault.vm import rundir
 
 BINARY = "qemu-system-x86_64"
@@ -165,10 +166,10 @@ def check_memory_place(folder: Path, memory: int) -> None:
 
     A file of memory takes room only where its guest has been; all the rest is promised to it.
     """
-    kind = filesystem(folder)
+    kind = file_system_type(folder)
     if kind not in _TMPFS:
         raise BadRequest(
-            f"{folder} is on {kind}, and guest memory belongs on a tmpfs; "
+            f"{folder} is on {kind or 'unknown ground'}, and guest memory belongs on a tmpfs; "
             "BLOCKVAULT_RUNTIME names another directory"
         )
     try:
@@ -182,15 +183,3 @@ def check_memory_place(folder: Path, memory: int) -> None:
             f"use, and the machine has {memory >> 20:,} MiB of memory; nothing was started: stop "
             "one, make the file system larger, or let BLOCKVAULT_RUNTIME name another"
         )
-
-
-def filesystem(folder: Path) -> str:
-    """The type of the file system that holds ``folder``, as the kernel calls it."""
-    path, best, kind = os.path.realpath(folder), "", "unknown"
-    for line in Path("/proc/self/mounts").read_text().splitlines():
-        _, mount, name, *_ = line.split(" ")
-        mount = mount.encode().decode("unicode_escape")
-        inside = path == mount or path.startswith(mount.rstrip("/") + "/")
-        if inside and len(mount) >= len(best):
-            best, kind = mount, name
-    return kind

@@ -115,7 +115,8 @@ class Lifetime:
     def _begin(self, session: Session, how: How) -> str:
         """A new QEMU from the branch's head, which is not collected while it is read."""
         with self.vault.guard():
-            chosen = plan(self.vault, self.branch.name, boot=how.boot, force=how.force)
+            branch = self.vault.branch(self.branch.name)
+            chosen = plan(self.vault, branch, boot=how.boot, force=how.force)
             accelerator = host.accelerator()
             base = self.run_dir.path.parent
             base.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -164,7 +165,7 @@ class Lifetime:
         assert self._hold.left is not None
         if self._hold.left.throw_away:
             self._how = self._how._replace(throw_away=True)
-        chosen = plan(self.vault, self.branch.name, boot=True)
+        chosen = plan(self.vault, self.vault.branch(self.branch.name), boot=True)
         served, running = self._disks(session, chosen, self._hold.left.accelerator)
         done = running.adopt(qemu, lambda: self._open(served))
         self._save(running)

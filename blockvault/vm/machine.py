@@ -20,6 +20,8 @@ LAYOUT, COMMAND = "memory.json", "qemu-command.json"
 """Kept with the state of a QEMU that somebody else started, and so configured."""
 KERNEL, INITRD = "kernel", "initrd"
 BOOT_FILES = (KERNEL, INITRD)
+OWN = frozenset({CONFIG, MEMORY, DEVICES, HOST, LAYOUT, COMMAND, *BOOT_FILES})
+"""The attachments that say what runs here, and how."""
 NVRAM = "nvram"
 """The volume that holds the variables of UEFI firmware; it is a disk of the branch like others."""
 

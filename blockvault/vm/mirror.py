@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import Conflict, ToolFailed, VaultError
-from blockvault.ops import compose
+from blockvault.ops import compose, positions
 
 if TYPE_CHECKING:
     from blockvault.session import Session
@@ -34,8 +34,10 @@ _ENDED = "concluded"
 def make_room(vault: Vault, branch: str, disks: Sequence[Disk]) -> None:
     """Give the branch, made if need be, a volume of the right size for each disk."""
     volumes: dict[str, int] = {}
-    if any(each.name == branch for each in vault.branches()):
-        volumes = {volume.name: volume.size for volume in vault.resolve(branch).volumes}
+    for found in vault.branches():
+        if found.name == branch:
+            head = positions.head_of(vault, found)
+            volumes = {volume.name: volume.size for volume in head.volumes}
     for disk in disks:
         if volumes.get(disk.name, disk.size) != disk.size:
             raise Conflict(

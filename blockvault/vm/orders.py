@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import BadRequest, Busy, NotFound, ToolFailed
+from blockvault.ops.snapshots import check_words
 from blockvault.vm import agent, state
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class Orders:
         message, author = _words(request)
         quiet: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if request.get("quiesce"):
-            quiet = agent.frozen(self._supervisor.run_dir.agent)
+            run = self._supervisor.run_dir
+            quiet = agent.frozen(run.agent, run.frozen)
         with self._supervisor.ordered() as running, quiet:
             made = running.session.snapshot(message, author=author, attachments=running.files)
         return {"id": made.id.hex()}
@@ -131,8 +133,10 @@ class Orders:
 
 def _words(request: Request) -> tuple[str, str | None]:
     """Message and author of a snapshot."""
-    author = request.get("author")
-    return str(request.get("message", "")), None if author is None else str(author)
+    message, author = str(request.get("message", "")), request.get("author")
+    author = None if author is None else str(author)
+    check_words(message, author)
+    return message, author
 
 
 def _machine_status(running: Running) -> dict[str, Any]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from blockvault.errors import Conflict, NotFound
-from blockvault.ops import attachments
+from blockvault.ops import attachments, positions
 from blockvault.vm import host
 from blockvault.vm.machine import BOOT_FILES, CONFIG, DEVICES, HOST, LAYOUT, MEMORY, Machine, Made
 
 if TYPE_CHECKING:
     from blockvault.ops.positions import Position
+    from blockvault.ops.refs import Branch
     from blockvault.vault import Vault
 
 KEPT = (CONFIG, *BOOT_FILES)
@@ -45,14 +46,15 @@ class Plan(NamedTuple):
         return attachments.content(vault, self.position.attachments, DEVICES)
 
 
-def plan(vault: Vault, rev: str, *, boot: bool = False, force: bool = False) -> Plan:
-    """How a revision starts: from saved memory where it has it, else from its disks.
+def plan(vault: Vault, what: str | Branch, *, boot: bool = False, force: bool = False) -> Plan:
+    """How a revision or a branch starts: from saved memory where it has it, else from its disks.
 
     ``NotFound`` where no machine was ever configured; ``Conflict`` where the saved state was made
     by a QEMU, an accelerator or, under KVM, a processor that this host does not have, unless
     ``force``.
     """
-    position = vault.resolve(rev)
+    position = vault.resolve(what) if isinstance(what, str) else positions.head_of(vault, what)
+    rev = position.text
     if not boot and attachments.find(position.attachments, LAYOUT):
         raise Conflict(
             f"the memory of '{rev}' is that of a QEMU that was started elsewhere: start one in the "

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from blockvault import files
 from blockvault.errors import IOFailed, ToolFailed
 from blockvault.vm.rundir import Process
 
@@ -57,10 +57,10 @@ class Qemu:
 
     def wait(self, seconds: float) -> bool:
         """Whether it has ended, after at most ``seconds``."""
-        ready, _, _ = select.select([self._fd], [], [], seconds)
-        if ready and self._child is not None:
+        ended = files.readable(self._fd, seconds)
+        if ended and self._child is not None:
             self._child.wait()
-        return bool(ready)
+        return ended
 
     @property
     def ended(self) -> bool:

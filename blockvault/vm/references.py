@@ -19,8 +19,11 @@ from xml.etree import ElementTree
 from blockvault.errors import BadRequest
 
 _MOST = 16 << 20
-_VMX_DISK = re.compile(r'^\s*\w+:\d+\.fileName\s*=\s*"([^"]+\.vmdk)"', re.IGNORECASE | re.MULTILINE)
-_XEN_DISKS = re.compile(r"^\s*disk\s*=\s*\[(.*?)\]", re.DOTALL | re.MULTILINE)
+# The text is a stranger's: none of these looks further from any place than to the next of its kind.
+_VMX_DISK = re.compile(
+    r'^[ \t]*\w+:\d+\.fileName[ \t]*=[ \t]*"([^"]+\.vmdk)"', re.IGNORECASE | re.MULTILINE
+)
+_XEN_DISKS = re.compile(r"^[ \t]*disk[ \t]*=[ \t]*\[(.*?)(?:\]|\Z)", re.DOTALL | re.MULTILINE)
 _XEN_DISK = re.compile(r"'([^']*)'|\"([^\"]*)\"")
 _XEN_PREFIX = re.compile(r"^(?:(?:phy|file|tap2?|aio|qdisk|raw|qcow2?|vhd):)+")
 _VMDK_PARENT = re.compile(rb'parentFileNameHint\s*=\s*"', re.IGNORECASE)
@@ -40,7 +43,8 @@ def check(folder: Path, configuration: Path, disks: Sequence[Path]) -> None:
     read = _READERS.get(configuration.suffix.lower())
     if read is None:
         return
-    text = configuration.read_bytes()[:_MOST].decode(errors="replace")
+    with open(configuration, "rb") as file:
+        text = file.read(_MOST).decode(errors="replace")
     there = {path.relative_to(folder).as_posix() for path in disks}
     names = {path.name for path in disks}
     for named in read(folder, text):

@@ -10,10 +10,9 @@ starts (``filling``), which does not look at it before it is given the state of 
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from blockvault.errors import IOFailed, ToolFailed
+from blockvault.errors import ToolFailed
 from blockvault.ops import attachments, reading
 from blockvault.vm import postcopy, state
 from blockvault.vm.arriving import Arriving
@@ -37,9 +36,7 @@ def prepare(running: Running, saved: Plan) -> Arriving | None:
     except ToolFailed as error:
         log.info("%s: all memory comes first: %s", running.session.branch.name, error)
         return None
-    pin = None
-    with suppress(IOFailed):  # a disk that takes nothing can be read all the same
-        pin = reading.pin_position(running.vault, saved.position)
+    pin = reading.try_pin(running.vault, saved.position)
     device = attachments.device(running.vault, saved.memory, pin)
     hints = running.run.touched / saved.memory.root.hex()
     coming = Arriving(device, opened, running.run.unsound, hints)

@@ -7,7 +7,7 @@
     qemu.log    what QEMU said                              migration device state on its way
     standing    the guest stands still for a moment         saved     device state of a snapshot
     unsound     its memory is not whole, or of another      unflushed whether writes would be lost
-                moment than its disks
+                moment than its disks                       frozen    its file systems are frozen
 
 A directory belongs to one branch of one vault and to no copy of that.  Names are short: the path of
 a unix socket is limited to 107 bytes.  What outlives a machine, the log of its console, is kept in
@@ -105,6 +105,7 @@ class RunDir:
         self.unflushed = self.path / "unflushed"
         self.standing = self.path / "standing"
         self.unsound = self.path / "unsound"
+        self.frozen = self.path / "frozen"
         self.saved = self.path / "saved"
         self._state = self.path / STATE
         if len(os.fsencode(self.migration)) >= _SOCKET_PATH:
@@ -127,7 +128,7 @@ class RunDir:
     def clear(self) -> None:
         """Remove what a machine that ended has left, but for the state and QEMU's last words."""
         sockets = (self.qmp, self.nbd, self.serial, self.agent, self.migration)
-        marks = (self.unflushed, self.standing, self.unsound)
+        marks = (self.unflushed, self.standing, self.unsound, self.frozen)
         boot_files = map(self.boot_file, BOOT_FILES)
         for path in (self.memory, self.saved, *sockets, *marks, *boot_files):
             path.unlink(missing_ok=True)
@@ -198,11 +199,12 @@ def untouched(base: Path) -> int:
 
 def machines(base: Path, vault: Vault) -> list[tuple[str, State | None, str]]:
     """(branch, state, status) of every branch that has a machine."""
-    from blockvault.ops import attachments  # dear to import, and orders to one machine need it not
+    # Dear to import, and orders to one machine need them not.
+    from blockvault.ops import attachments, positions
 
     found = []
     for branch in vault.branches():
-        if attachments.inherited(vault, vault.resolve(branch.name), CONFIG) is None:
+        if attachments.inherited(vault, positions.head_of(vault, branch), CONFIG) is None:
             continue
         known = RunDir(base, vault.options.vault_id, branch.id, vault.path).load()
         found.append((branch.name, known, status(known)))

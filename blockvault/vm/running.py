@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import ToolFailed, VaultError
 from blockvault.ops import attachments
-from blockvault.vm import command, state
+from blockvault.vm import agent, command, state
 from blockvault.vm.machine import MEMORY, Machine
 from blockvault.vm.process import Qemu
 from blockvault.vm.rundir import RunDir
@@ -238,7 +238,8 @@ class Running:
             raise ToolFailed(f"QEMU did not reset in {RESET_SECONDS:g} s", kind="qemu-stalled")
         self.monitor.execute("cont")
         self._marker[_LOST] = 0  # not before: who comes after another death has to do it again
-        self.run.standing.unlink(missing_ok=True)
+        for mark in (self.run.standing, self.run.frozen):
+            mark.unlink(missing_ok=True)
         return "writes that it had not flushed were lost, so it was reset as by a power cut"
 
     def _go_on(self) -> str:
@@ -249,6 +250,11 @@ class Running:
             self.resume()
             done = "it goes on where it stood; nothing was lost"
         mark.unlink(missing_ok=True)
+        try:
+            agent.thaw(self.run.agent, self.run.frozen)
+        except ToolFailed as error:
+            log.warning("%s may be frozen: %s", self.session.branch.name, error.message)
+            done += ", but its file systems may still be frozen: its agent does not answer"
         return done
 
     # -- ends --------------------------------------------------------------------------------------

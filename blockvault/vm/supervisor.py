@@ -133,9 +133,8 @@ class Supervisor(Lifetime):
 
     def _roll_back(self, rev: str) -> None:
         """Move the branch, which has all that the guest wrote and is nobody's now."""
-        self.before = self.vault.branch(self.branch.name).seq
         position = self.vault.resolve(rev)
-        refs.rollback(self.vault, self.branch.name, position, successor=True)
+        self.before = refs.rollback(self.vault, self.branch.name, position, successor=True)
 
     def _start_over(self, move: Callable[[], object], force: bool) -> str:
         """A new QEMU instead of the one that runs, from the branch's head after ``move``."""

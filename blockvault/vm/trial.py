@@ -10,10 +10,11 @@ debug port.  In the time allowed a processor makes some thousand rounds, an inte
 from __future__ import annotations
 
 import os
-import select
 import subprocess
 import tempfile
 import time
+
+from blockvault import files
 
 ROUNDS = 50
 """Rounds of the guest that prove a processor at work."""
@@ -83,7 +84,7 @@ def _keeps_telling(fd: int, seconds: float) -> bool:
     """Whether enough rounds are told in time; whatever else is said there is a complaint."""
     rounds, deadline = 0, time.monotonic() + seconds
     while rounds < ROUNDS:
-        ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+        ready = files.readable(fd, deadline - time.monotonic())
         said = os.read(fd, 4096) if ready else b""
         if not said or said.strip(_TOLD):
             return False

@@ -58,7 +58,8 @@ def run(*words: str | Path, cwd: Path, code: int | None = 0, **extra: Any) -> Re
         [*COMMAND, *map(str, words)], cwd=cwd, env=env, timeout=60, check=False, **(pipes | extra)
     )
     result = Result(done.returncode, done.stdout or b"", (done.stderr or b"").decode())
-    shown = f"blockvault {' '.join(map(str, words))}\n{result.raw[-2000:]!r}\n{result.err}"
+    line = " ".join(map(str, words)).encode(errors="backslashreplace").decode()
+    shown = f"blockvault {line}\n{result.raw[-2000:]!r}\n{result.err}"
     assert code is None or result.code == code, f"ended with {result.code}: {shown}"
     assert "Traceback" not in result.err, shown
     return result

@@ -202,6 +202,20 @@ def test_ends_are_tried(small, cli) -> None:
     cli("bisect", "run", "true", cwd=small, code=2)
 
 
+def test_a_search_ends_with_its_branch(small, cli) -> None:
+    """It does not go on in another one of that name, and one that was pruned is no damage."""
+    cli("branch", "test", "main", cwd=small)
+    cli("bisect", "start", "main~0", "test", cwd=small)
+    cli("branch", "-d", "test", cwd=small)
+    lines = ["bisect log", "bisect good", "bisect bad --json", "bisect run true {file}"]
+    for change in ("refs", "branch test main", "prune --keep-last 1 --keep-events 0"):
+        cli(*change.split(), cwd=small)
+        for line in lines:
+            assert "was deleted" in cli(*line.split(), cwd=small, code=3).err
+    cli("bisect", "reset", cwd=small)
+    assert "no bisection" in cli("bisect", "log", cwd=small, code=3).err
+
+
 def test_by_hand(small, cli) -> None:
     shown = cli("bisect", "start", "main~0", "main", cwd=small).out
     cli("bisect", "skip", cwd=small)
@@ -213,3 +227,13 @@ def test_by_hand(small, cli) -> None:
     assert "is the first bad barrier" in shown
     assert cli("bisect", "good", cwd=small, code=2).err
     assert cli("bisect", "good", "main", cwd=small, code=2).err
+
+
+def test_an_end_that_was_pruned_is_no_verdict_of_the_command(small, cli) -> None:
+    with Vault.open(small) as vault:
+        good = vault.resolve("main").seq - 4
+    cli("bisect", "start", f"main@{{#{good}}}", "main", cwd=small)
+    cli("snapshot", cwd=small)
+    cli("prune", "--keep-last", "1", "--keep-events", "0", cwd=small)
+    words = script(small, "sys.exit(0)").split()
+    assert "was pruned" in cli("bisect", "run", *words, cwd=small, code=3).err

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from blockvault import Vault
+
 ROOT = Path(__file__).resolve().parents[2]
 BREAKS = " \t\n\"'@><=;|&(:"  # what bash splits words at
 
@@ -71,6 +73,47 @@ def test_zsh_and_fish_candidates(finished) -> None:
     assert zsh[1::3] == ["main", "test"]
     fish = complete(finished.path, "fish", COMP_WORDS="blockvault switch t", COMP_CWORD="t")
     assert fish == ["plain,test"]
+
+
+NAMES = ["#a", "a b", "c$(id)", "d$HOME", "e'f", "g`id`", "h;i&j", "k!m", "p[q]~", "{n,o}", "über"]
+
+
+@pytest.mark.parametrize("quote", ["", '"', "'"])
+def test_bash_takes_names_as_they_are(tmp_path, need_tool, quote) -> None:
+    with Vault.create(tmp_path) as vault, vault.session("main") as session:
+        for name in NAMES:
+            session.create_volume(name, 4096)
+    words = bash(tmp_path, f"blockvault cat {quote}main:")
+    line = " ".join(f"{quote}{word}{quote}" for word in words)
+    done = subprocess.run(
+        [need_tool("bash"), "--norc", "-c", f"printf '%s\\n' {line}"],
+        capture_output=True, text=True, check=True, env=os.environ | {"LC_ALL": "C.UTF-8"},
+    )  # fmt: skip
+    whole = "main:" if quote else ""  # what stands in quotes is one word for bash
+    assert done.stdout.splitlines() == [whole + name for name in NAMES]
+
+
+@pytest.mark.parametrize(
+    ("line", "candidates"),
+    [
+        ("blockvault cat main:a", [r"a\ b"]),
+        (r"blockvault cat main:a\ ", [r"a\ b"]),
+        ('blockvault cat main:"a ', ["a b"]),
+        ('blockvault cat "main:a ', ["main:a b"]),
+        ("blockvault cat 'main:a ", ["main:a b"]),
+        ('blockvault cat "main:a" ', []),
+        (r'blockvault cat main:"d\$', [r"d\$HOME"]),
+        (r'blockvault cat "main:d\$H', [r"main:d\$HOME"]),
+        (r'blockvault cat main:"g\`', [r"g\`id\`"]),
+        (r"blockvault cat main:'d$", ["d$HOME"]),
+        ('blockvault -V "." switch m', ["main"]),
+    ],
+)
+def test_bash_goes_on_in_a_word_with_spaces(tmp_path, line, candidates) -> None:
+    with Vault.create(tmp_path) as vault, vault.session("main") as session:
+        for name in ("a b", "d$HOME", "g`id`"):
+            session.create_volume(name, 4096)
+    assert bash(tmp_path, line) == candidates
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

@@ -138,16 +138,54 @@ def test_signals_that_come_together_are_one() -> None:
     assert done.stdout.splitlines() == ["put in order", "1"]
 
 
-SERVED = """
-import os, signal, time
+HELD = """
+import os, queue, signal, threading
 from blockvault.cli import signals
-told = []
-heeded = signals.on_end(lambda: told.append(1))
+lock, heard = threading.Lock(), queue.SimpleQueue()
+signals.on_end(lambda: heard.put(lock.acquire(timeout=20)))
+with lock:
+    os.kill(os.getpid(), signal.SIGTERM)
+print(heard.get(timeout=40))
+"""
+
+
+def test_what_a_signal_calls_may_wait_for_what_the_program_is_at() -> None:
+    """An event's own lock, say, that the main thread has in its hand when the signal comes."""
+    done = subprocess.run(
+        [sys.executable, "-c", HELD], env=environment(), stdout=subprocess.PIPE, check=True
+    )
+    assert done.stdout == b"True\n"
+
+
+ALONE = """
+import _thread, os, signal
+from blockvault.cli import signals
+def start(*_):
+    raise RuntimeError("can't start new thread")
+_thread.start_new_thread = start
+signals.on_end(lambda: print("told"))
 os.kill(os.getpid(), signal.SIGTERM)
+"""
+
+
+def test_a_signal_needs_no_thread_to_be_heard() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], env=environment(), stdout=subprocess.PIPE, check=True
+    )
+    assert done.stdout == b"told\n"
+
+
+SERVED = """
+import os, queue, signal, time
+from blockvault.cli import signals
+told = queue.SimpleQueue()
+heeded = signals.on_end(lambda: told.put(1))
+os.kill(os.getpid(), signal.SIGTERM)
+first = told.get(timeout=40)
 signals.end_at_once_if_told_again(heeded)
 os.kill(os.getpid(), signal.SIGTERM)
 os.kill(os.getpid(), signal.SIGHUP)
-print(told, flush=True)
+print(first, told.qsize(), flush=True)
 time.sleep(signals._ONE)
 os.kill(os.getpid(), signal.SIGHUP)
 """
@@ -157,4 +195,4 @@ def test_a_server_that_is_told_twice_at_once_puts_all_in_order() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SERVED], env=environment(), stdout=subprocess.PIPE, check=False
     )
-    assert (done.stdout, done.returncode) == (b"[1]\n", -signal.SIGHUP)
+    assert (done.stdout, done.returncode) == (b"1 0\n", -signal.SIGHUP)

@@ -30,6 +30,8 @@ BAD_REQUESTS = {
     "init new --compression lzma": (2, "lzma"),
     "init": (4, "exists already"),
     "-V nowhere refs": (3, "no vault"),
+    "-V '' refs": (2, "the directory has no name"),
+    "refs --vault=": (2, "the directory has no name"),
     "log nosuch": (3, "nosuch"),
     "log main~9": (3, "main~9"),
     "log main@{#999999}": (3, "999999"),
@@ -43,10 +45,14 @@ BAD_REQUESTS = {
     "bisect start main~1 main": (2, "(vda, vdb); name one with --volume"),
     "branch test": (4, "test"),
     "branch a..b": (2, "a..b"),
+    "branch heads/x": (2, "'heads/' before a name"),
+    "branch -m test tags/x": (2, "'tags/' before a name"),
+    "switch -c heads/x": (2, "'heads/' before a name"),
     "branch -d nosuch": (3, "nosuch"),
     "branch -d main": (4, "main"),
     "branch -d": (2, "needs the name"),
     "branch -d test v1": (2, "takes one name"),
+    "branch --deleted test": (2, "takes no name"),
     "branch -m nosuch other": (3, "nosuch"),
     "branch -m test main": (4, "main"),
     "branch --restore test": (4, "test"),
@@ -54,12 +60,28 @@ BAD_REQUESTS = {
     "switch nosuch": (3, "nosuch"),
     "switch main v1": (2, "--create"),
     "tag v1": (4, "--force"),
+    "tag tags/v1": (2, "'tags/' before a name"),
     "tag -d nosuch": (3, "nosuch"),
     "tag -d": (2, "needs the name"),
+    "tag -d v1 v2": (2, "takes one name"),
+    "hold -m why": (2, "--message goes with REV"),
     "rollback nosuch v1": (3, "nosuch"),
     "rollback main nosuch": (3, "nosuch"),
     "reflog nosuch": (3, "nosuch"),
+    "switch \udcff": (2, "not valid Unicode"),
+    "branch -d t\udce9st": (2, "not valid Unicode"),
+    "branch -m \udcff x": (2, "not valid Unicode"),
+    "reflog \udcff": (2, "not valid Unicode"),
+    "rollback \udcff v1": (2, "not valid Unicode"),
+    "snapshot -b \udcff": (2, "not valid Unicode"),
+    "tag -d \udcff": (2, "not valid Unicode"),
+    "prune -b \udcff --keep-last 1": (2, "not valid Unicode"),
+    "policy set -b \udcff --keep-last 1": (2, "not valid Unicode"),
+    f"switch {600 * 'x'}": (2, "longer than"),
+    f"tag -d {600 * 'x'}": (2, "longer than"),
     "import nosuch.img": (3, "nosuch.img"),
+    "import nosuch.img -m caf\udce9": (2, "the message holds characters"),
+    "import nosuch.img --author \udce9": (2, "the author holds characters"),
     "import empty.img": (2, "empty"),
     "import folder": (2, "folder is neither a file nor a block device"),
     "import .": (2, ". is neither a file nor a block device"),
@@ -71,6 +93,7 @@ BAD_REQUESTS = {
     "import first.img second.img --volume a --volume a": (4, "a"),
     "import first.img --volume a/b": (2, "a/b"),
     "import first.img -b a..b": (2, "a..b"),
+    "import first.img -b heads/main": (2, "'heads/' before a name"),
     "import backed.qcow2": (2, "--allow-backing"),
     "export main out.img": (2, "(vda, vdb); name one as main:VOLUME"),
     "export main:nosuch out.img": (3, "nosuch"),
@@ -78,6 +101,7 @@ BAD_REQUESTS = {
     "export main:vda first.img": (4, "--force"),
     "export main:vda nosuch/out.img": (3, "nosuch"),
     "export main:vda - --format qcow2": (2, "stream"),
+    "export main:vda - --sync": (2, "stream"),
     "export main:vda .blockvault/data.mdb -f": (2, "inside the vault"),
     "export-metrics -o .blockvault/data.mdb": (2, "inside the vault"),
     "cat main:vda --offset 1T": (2, "beyond"),
@@ -85,12 +109,21 @@ BAD_REQUESTS = {
     "checkout main first.img": (2, "first.img"),
     "checkout main out --volume nosuch": (3, "nosuch"),
     "snapshot --from nosuch": (3, "nosuch"),
+    "snapshot --from nosuch -m caf\udce9": (2, "the message holds characters"),
     "snapshot --from folder": (3, "folder"),
     "snapshot --force": (2, "--from"),
     "snapshot -b nosuch": (3, "nosuch"),
     "events --since 'no such time'": (2, "no such time"),
     "events v1 --follow": (2, "--follow has no end"),
     "verify nosuch": (3, "nosuch"),
+    "verify main~1 --rate 50M": (2, "the whole vault"),
+    "verify --since main~1 --sample 5%": (2, "the whole vault"),
+    "verify --fast --resume": (2, "the whole vault"),
+    "gc --older 30d": (2, "'policy set --recompress'"),
+    "gc --recompress 0 --older 30d": (2, "'policy set --recompress'"),
+    "gc --dry-run --recompress 19": (2, "--dry-run packs nothing"),
+    "gc --wait nan": (2, "'nan' is not a number of seconds"),
+    "policy show -b nosuch": (3, "nosuch"),
     "completion tcsh": (2, "tcsh"),
     "export-metrics -o nosuch/metrics": (3, "blockvault: nosuch/metrics: no such file"),
     "export-metrics -o folder": (7, "blockvault: folder: is a directory"),
@@ -159,6 +192,14 @@ def test_ambiguous_names_say_what_matches(world) -> None:
     assert "tags/test" in result.err
     world("log", "tags/test")
     world("log", "heads/test")
+    assert "heads/test" not in world("attach", "heads/test:vda", "--for", "uri").out
+
+
+def test_what_names_a_branch_means_no_tag(world) -> None:
+    world("tag", "test", "main")
+    assert world("rollback", "test", "main", "--json").json["branch"] == "test"
+    logged = world("log", "--all", "--oneline").out.splitlines()
+    assert [line.rpartition(" ")[2] for line in logged] == ["second", "first"]
 
 
 def test_not_a_vault(cli, tmp_path) -> None:
@@ -192,6 +233,12 @@ def test_a_cut_image_is_refused_and_the_next_import_works(world) -> None:
         world("import", "odd.img", "--volume", "odd", "-m", str(size))
         assert world("cat", "main:odd").raw == b"x" * size
         assert world("diff", "main", "./odd.img", "--volume", "odd", "--exit-code").raw == b""
+
+
+def test_an_error_that_a_library_makes_of_ctrl_c_is_ctrl_c() -> None:
+    error = SystemError("a module did not begin")
+    error.__cause__ = KeyboardInterrupt()
+    assert describe(error) == describe(KeyboardInterrupt())
 
 
 def test_unforeseen_errors() -> None:

@@ -125,13 +125,19 @@ def test_times_can_be_used_as_revisions(finished) -> None:
 
 
 def test_text_of_any_kind_survives(world) -> None:
-    message = 'Grüße ☃ \x1b[31m "quoted" \\ \n\ttwo\x07'
+    message = 'Grüße ☃ 😀 \x1b[31m "quoted" \\ \n\ttwo\x07'
     made = world("snapshot", "-m", message, "--author", "Ünal", "--json").json
     assert (made["message"], made["author"]) == (message, "Ünal")
     assert json.dumps(message) != message
     assert "\x1b" not in world("log").out
-    ascii_only = world("log", "-n", "1", env={"LC_ALL": "C", "PYTHONIOENCODING": "ascii"})
-    assert "Gr\\xfc\\xdfe" in ascii_only.out
+
+    def ascii_only(*words: str, code: int = 0) -> Any:
+        return world(*words, code=code, env={"LC_ALL": "C", "PYTHONIOENCODING": "ascii"})
+
+    assert "Gr\\xfc\\xdfe" in ascii_only("log", "-n", "1").out
+    assert ascii_only("log", "-n", "1", "--json").json["message"] == message
+    refused = json.loads(ascii_only("log", "nö😀", "--json", code=3).err)
+    assert "nö😀" in refused["error"]["message"]
 
 
 def test_formats_are_those_of_the_importer() -> None:

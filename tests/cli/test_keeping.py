@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import pytest
 
 from blockvault import Vault, pins
+from blockvault.cli import main
+from blockvault.ops import policy, prune
 
 BLOCK = 4096
 
@@ -131,8 +136,13 @@ def test_a_deleted_branch_can_be_restored_until_it_is_pruned(world) -> None:
     world("prune", "--keep-last", "9")
     world("branch", "--restore", "test")
     world("branch", "-d", "test")
+    world("branch", "test", "main~1")
+    told = world("branch", "--restore", "test", "old", "--json").json
+    assert (told["name"], told["deleted"]) == ("old", False)
+    world("branch", "-d", "old")
+    world("branch", "-d", "test")
     pruned = world("prune", "--keep-last", "9", "--keep-events", "0", "--json").json
-    assert pruned["dropped"] == ["test"]
+    assert sorted(pruned["dropped"]) == ["old", "test"]
     assert world("branch", "--restore", "test", code=3).code == 3
     world("events")
     world("verify")
@@ -144,6 +154,48 @@ def test_holds_are_listed_and_released(world) -> None:
     world("unhold", "main~1")
     assert world("hold").out == ""
     assert "not held" in world("unhold", "main~1", code=3).err
+
+
+def test_foreign_text_makes_no_lines_of_its_own(world) -> None:
+    """Of a list that has one line for each thing."""
+    (world.path / "first.img").rename(world.path / "a\n#998 forged")
+    world("import", "a\n#998 forged", "--volume", "vda")
+    world("hold", "main", "-m", "why\n#999 2026-11-23 10:00:05.000000 main rolled-back")
+    events = world("events", "--json").lines
+    assert [line.split()[0] for line in world("events").out.splitlines()] == [
+        f"#{event['seq']}" for event in events
+    ]
+    plan = world("prune", "--keep-last", "1", "--keep-events", "0", "--dry-run").out
+    assert "held: why\n" in plan
+    assert "rolled-back" not in plan
+
+
+def test_a_prune_tells_what_it_did_and_not_what_it_meant_to_do(
+    world, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What came to be needed since it was planned has stayed."""
+    made = snapshots(world, 3)
+    world("branch", "-d", "test")
+    planned = prune.plan
+
+    def plan(vault: Vault, *asked: Any) -> prune.Plan:
+        found = planned(vault, *asked)
+        policy.hold(vault, made[0])
+        policy.hold(vault, "v1")
+        vault.restore_branch("test")
+        return found
+
+    rules = ["--keep-last", "1", "--keep-events", "0", "--keep-tag", "none"]
+    meant = world("prune", *rules, "--dry-run", "--json").json
+    monkeypatch.setattr(prune, "plan", plan)
+    assert main.run(["-V", str(world.path), "prune", *rules, "--json"]) == 0
+    done = json.loads(capsys.readouterr().out)
+    assert (meant["dropped"], meant["tags"]) == (["test"], ["v1"])
+    assert (done["dropped"], done["tags"]) == ([], [])
+    stayed = {each["id"] for each in meant["snapshots"]} - {e["id"] for e in done["snapshots"]}
+    assert made[0] in stayed
+    assert done["kept"] == meant["kept"] + len(stayed)
+    assert {each["id"] for each in world("log", "--json").lines} >= stayed
 
 
 def test_pruning_what_nothing_is_left_of_says_so(world) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+import threading
+
 import click
 import pytest
 
-from blockvault.cli import output
-from blockvault.cli.common import parse_size
+from blockvault.cli import logs, output
+from blockvault.cli.common import SECONDS, parse_size
 from blockvault.cli.graph import Graph
 
 
@@ -52,6 +55,32 @@ def test_parse_size_refuses(text: str) -> None:
         parse_size(text)
 
 
+@pytest.mark.parametrize("text", ["inf", "1e10"])
+def test_nobody_is_told_to_wait_longer_than_is_possible(text: str) -> None:
+    assert SECONDS.convert(text, None, None) == threading.TIMEOUT_MAX
+
+
+def test_what_is_logged_of_others_is_a_line_and_steers_nothing() -> None:
+    foreign = "x\n2026-11-30 ERROR forged\r\x1b[2J\u2028y"
+
+    def fails() -> None:
+        raise ValueError(foreign)
+
+    with pytest.raises(ValueError) as raised:  # noqa: PT011
+        fails()
+    formatter = logs.Lines("%(levelname)s %(message)s")
+    record = logging.LogRecord("", logging.INFO, "", 0, "no export %s", (foreign,), None)
+    said = formatter.format(record)
+    assert said == "INFO no export x 2026-11-30 ERROR forged \N{REPLACEMENT CHARACTER}[2J y"
+    error = (raised.type, raised.value, raised.tb)
+    record = logging.LogRecord("", logging.ERROR, "", 0, "a fault", None, error)
+    first, *more = formatter.format(record).split("\n")
+    assert first == "ERROR a fault"
+    assert more[0] == "  Traceback (most recent call last):"
+    assert len(more) > 3
+    assert all(line.startswith("  ") and output.clean(line) == line for line in more)
+
+
 def test_times(monkeypatch: pytest.MonkeyPatch) -> None:
     moment = 1_700_000_000_000_001
     assert output.utc_time(moment) == "2023-11-14T22:13:20.000001Z"
@@ -68,6 +97,7 @@ def test_columns_align_styled_cells_and_trim_the_end() -> None:
 
 def test_foreign_text_cannot_steer_the_terminal() -> None:
     assert "\x1b" not in output.clean("\x1b[2Jhello\x07\x9b")
+    assert output.clean("one\ntwo\tthree") == "one\N{REPLACEMENT CHARACTER}two\tthree"
     assert output.subject("one\ntwo") == "one"
     assert output.subject("\r\none\r\ntwo") == "one"
 

@@ -17,6 +17,8 @@ from blockvault import Vault
 from blockvault.cli.common import Command
 from tests.cli.conftest import COMMAND, World, environment
 from tests.cli.test_json import command, paths
+from tests.nbd import messages as m
+from tests.nbd.conftest import Client
 
 
 @pytest.fixture
@@ -223,6 +225,20 @@ def test_what_cannot_be_served(home) -> None:
     home("snapshot", "-m", "the branch is free again")
 
 
+def test_a_client_puts_nothing_but_text_into_the_log(home, serve) -> None:
+    server = serve("-v")
+    client = Client(home.path / ".blockvault" / "nbd.sock")
+    client.socket.sendall(m.go("v1/vd\nforged \x1b[2J") + m.option(m.ABORT))
+    while not client.at_end():
+        pass
+    client.close()
+    code, said = server.stop()
+    assert code == 0
+    assert "\x1b" not in said
+    (line,) = (line for line in said.splitlines() if "forged" in line)
+    assert "no such export" in line
+
+
 def test_a_limit_of_connections(home, serve) -> None:
     serve("--max-connections", "1", "--socket", "few.sock")
     with socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
@@ -268,6 +284,31 @@ def test_attach_names_what_a_server_offers_and_nothing_else(home, serve, need_to
     serve(*shlex.split(told["start"])[2:])
     assert home("attach", "test:vda", "--json").json == told | {"start": None, "served": True}
     tool(need_tool("nbdinfo"), told["recipes"]["uri"])
+
+
+def test_attach_tells_of_copies_what_they_are_and_offers_no_others(home, serve) -> None:
+    thrown_away = "What is written there is thrown away when the server ends."
+    serve("--export", "v1", "--copy-on-write")
+    told = home("attach", "v1:vda", "--json").json
+    assert [told[key] for key in ("served", "read_only", "copy")] == [True, False, True]
+    assert thrown_away in home("attach", "v1:vda").out
+    told = home("attach", "main:vda", "--json").json
+    assert [told[key] for key in ("served", "read_only", "copy")] == [False, False, False]
+    assert told["start"].startswith("blockvault serve --export main ")
+    assert thrown_away not in home("attach", "main:vda").out
+    serve(*shlex.split(told["start"])[2:])
+    assert home("attach", "main:vda", "--json").json == told | {"start": None, "served": True}
+
+
+@pytest.mark.parametrize("only", [[], ["--only"]])
+def test_a_copy_of_the_current_branch_stays_one_of_that(home, serve, only) -> None:
+    server = serve("--copy-on-write", *only)
+    assert server.first.startswith("Serving main/vda")
+    told = home("attach", ":vda", "--json").json
+    assert (told["export"], told["copy"]) == ("main/vda", True)
+    home("switch", "test")
+    assert not home("attach", ":vda", "--json").json["served"]
+    assert home("attach", "main:vda", "--json").json == told
 
 
 def test_a_socket_whose_path_is_too_long_for_clients(finished, tmp_path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
@@ -80,6 +81,38 @@ def test_branches(world) -> None:
     assert world("log", "--oneline").out.splitlines()[0].endswith("first")
     out = world("branch").out.splitlines()
     assert [line[:10].split() for line in out] == [["main"], ["*", "next"], ["staging"]]
+
+
+def test_a_branch_is_told_from_others_that_had_its_name(world) -> None:
+    def told(*words: str) -> tuple[int, bool]:
+        branch = world("branch", *words, "--json").json
+        return branch["id"], branch["deleted"]
+
+    older, _ = told("older", "main~1")
+    newer, _ = told("x")
+    assert told("-d", "x") == (newer, True)
+    assert told("-m", "older", "x") == (older, False)
+    assert told("-d", "x") == (older, True)
+    assert told("--restore", "x") == (older, False)
+    assert told("-m", "x", "older") == (older, False)
+    assert told("--restore", "x") == (newer, False)
+
+
+@pytest.mark.parametrize("again", [False, True], ids=["gone", "another"])
+def test_a_snapshot_of_a_deleted_branch(world, again) -> None:
+    """It is of no branch that has a name, though another one has got the old name."""
+    world("snapshot", "-b", "test", "-m", "the last")
+    world("tag", "last", "test")
+    world("branch", "-d", "test")
+    if again:
+        world("branch", "test", "main")
+    shown = world("show", "last", "--json").json
+    assert (shown["branch"], shown["snapshot"]["message"]) == (None, "the last")
+    assert "State:" not in world("show", "last").out
+    kinds = [event["kind"] for event in world("events", "last", "--json").lines]
+    assert kinds == ["branch-created", "snapshotted"]
+    refused = world("bisect", "start", "v1", "last", "--volume", "vda", code=2)
+    assert "no branch that has a name" in refused.err
 
 
 def test_tags(world) -> None:
@@ -207,6 +240,13 @@ def test_log_forms(finished) -> None:
     assert finished("log", "v1", "--oneline").out.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    "line", ["log -n", "reflog -n", "events -n", "prune --dry-run --keep-daily"]
+)
+def test_more_than_there_can_be_is_all(world, line) -> None:
+    assert world(*line.split(), 20 * "9").out
+
+
 def test_diff_forms(finished) -> None:
     assert "vda" in finished("diff", "main~1").out
     extents = finished("diff", "main~1", "main", "--extents", "--volume", "vda").out
@@ -230,7 +270,7 @@ def test_export_to_a_stream_and_over_a_file(finished, tmp_path) -> None:
     target.write_bytes(b"precious")
     finished("export", "main:vdb", target, code=4)
     assert target.read_bytes() == b"precious"
-    finished("export", "main:vdb", target, "--force")
+    finished("export", "main:vdb", target, "--force", "--sync")
     assert target.read_bytes() == data
     assert {path.name for path in tmp_path.iterdir()} == {"kept.img", "out"}
 
@@ -256,6 +296,20 @@ def test_the_ending_of_a_name_says_the_format(world, need_tool, name, image_form
     assert json.loads(told)["format"] == image_format
     world("export", "main:vda", name, "--force", "--format", "raw")
     assert (world.path / name).stat().st_size == world.path.joinpath("second.img").stat().st_size
+
+
+def test_an_image_in_a_folder_whose_name_is_no_utf_8(world) -> None:
+    folder = world.path / os.fsdecode(b"d\xe9")
+    folder.mkdir()
+    (world.path / "first.img").rename(folder / "new.img")
+    world("import", folder / "new.img")
+    assert "d\N{REPLACEMENT CHARACTER}/new.img" in world("events", "-n", "1").out
+    made = world("checkout", "main", folder / "work", "--json").lines
+    assert {item["name"] for item in made} == {"vda", "vdb", "new"}
+    (folder / "work" / "new.raw").write_bytes(b"changed")
+    world("snapshot", "--from", folder / "work")
+    assert "d\N{REPLACEMENT CHARACTER}/work" in world("events", "-n", "1").out
+    world("verify")
 
 
 def test_the_vault_is_found_named_and_told_apart(world, tmp_path) -> None:

@@ -2,7 +2,8 @@
 
 ``build`` makes a small folder with a vault, images and a checkout; each case runs one command on a
 copy of it.  ``main`` is what the harness forks: the command line, and ``@write``, a session that
-writes and flushes.  ``inspector`` looks at a folder in a child process.
+writes and flushes, or with ``@sync`` has its journal promise that.  ``inspector`` looks at a folder
+in a child process.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from typing import NamedTuple
 
 import lmdb
 
-from blockvault import Vault
+from blockvault import Vault, journaling
 from blockvault.cli import main as cli
-from blockvault.errors import VaultError
+from blockvault.errors import Damaged, VaultError
 from blockvault.model.retention import Policy
-from blockvault.ops import checkout, forget, policy, prune
+from blockvault.ops import checkout, forget, ingest, policy, prune
+from blockvault.store import freespace, pages, shared
+from blockvault.store import journal as store_journal
 from tests.faults import crash_case, story
 
 SIZE = 30 * story.BLOCK
@@ -41,7 +44,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "rollback": ("rollback", "main", "main~1"),
     "checkout": ("checkout", "main~1", "out"),
     "checkout over": ("checkout", "main~1", "work", "--force"),
-    "export": ("export", "main:vda", "out.raw"),
+    "export": ("export", "main:vda", "out.raw", "--sync"),
     "rebuild": ("rebuild", "-V", "broken"),
     "policy set": ("policy", "set", "--keep-last", "3"),
     "hold": ("hold", "main~1", "-m", "step"),
@@ -50,9 +53,16 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "gc": ("gc", "-V", "dusty"),
     "gc --recompress": ("gc", "-V", "dusty", "--recompress", "5"),
     "compact": ("compact", "-V", "dusty"),
+    "repair": ("repair", "-V", "spoilt", "--from", "."),
+    "repair of a meta page": ("repair", "-V", "worn"),
     "a session": ("@write",),
+    "a session with a journal": ("@sync",),
 }
-"""``broken`` is a vault that lacks rows, ``dusty`` one with much to collect."""
+
+SPARE = ("broken", "dusty", "spoilt", "worn")
+"""Vaults for single commands: one that lacks rows, one with much to collect, one with damage that
+another copy heals, one that lacks a meta page.
+"""
 
 READING = [("log",), ("show", "main"), ("diff", "main~1", "main"), ("events",), ("refs",),
            ("reflog",), ("stats",), ("verify",), ("cat", "main:vda"), ("export", "main:vda", "-"),
@@ -90,10 +100,13 @@ def build(folder: Path) -> None:
         vault.tag("v1", "main~1")
         policy.hold(vault, "v1")
         checkout.execute(vault, checkout.plan(vault, "main", folder / "work"))
-    for name in ("broken", "dusty"):
+    for name in SPARE:
         shutil.copytree(folder / ".blockvault", folder / name / ".blockvault")
     damage_tables(folder / "broken/.blockvault")
     gather_dust(folder / "dusty", rng)
+    damage_tables(folder / "spoilt/.blockvault")
+    damage_frame(folder / "spoilt/.blockvault")
+    destroy_meta(folder / "worn/.blockvault")
     with (folder / "work/vda.raw").open("r+b") as file:
         file.seek(3 * story.BLOCK)
         file.write(b"edited outside" * 100)
@@ -119,23 +132,42 @@ def damage_tables(home: Path) -> None:
                 txn.delete(key, db=table)
 
 
+def damage_frame(home: Path) -> None:
+    """Flip a bit of the longest frame."""
+    with lmdb.open(str(home), max_dbs=32) as env, env.begin(write=True) as txn:
+        table = env.open_db(b"frames", txn=txn, create=False)
+        key, data = max(txn.cursor(db=table), key=lambda row: len(row[1]))
+        txn.put(key, data[:-99] + bytes([data[-99] ^ 16]) + data[-98:], db=table)
+
+
+def destroy_meta(home: Path) -> None:
+    """The older one of the two: nothing is lost with it."""
+    with (home / shared.DATA).open("r+b") as file:
+        metas = [pages.read_meta(file.fileno(), number) for number in (0, 1)]
+        older = min(filter(None, metas))
+        file.seek(metas.index(older) * older.page_size)
+        file.write(b"\xa5" * 512)
+
+
 def main(arguments: Sequence[str]) -> int:
-    if arguments[0] != "@write":
+    freespace._WORTH_BYTES, ingest._LEAST_HOLE = story.BLOCK, 1  # holes in a small vault, too
+    if arguments[0] not in ("@write", "@sync"):
         return cli.run(list(arguments))
     try:
-        write()
+        write(journal=arguments[0] == "@sync")
     except VaultError as error:
         print(f"blockvault: {error}", file=sys.stderr)
         return error.exit_code
     return 0
 
 
-def write() -> None:
+def write(*, journal: bool) -> None:
+    journaling.AFTER_FLUSHES, store_journal.HALF = 0 if journal else 1, 16 * story.BLOCK
     with Vault.open() as vault, vault.session() as session:
         device = session.device("vda")
         for step in range(4):
             device.write(step * 5 * story.BLOCK, story.content(1000 + step, 3 * story.BLOCK))
-        session.flush()
+        session.sync()
 
 
 def inspector() -> Callable[[Path], tuple[str, State]]:
@@ -161,8 +193,14 @@ def files(folder: Path) -> list[tuple[str, str]]:
     if (folder / "new/.blockvault").exists():
         with Vault.open(folder / "new") as vault:
             found.append(("new", crash_case.problems(vault) or vault.head))
-    for name in ("broken", "dusty"):
-        with Vault.open(folder / name) as vault:
-            wrong = crash_case.problems(vault)
-            found.append((name, wrong or story.look(vault).of("main")))
+    found += [(name, standing(folder / name)) for name in SPARE if (folder / name).exists()]
     return sorted(found)
+
+
+def standing(path: Path) -> str:
+    """What is wrong with a vault, or what its branch ``main`` is."""
+    try:
+        with Vault.open(path) as vault:
+            return crash_case.problems(vault) or story.look(vault).of("main")
+    except Damaged as error:
+        return error.reason

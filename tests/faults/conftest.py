@@ -1,4 +1,4 @@
-"""Shared by the fault tests: the seed of this run, room in memory, and what needs a privilege."""
+"""Shared by the fault tests: room in memory, and what needs a privilege."""
 
 from __future__ import annotations
 
@@ -16,14 +16,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # tools/ is not in
 from tests.conftest import skip
 from tools.faults import mount
 from tools.faults.shim import Shim
-
-
-@pytest.fixture
-def seed(request: pytest.FixtureRequest) -> int:
-    """One seed a run; printed in the header and shown again when a test fails."""
-    chosen = int(request.config.getoption("--fault-seed"))
-    print(f"seed {chosen}: repeat with --fault-seed={chosen}")
-    return chosen
 
 
 @pytest.fixture

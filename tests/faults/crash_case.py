@@ -1,11 +1,13 @@
 """What a vault must still be after a crash: the checks that run in child processes.
 
 ``state_checker`` judges one cut of the trace of a story; ``rebirth_checker`` judges what is left of
-a creation.  Both return what is wrong, in words, or nothing.
+a creation, ``rescue_checker`` of the rescue of a meta page.  All return what is wrong, in words, or
+nothing.
 """
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import sys
@@ -15,10 +17,11 @@ from pathlib import Path
 from blockvault import Vault
 from blockvault.errors import VaultError
 from blockvault.ops import check
+from blockvault.store import pages, salvage, shared
 from tests.faults import story
 from tests.faults.story import BLOCK, Promise
 from tools.faults.crash import Cut, Replay, promises
-from tools.faults.disk import Op
+from tools.faults.disk import SECTOR, Op, Punch
 from tools.faults.mount import mark
 
 
@@ -29,9 +32,13 @@ def state_checker(
     life = story.Life.of(story.script(seed, count))
 
     def check_cut(cut: Cut) -> str:
-        lay_out(replay, cut, here)
         made = [Promise.parse(text) for text in promises(ops, cut)]
         try:
+            if made and punched_lately(ops, cut):
+                lay_out(replay, cut, here)
+                if wrong := fallen_back(here):
+                    return wrong
+            lay_out(replay, cut, here)
             return judge(here, made, life)
         except VaultError as error:
             return f"{type(error).__name__} {error.reason}: {error.message}"
@@ -48,6 +55,28 @@ def rebirth_checker(lane: int, ops: list[Op], scratch: Path) -> Callable[[Cut], 
             return reborn(here, promised=bool(promises(ops, cut)))
         except VaultError as error:
             return f"{type(error).__name__} {error.reason}: {error.message}"
+
+    return check_cut
+
+
+def rescue_checker(
+    lane: int, ops: list[Op], scratch: Path, number: int, before: bytes
+) -> Callable[[Cut], str]:
+    """``before`` is what was in meta page ``number`` when its rescue began."""
+    replay, here = Replay(ops), scratch / f"lane{lane}"
+    home = here / ".blockvault"
+
+    def check_cut(cut: Cut) -> str:
+        lay_out(replay, cut, here)
+        with (home / shared.DATA).open("rb") as file:
+            page = os.pread(file.fileno(), len(before), number * len(before))
+        kept = home / f"meta-{number}.damaged"
+        if page != before and not (kept.exists() and kept.read_bytes() == before):
+            return "the page was written over, and what was there is not kept"
+        if salvage.rescue_meta(home) and "rescued" in promises(ops, cut):
+            return "the page was rescued, and is destroyed"
+        with Vault.open(here) as vault:
+            return problems(vault)
 
     return check_cut
 
@@ -96,13 +125,34 @@ def judge(path: Path, made: list[Promise], life: story.Life) -> str:
         return problems(vault, fast=True) or written_on(vault)
 
 
+def punched_lately(ops: list[Op], cut: Cut) -> bool:
+    """Whether holes were made just before, so that no commit after them has saved them all yet."""
+    return any(isinstance(op, Punch) for op in ops[max(0, cut.at - 20) : cut.at + cut.in_flight])
+
+
+def fallen_back(path: Path) -> str:
+    """What is wrong with the commit to which ``repair`` goes back if the newest is destroyed."""
+    home = path / ".blockvault"
+    with (home / shared.DATA).open("r+b") as file:
+        metas = [pages.read_meta(file.fileno(), number) for number in (0, 1)]
+        newest = max(filter(None, metas))
+        file.seek(metas.index(newest) * newest.page_size)
+        file.write(bytes(SECTOR))
+    (home / shared.HEAD).unlink(missing_ok=True)  # that commit is lost, and it would say so
+    if not salvage.rescue_meta(home):
+        return "both meta pages are destroyed"
+    with Vault.open(path) as vault:
+        wrong = problems(vault)
+    return wrong and f"the commit before the newest one: {wrong}"
+
+
 def last_prune(promised: int, steps: list[story.Step]) -> int:
     """The last prune that may have begun: it may have forgotten what was flushed before it."""
     found = 0
     for number, step in enumerate(steps, 1):
         if step.kind == "prune":
             found = number
-        if number > promised and step.kind in story.SETTLING:
+        if number > promised and step.kind in story.PROMISED:
             break
     return found
 

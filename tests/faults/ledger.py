@@ -8,7 +8,8 @@ to one number: a lost, torn or reordered write shows.
 Run as ``python -m tests.faults.ledger DIR BRANCH COUNT [MOUNTPOINT [MODE]]``: writes ``COUNT``
 numbers after the last one that is there; or with BRANCH ``-`` as a reader, which checks the newest
 states of all branches over and over and promises what it saw.  A writer that finds its branch taken
-stands by until it is free.
+stands by until it is free.  With a mount point nobody reads beside it, so it has every third number
+promised by its journal.
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from blockvault import Vault
-from blockvault.errors import Busy, NotFound
+from blockvault.errors import Busy, IOFailed, NotFound, VaultError
 from tests.faults import crash_case, story
+from tools.faults.crash import Cut, Replay, promises
+from tools.faults.disk import Op
 from tools.faults.mount import mark
 
 BLOCK = 4096
@@ -68,7 +71,10 @@ def standing(vault: Vault, rev: str) -> int:
     return audit(vault.device(rev, VOLUME).read(0, SIZE))
 
 
-def write(path: Path, branch: str, count: int, promise: Callable[[str], None]) -> None:
+def write(
+    path: Path, branch: str, count: int, promise: Callable[[str], None], *, journal: bool = False
+) -> None:
+    """Count on; ``journal``: some numbers are promised before the tables have them."""
     with Vault.open(path) as vault:
         if branch not in {there.name for there in vault.branches()}:
             vault.create_branch(branch, "main")
@@ -80,7 +86,7 @@ def write(path: Path, branch: str, count: int, promise: Callable[[str], None]) -
             for number in range(last + 1, last + 1 + count):
                 device.write(number % PLACES * BLOCK, block(number))
                 if number % SNAPSHOT_EVERY:
-                    session.flush()
+                    (session.sync if journal and number % 3 == 0 else session.flush)()
                     promise(f"{branch} {number} flush")
                 else:
                     session.snapshot(f"number {number}")
@@ -145,10 +151,27 @@ def lost_checker() -> Callable[[tuple[Path, dict[str, Reached]]], str]:
     return lambda task: lost(*task)
 
 
+def cut_checker(lane: int, ops: list[Op], scratch: Path) -> Callable[[Cut], str]:
+    """For ``Children``: what a cut of a trace of this program has lost."""
+    replay, here = Replay(ops), scratch / f"lane{lane}"
+
+    def check_cut(cut: Cut) -> str:
+        crash_case.lay_out(replay, cut, here)
+        try:
+            return lost(here, promised(promises(ops, cut)))
+        except VaultError as error:
+            return f"{type(error).__name__} {error.reason}: {error.message}"
+
+    return check_cut
+
+
 def main(path: str, branch: str, count: str, mountpoint: str = "", mode: str = "safe") -> None:
     def promise(text: str) -> None:
         if mountpoint:
-            mark(mountpoint, text)
+            try:
+                mark(mountpoint, text)
+            except OSError as error:
+                raise IOFailed(f"nobody heard the promise: {error}") from error
         else:
             os.write(1, text.encode() + b"\n")
 
@@ -158,9 +181,12 @@ def main(path: str, branch: str, count: str, mountpoint: str = "", mode: str = "
         watch(Path(path), promise)
     while True:
         try:
-            return write(Path(path), branch, int(count), promise)
+            return write(Path(path), branch, int(count), promise, journal=bool(mountpoint))
         except Busy:
             time.sleep(0.02)  # somebody has the branch: stand by
+        except VaultError as error:
+            print(f"{type(error).__name__}: {error}", file=sys.stderr)
+            sys.exit(error.exit_code)
 
 
 if __name__ == "__main__":

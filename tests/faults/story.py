@@ -1,9 +1,9 @@
 """A long life of a vault, decided by a seed, and what must be left of it after any crash.
 
-``script`` makes a list of steps: writes, zeroes, trims, flushes, snapshots, imports, branches,
-tags, rollbacks, prunes, collections, reopenings.  ``play`` does them on a real vault and promises
-each one when its call has returned.  ``Model`` does them on plain bytes; ``fingerprints`` are its
-states after each step.
+``script`` makes a list of steps: writes, zeroes, trims, flushes, syncs (flushes that a journal may
+promise), snapshots, imports, branches, tags, rollbacks, prunes, collections, reopenings.  ``play``
+does them on a real vault and promises each one when its call has returned.  ``Model`` does them on
+plain bytes; ``fingerprints`` are its states after each step.
 
 After a crash a vault must look like the model after *some* step, at or after the last promised
 one that makes things durable: all that was promised is there, and nothing is half there.  Writes
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import os
 import random
@@ -25,24 +26,28 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import lmdb
 
 import blockvault.behind
 import blockvault.folding
+import blockvault.journaling
 import blockvault.pending
 from blockvault import Vault
 from blockvault.model.retention import Policy
 from blockvault.ops import forget, gc, ingest, prune
 from blockvault.session import Session
-from blockvault.store import filesystem
+from blockvault.store import filesystem, freespace, journal, pages
 from tools.faults.mount import mark
 
 BLOCK = 4096
 VOLUMES = {"vda": 40 * BLOCK, "vdb": 9 * BLOCK + 700}
 SETTLING = frozenset({"flush", "snapshot", "volume", "reopen", "branch", "tag", "rollback",
                       "switch", "rename", "delete", "ingest"})  # fmt: skip
+"""Steps after which everything before them is durable, and in the tables."""
+PROMISED = SETTLING | {"sync"}
 """Steps after which everything before them is durable."""
 
 
@@ -82,12 +87,17 @@ class _Author:
         self._named = 0
 
     def steps(self, count: int) -> Iterator[Step]:
+        yield from itertools.islice(self._steps(), count)
+
+    def _steps(self) -> Iterator[Step]:
         yield from (Step("volume", item) for item in VOLUMES.items())
-        weights = {"write": 40, "zero": 5, "trim": 6, "flush": 16, "snapshot": 10, "reopen": 4,
-                   "branch": 4, "tag": 4, "rollback": 4, "switch": 4, "rename": 1, "delete": 1,
-                   "ingest": 3, "prune": 2, "gc": 4}  # fmt: skip
-        kinds = self._rng.choices(list(weights), list(weights.values()), k=count - len(VOLUMES))
-        for kind in kinds:
+        weights = {"write": 30, "zero": 5, "trim": 6, "flush": 12, "sync": 14, "snapshot": 8,
+                   "reopen": 4, "branch": 4, "tag": 4, "rollback": 4, "switch": 4, "rename": 1,
+                   "delete": 1, "ingest": 3, "prune": 2, "gc": 5}  # fmt: skip
+        while True:
+            [kind] = self._rng.choices(list(weights), list(weights.values()))
+            if kind == "sync":  # of something that the tables cannot have yet
+                yield Step("write", self._write())
             yield Step(kind, getattr(self, f"_{kind}", tuple)())
 
     def _range(self) -> tuple[str, int, int]:
@@ -334,6 +344,9 @@ class Player:
     def _flush(self) -> None:
         self._begin().flush()
 
+    def _sync(self) -> None:
+        self._begin().sync()
+
     def _snapshot(self) -> None:
         self._begin().snapshot("a step of the story")
 
@@ -385,7 +398,7 @@ def play(path: Path, steps: list[Step], promise: Callable[[Promise], None]) -> N
     player = Player(path)
     for number, step in enumerate(steps, 1):
         player.do(step)
-        if step.kind in SETTLING:
+        if step.kind in PROMISED:
             promise(player.promise(number, step))
     player.close()
     promise(Promise(len(steps)))
@@ -403,12 +416,18 @@ def volumes_at(vault: Vault, rev: str) -> dict[str, bytes]:
 
 
 def quicken(change: Callable[[object, str, int], None] = setattr) -> None:
-    """Small limits, so that a short story meets background commits and checkpoints."""
+    """Small limits, so that a short story meets all that a long one does: background commits,
+    checkpoints, journals, holes.
+    """
     change(blockvault.behind, "COMMIT_BYTES", 24 * BLOCK)
     change(blockvault.pending, "TRANSACTION_BYTES", 10 * BLOCK)
     change(blockvault.folding, "NODES_AT_ONCE", 8)
     change(blockvault.folding, "CHECKPOINT_BLOCKS", 30)
     change(blockvault.folding, "LEFT_OVER_BLOCKS", 15)
+    change(blockvault.journaling, "AFTER_FLUSHES", 0)
+    change(journal, "HALF", 16 * BLOCK)
+    change(freespace, "_WORTH_BYTES", 4 * BLOCK)
+    change(ingest, "_LEAST_HOLE", 1)
 
 
 def endanger(mode: str) -> None:
@@ -421,7 +440,20 @@ def endanger(mode: str) -> None:
         case "no-path-sync":
             setattr(filesystem, "sync_path", lambda path: None)  # noqa: B010
         case "eager":  # promises flushes that were never made
-            setattr(Session, "flush", lambda session: None)  # noqa: B010
+            for name in ("flush", "sync"):
+                setattr(Session, name, lambda session: None)
+        case "loose":  # writes of the journal are not synced
+            setattr(filesystem, "open_synced", functools.partial(os.open, flags=os.O_RDWR))  # noqa: B010
+        case "unnamed":  # nor is the name of a journal
+            unsynced = {**vars(filesystem), "sync_path": lambda path: None}
+            setattr(journal, "filesystem", SimpleNamespace(**unsynced))  # noqa: B010
+        case "hasty":  # makes holes of what the commit before the newest one needs
+            rows = freespace._together
+
+            def one_more(fd: int, newest: pages.Meta, row: int, limit: int) -> Iterator[Any]:
+                return rows(fd, newest, row, limit + 1)
+
+            setattr(freespace, "_together", one_more)  # noqa: B010
         case _:
             assert mode == "safe"
 

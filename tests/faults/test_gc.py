@@ -20,6 +20,7 @@ from blockvault import Vault
 from blockvault.model.retention import Policy
 from blockvault.ops import check, forget, gc, prune
 from blockvault.ops.reading import StateDevice
+from blockvault.store import freespace
 from blockvault.storing import Prepared
 from tests.faults import ledger, story
 from tools.faults.children import Child
@@ -90,7 +91,10 @@ class Held:
         self._open.clear()
 
 
-def test_collections_interleaved_with_a_story(scratch: Path, seed: int, nightly: bool) -> None:
+def test_collections_interleaved_with_a_story(
+    scratch: Path, seed: int, nightly: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(freespace, "_WORTH_BYTES", 4 * story.BLOCK)
     complete = deaths = 0
     for number in range(3_000 if nightly else 40):
         path = scratch / str(number)
@@ -185,6 +189,8 @@ from blockvault import Vault
 from blockvault.errors import Busy
 from blockvault.model.retention import Policy
 from blockvault.ops import forget, gc, prune
+from blockvault.store import freespace
+freespace._WORTH_BYTES = 1 << 16
 with Vault.open(sys.argv[1]) as vault:
     while True:
         forget.execute(vault, prune.plan(vault, Policy(last=2, events=0)))

@@ -12,11 +12,13 @@ from tools.faults.disk import (
     ROOT,
     WHOLE,
     Disk,
+    Entry,
     Image,
     Make,
     Mark,
     Move,
     Op,
+    Punch,
     Remove,
     Resize,
     Sync,
@@ -141,6 +143,22 @@ def test_sizes_and_removals_are_pending_too() -> None:
     assert frozen(disk.survivors({0: WHOLE})) == {"a": b"12"}
     assert frozen(disk.survivors({0: WHOLE, 1: WHOLE})) == {"a": b"12\0\0"}
     assert frozen(disk.survivors({2: WHOLE})) == {}
+
+
+def test_a_hole_is_pending_too_and_keeps_the_size() -> None:
+    before = (Make(A, ROOT, "a"), Write(A, 0, b"x" * 1536), Sync(A), Sync(ROOT))
+    disk = disk_after(*before, Punch(A, 0, 4096))
+    assert frozen(disk.now) == {"a": bytes(1536)}
+    assert kept_nothing(disk) == {"a": b"x" * 1536}
+    assert frozen(disk.survivors({0: 0b10})) == {"a": b"x" * 512 + bytes(512) + b"x" * 512}
+    disk.apply(Write(A, 512, b"new"))
+    assert frozen(disk.survivors({1: WHOLE})) == {"a": b"x" * 512 + b"new" + b"x" * 1021}
+    disk.apply(Sync(A))
+    assert kept_nothing(disk) == {"a": bytes(512) + b"new" + bytes(1021)}
+    kept = {
+        choose([Entry(Punch(A, 0, 8192), must=False)], random.Random(n)).get(0) for n in range(99)
+    }
+    assert {None, WHOLE} < kept, "it may be lost, whole, or torn"
 
 
 TRACE: list[Op] = [

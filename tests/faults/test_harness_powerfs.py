@@ -6,6 +6,7 @@ LMDB with its default flags must lose nothing, and must lose something with ``me
 
 from __future__ import annotations
 
+import mmap
 import os
 import subprocess
 import sys
@@ -13,10 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from blockvault import libc
 from tests.faults import lmdb_case
 from tools.faults.children import Child, Children, Outcome
 from tools.faults.crash import enumerate_cuts
-from tools.faults.disk import Mark, Op, Sync, Write
+from tools.faults.disk import Mark, Op, Punch, Sync, Write
 from tools.faults.mount import PowerMount
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -80,6 +82,17 @@ def test_an_open_file_outlives_its_name(power: PowerMount) -> None:
         assert file.read() == b"still here"
 
 
+def test_a_hole_reads_as_zeros_through_a_mapping_too(power: PowerMount) -> None:
+    with (power.path / "f").open("w+b") as file:
+        file.write(b"x" * 16384)
+        file.flush()
+        with mmap.mmap(file.fileno(), 16384) as mapped:
+            assert mapped[8192] == ord("x")
+            assert libc.punch_hole(file.fileno(), 4096, 8192)
+            assert mapped[4095:12289] == b"x" + bytes(8192) + b"x"
+    assert [op[1:] for op in power.trace() if isinstance(op, Punch)] == [(4096, 8192)]
+
+
 def test_sync_and_mark_stand_in_the_trace_where_they_happened(power: PowerMount) -> None:
     ops = trace_of(power, "safe")
     assert sum(isinstance(op, Sync) for op in ops) >= COMMITS
@@ -92,7 +105,7 @@ def test_sync_and_mark_stand_in_the_trace_where_they_happened(power: PowerMount)
 def test_enumerated_crash_states(power: PowerMount, scratch: Path, seed: int, mode: str) -> None:
     outcomes = check(trace_of(power, mode), 400 if mode == "safe" else 200, seed, scratch / "s")
     assert len(outcomes) > 120
-    bad = [outcome for outcome in outcomes if outcome.value or not outcome.returned]
+    bad = [outcome for outcome in outcomes if outcome.wrong]
     if mode == "safe":
         assert not bad, bad[:3]
     else:
@@ -113,7 +126,7 @@ def test_power_cuts_carried_over(power: PowerMount, seed: int, mode: str) -> Non
             ops = power.cut(seed + cycle)
             promised += lmdb_case.numbers([op.text for op in ops if isinstance(op, Mark)])
             outcome = child.ask((power.path / "env", promised))
-            if outcome.value or not outcome.returned:
+            if outcome.wrong:
                 lost.append(outcome)
                 break
     if mode == "safe":

@@ -14,8 +14,12 @@ from tools.faults.shim import NAMES, SYNCS, WRITES, Fault, Shim
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 WRITER = """
-import os, sys
+import ctypes, os, sys
 top = sys.argv[1]
+def punch():
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.fallocate(fd, 3, ctypes.c_long(0), ctypes.c_long(4096)):
+        raise OSError(ctypes.get_errno(), "no hole")
 fd = os.open(top + "/file", os.O_RDWR | os.O_CREAT)
 sys.stderr.write("not counted: not below the path\\n")
 calls = [
@@ -25,6 +29,7 @@ calls = [
     lambda: os.pwritev(fd, [b"q" * 4, b"q" * 6], 20),
     lambda: os.ftruncate(fd, 100),
     lambda: os.posix_fallocate(fd, 0, 200),
+    punch,
     lambda: os.fsync(fd),
     lambda: os.fdatasync(fd),
     lambda: os.mkdir(top + "/dir"),
@@ -48,26 +53,26 @@ def run_writer(shim: Shim, fault: Fault, top: Path) -> tuple[int, list[str], int
         return done.returncode, done.stdout.split(), armed.count, armed.hit
 
 
-PLAIN = ["10", "10", "10", "10", *["None"] * 7]
-KINDS = ["write", "pwrite", "writev", "pwritev", "ftruncate", "fallocate",
+PLAIN = ["10", "10", "10", "10", *["None"] * 8]
+KINDS = ["write", "pwrite", "writev", "pwritev", "ftruncate", "fallocate", "fallocate",
          "fsync", "fdatasync", "mkdir", "link", "rename"]  # fmt: skip
 
 
 def test_without_a_fault_all_is_counted_and_nothing_changed(shim: Shim, tmp_path: Path) -> None:
     top = tmp_path / "top"
     done = run_writer(shim, Fault(action="eio", nth=0, below=top), top)
-    assert done == (0, PLAIN, 11, "")
+    assert done == (0, PLAIN, 12, "")
     assert (top / "name").stat().st_size == 200
 
 
 @pytest.mark.parametrize(("action", "number"), [("eio", "5"), ("enospc", "28")])
-@pytest.mark.parametrize("nth", range(1, 12))
+@pytest.mark.parametrize("nth", range(1, 13))
 def test_each_call_can_be_refused(
     shim: Shim, tmp_path: Path, action: str, number: str, nth: int
 ) -> None:
     top = tmp_path / "top"
     code, said, count, hit = run_writer(shim, Fault(action=action, nth=nth, below=top), top)
-    assert (code, count) == (0, 11)
+    assert (code, count) == (0, 12)
     assert said == [*PLAIN[: nth - 1], number, *PLAIN[nth:]]
     assert hit.split() == [KINDS[nth - 1], hit.split()[1]]
 
@@ -75,7 +80,7 @@ def test_each_call_can_be_refused(
 def test_sticky_refuses_all_that_follow(shim: Shim, tmp_path: Path) -> None:
     top = tmp_path / "top"
     said = run_writer(shim, Fault(action="eio", nth=3, below=top, sticky=True), top)[1]
-    assert said == ["10", "10", *["5"] * 9]
+    assert said == ["10", "10", *["5"] * 10]
 
 
 @pytest.mark.parametrize("nth", [1, 2, 3, 4])
@@ -112,7 +117,7 @@ os.pwritev(fd, [b"x" * {size // 2}, b"x" * {size - size // 2}], {offset})
 def test_only_listed_calls_and_paths_count(shim: Shim, tmp_path: Path) -> None:
     elsewhere = Fault(action="eio", nth=0, below=tmp_path / "no")
     assert run_writer(shim, elsewhere, tmp_path / "a")[2] == 0
-    for calls, expected in ((WRITES, 6), (SYNCS, 2), (NAMES, 3)):
+    for calls, expected in ((WRITES, 7), (SYNCS, 2), (NAMES, 3)):
         top = tmp_path / f"top{expected}"
         fault = Fault(action="eio", nth=0, below=top, calls=calls)
         assert run_writer(shim, fault, top)[2] == expected

@@ -27,7 +27,7 @@ def wrecks(ops: list[Op], wanted: int, seed: int, scratch: Path) -> tuple[int, l
     cuts = enumerate_cuts(ops, wanted, seed)
     checker = "tests.faults.crash_case:rebirth_checker"
     outcomes = Children(checker, ops, scratch / "lanes").run(cuts)
-    return len(outcomes), [o for o in outcomes if o.value or not o.returned]
+    return len(outcomes), [o for o in outcomes if o.wrong]
 
 
 def test_a_creation_cut_off_anywhere(

@@ -24,8 +24,10 @@ from tools.faults.warm import Ran, Warm
 KILLED = -9
 MODES = [("eio", False), ("enospc", False), ("short", False), ("torn", False), ("kill", False),
          ("eio", True), ("enospc", True)]  # fmt: skip
-FILES_TOO = {"checkout", "checkout over"}
-"""Commands that write several files in place: after a failure some may be done, some not."""
+IN_STEPS = {"checkout", "checkout over", "repair"}
+"""Commands that write several files in place, or mend one thing after another: after a failure some
+may be done, some not.
+"""
 
 
 class Rig(NamedTuple):
@@ -37,9 +39,11 @@ class Rig(NamedTuple):
     here: Path
     child: Child
 
-    def fresh(self) -> None:
+    def fresh(self, name: str = "") -> None:
+        """A new copy, with what the named command needs."""
+        needless = set(command_case.SPARE).difference(COMMANDS.get(name, ()))
         shutil.rmtree(self.here, ignore_errors=True)
-        shutil.copytree(self.base, self.here)
+        shutil.copytree(self.base, self.here, ignore=shutil.ignore_patterns(*needless))
 
     def run(self, name: str, fault: Fault | None = None) -> Ran:
         self.armed.order(fault or Fault(action="eio", nth=0, below=self.here))
@@ -66,7 +70,7 @@ def rig(shim: Shim, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
 
 def wanted(rig: Rig, name: str) -> tuple[State, State, int]:
     """The states before and after the command, and how many calls it makes."""
-    rig.fresh()
+    rig.fresh(name)
     before = rig.look().value
     ran = rig.run(name)
     calls = rig.armed.count
@@ -78,7 +82,7 @@ def wanted(rig: Rig, name: str) -> tuple[State, State, int]:
 
 def fault_at(rig: Rig, name: str, fault: Fault, before: State, after: State) -> str:
     """Run into one fault; what is wrong then, in words."""
-    rig.fresh()
+    rig.fresh(name)
     ran = rig.run(name, fault)
     hit = rig.armed.hit
     what = f"{name}, {fault} ({hit}): exit {ran.code} {ran.err!r}"
@@ -88,8 +92,8 @@ def fault_at(rig: Rig, name: str, fault: Fault, before: State, after: State) -> 
     if not seen.returned or seen.value[0]:
         return f"{what}: {seen.value or seen}"
     state = seen.value[1]
-    if name in FILES_TOO:
-        state = state._replace(files=after.files if ran.code == 0 else before.files)
+    if name in IN_STEPS and ran.code:
+        state = state._replace(files=before.files)
     if state not in ((after,) if ran.code == 0 else (before, after)):
         return f"{what}: neither as before nor as after: {state}"
     return again(rig, name, after, state, what)

@@ -227,6 +227,20 @@ def test_what_is_not_a_list_of_rows_is_damage(value: Any) -> None:
         unpack_rows(msgpack.packb(value))
 
 
+DEEP = b"\x91" * 1000 + b"\xc0"
+
+
+@pytest.mark.parametrize(
+    "row",
+    [DEEP, b"\x93" + DEEP + b"\x00\x02", b"\x93\x13\x00" + DEEP, b"\x93\x13" + DEEP + b"\x02"],
+    ids=["row", "code", "branch", "time"],
+)
+def test_what_is_nested_without_end_is_damage(row: bytes) -> None:
+    """What stands there cannot be written out whole, not even in the error."""
+    with pytest.raises(Damaged):
+        unpack_rows(b"\x91" + row)
+
+
 def test_time_that_runs_backwards_is_damage() -> None:
     with pytest.raises(Damaged, match="backwards"):
         unpack_rows(pack([(19, 5, 2), (19, 4, 2)]))

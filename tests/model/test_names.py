@@ -13,7 +13,12 @@ from hypothesis import strategies as st
 
 from blockvault.errors import BadRequest
 from blockvault.model import refs
-from blockvault.model.names import MAX_NAME_BYTES, check_ref_name, check_volume_name
+from blockvault.model.names import (
+    MAX_NAME_BYTES,
+    check_new_name,
+    check_ref_name,
+    check_volume_name,
+)
 
 GOOD_REFS = ["main", "feature/x", "v1.0", "a-b_c", "größe", "x@y", "a{b}", "1234abcd", "a/b/c", "é"]
 BAD_REFS = [
@@ -42,6 +47,19 @@ def test_bad_names_of_branches(name: str) -> None:
     assert caught.value.reason == "bad-name"
     assert caught.value.message.isprintable()
     assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize("name", ["heads/x", "tags/v1", "heads/a/b", *BAD_REFS])
+def test_bad_names_of_new_branches(name: str) -> None:
+    """What a revision would take for a branch ``x`` or a tag ``v1``."""
+    with pytest.raises(BadRequest) as caught:
+        check_new_name(name)
+    assert caught.value.reason == "bad-name"
+
+
+@pytest.mark.parametrize("name", ["heads", "tags", "headstone/x", "a/heads/x", *GOOD_REFS])
+def test_good_names_of_new_branches(name: str) -> None:
+    assert check_new_name(name) == name
 
 
 @pytest.mark.parametrize("name", GOOD_VOLUMES)

@@ -14,6 +14,8 @@ from blockvault.model.retention import Candidate, Policy
 
 DAY = 86400 * retention.SECOND
 HOUR = 3600 * retention.SECOND
+NOW = 1 << 60
+"""A clock that is ahead of all snapshots, which then does not count."""
 
 
 def at(*when: int, zone: timezone = UTC) -> int:
@@ -25,7 +27,7 @@ def candidates(*times: int) -> list[Candidate]:
 
 
 def stays(policy: Policy, *times: int, zone: timezone = UTC) -> list[int]:
-    return sorted(oid[0] for oid in retention.kept(policy, candidates(*times), zone))
+    return sorted(oid[0] for oid in retention.kept(policy, candidates(*times), NOW, zone))
 
 
 HOURS = [at(2026, 1, 1, 0, 30) + n * HOUR // 2 for n in range(8)]
@@ -42,6 +44,13 @@ def test_of_each_hour_the_newest() -> None:
     # 0:30 | 1:00 1:30 | 2:00 2:30 | 3:00 3:30 | 4:00
     assert stays(Policy(hourly=3), *HOURS) == [4, 6, 7]
     assert stays(Policy(hourly=9), *HOURS) == [0, 2, 4, 6, 7]
+
+
+def test_within_counts_from_a_clock_that_is_behind_the_newest() -> None:
+    times = [DAYS[0], DAYS[1], DAYS[39]]
+    for now, expected in ((NOW, [2]), (DAYS[2], [1, 2]), (DAYS[1], [0, 1, 2]), (0, [0, 1, 2])):
+        found = retention.kept(Policy(within=DAY), candidates(*times), now, UTC)
+        assert sorted(oid[0] for oid in found) == expected
 
 
 def test_hours_without_a_snapshot_do_not_count() -> None:
@@ -74,7 +83,7 @@ def test_within_counts_from_the_newest_snapshot() -> None:
 
 def test_rules_add_up_and_are_named() -> None:
     policy = Policy(last=1, daily=2, monthly=1)
-    found = retention.kept(policy, candidates(*DAYS), UTC)
+    found = retention.kept(policy, candidates(*DAYS), NOW, UTC)
     assert found == {bytes([39]): ["last", "daily", "monthly"], bytes([38]): ["daily"]}
 
 
@@ -121,8 +130,8 @@ def test_keeping_again_keeps_the_same(
     """A prune of what a prune left takes nothing more, whatever the order of the snapshots."""
     every = candidates(*times)
     shuffled = data.draw(st.permutations(every))
-    first = retention.kept(policy, shuffled, UTC)
-    again = retention.kept(policy, [each for each in every if each.id in first], UTC)
+    first = retention.kept(policy, shuffled, NOW, UTC)
+    again = retention.kept(policy, [each for each in every if each.id in first], NOW, UTC)
     assert again == first
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from blockvault.nbd.exports import Exports
+from blockvault.nbd.exports import Exports, GroupFlush
 from blockvault.nbd.server import Server
 from tests.nbd import messages as m
 from tests.nbd.memory import BatchMemoryDevice, MemoryCatalogue, MemoryVolume
@@ -74,6 +77,43 @@ def volume() -> MemoryVolume:
 
 
 @pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
+    """``with no_threads()``: no thread can be started meanwhile."""
+
+    @contextmanager
+    def exhausted() -> Iterator[None]:
+        def start(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            yield
+
+    return exhausted
+
+
+class SlowFlush(NamedTuple):
+    """``begun`` is set when a flush of the volume begins; it ends when ``proceed`` is."""
+
+    begun: threading.Event
+    proceed: threading.Event
+
+
+@pytest.fixture
+def slow_flush(volume: MemoryVolume) -> Iterator[SlowFlush]:
+    slow = SlowFlush(threading.Event(), threading.Event())
+
+    def flush(what: str, offset: int, length: int) -> None:
+        if what == "flush":
+            slow.begun.set()
+            assert slow.proceed.wait(10)
+
+    volume.device.fault = flush
+    yield slow
+    slow.proceed.set()
+
+
+@pytest.fixture
 def exports(volume: MemoryVolume) -> Exports:
     return Exports(MemoryCatalogue(volume))
 
@@ -84,8 +124,14 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(exports: Exports, path: Path) -> Iterator[Server]:
-    running = Server(exports, handshake_seconds=0.5)
+def handshake_seconds() -> float:
+    """Far more than a client takes on a busy machine; tests of the deadline have their own."""
+    return 30.0
+
+
+@pytest.fixture
+def server(exports: Exports, path: Path, handshake_seconds: float) -> Iterator[Server]:
+    running = Server(exports, handshake_seconds=handshake_seconds)
     running.listen_unix(path)
     yield running
     running.stop(1.0)
@@ -117,3 +163,8 @@ def wait_until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
         time.sleep(0.002)
+
+
+def waiting(group: GroupFlush) -> int:
+    """How many wait for a flush that somebody else makes."""
+    return len(group._changed._waiters)  # type: ignore[attr-defined]

@@ -28,6 +28,7 @@ def test_uris_hold_any_name(name: str) -> None:
     ("text", "tls", "uri"),
     [
         ("unix:/run/nbd.sock", False, "nbd+unix:///main/vda?socket=/run/nbd.sock"),
+        ("unix:/run/caf\udce9", False, "nbd+unix:///main/vda?socket=/run/caf%E9"),
         ("tcp:127.0.0.1:10809", False, "nbd://127.0.0.1:10809/main/vda"),
         ("tcp:example.org:1", True, "nbds://example.org:1/main/vda"),
         ("tcp:::1:10809", False, "nbd://[::1]:10809/main/vda"),

@@ -240,6 +240,17 @@ def test_a_batch_is_bounded_by_the_data_of_its_replies() -> None:
     assert len(items) < 5000
 
 
+@pytest.mark.parametrize("command", [m.CACHE, m.TRIM, m.ZEROES])
+@pytest.mark.parametrize(
+    ("length", "count"), [(4096, 241), (GATHERED, 4), (BATCH_BYTES, 1), (SIZE, 1)]
+)
+def test_a_batch_is_bounded_by_what_is_read_or_changed_without_data(
+    command: int, length: int, count: int
+) -> None:
+    items, _ = parse(connection(), m.request(command, 0, length) * 1000)
+    assert len(items) == count
+
+
 def test_a_batch_holds_at_most_one_large_request_and_it_is_the_last() -> None:
     large = m.request(m.READ, 0, MAX_PAYLOAD)
     items, _ = parse(connection(), m.request(m.READ, 0, 1) + large + large)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import socket
 import stat
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +112,15 @@ def test_silent_clients_are_dropped_and_block_nobody(
         assert silent.recv(1) == b""
 
 
+def test_requests_without_a_thread_to_spare_are_answered_one_by_one(
+    remote: Remote, no_threads: Callable[[], AbstractContextManager[None]]
+) -> None:
+    with no_threads():
+        answers = [remote.ask("echo", patience=5, say=n) for n in range(3)]
+        assert answers == [{"heard": n} for n in range(3)]
+    assert remote.ask("echo", say=3) == {"heard": 3}
+
+
 def test_a_closed_server_is_gone(vault: Path) -> None:
     server = ControlServer(vault, {"echo": echo})
     (remote,) = control.servers(vault)
@@ -126,6 +138,73 @@ def test_the_socket_of_a_killed_server_is_swept(vault: Path, server: ControlServ
     (vault / "servers" / "notes.sock").touch()
     assert [remote.pid for remote in control.servers(vault)] == [os.getpid()]
     assert not dead.exists()
+
+
+def test_one_that_begins_where_another_was_killed_is_not_swept(
+    vault: Path, server: ControlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In containers every server has the same process number."""
+    place, connect = vault / "servers" / "1-1.sock", sockets.connect_unix
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(place))
+
+    def begin_then(path: Path, *, timeout: float) -> socket.socket:
+        try:
+            return connect(path, timeout=timeout)
+        except ConnectionRefusedError:
+            monkeypatch.setattr(sockets, "connect_unix", connect)
+            begun.append(sockets.listen_unix(place))
+            raise
+
+    begun: list[socket.socket] = []
+    monkeypatch.setattr(sockets, "connect_unix", begin_then)
+    control.servers(vault)
+    assert [remote.path for remote in control.servers(vault)] == [place, server.path]
+    begun[0].close()
+
+
+def test_it_is_passed_over_where_nothing_can_be_removed(
+    vault: Path, server: ControlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(vault / "servers" / "999999-1.sock"))
+    with monkeypatch.context() as readonly:
+        readonly.setattr(Path, "unlink", refuse)
+        assert [remote.pid for remote in control.servers(vault)] == [os.getpid()]
+
+
+def test_the_socket_of_a_server_that_begins_is_not_swept(
+    vault: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listen = socket.socket.listen
+
+    def look_first(self: socket.socket, *backlog: int) -> None:
+        assert control.servers(vault) == []
+        listen(self, *backlog)
+
+    monkeypatch.setattr(socket.socket, "listen", look_first)
+    server = ControlServer(vault, {"echo": echo})
+    (remote,) = control.servers(vault)
+    assert remote.ask("echo", say=1) == {"heard": 1}
+    server.close()
+    assert list(server.path.parent.iterdir()) == []
+
+
+def test_a_process_of_the_same_number_in_another_container(
+    vault: Path, server: ControlServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken = int(server.path.stem.partition("-")[2])
+    monkeypatch.setattr(control, "_numbers", itertools.count(taken))
+    other = ControlServer(vault, {})
+    assert {remote.path for remote in control.servers(vault)} == {server.path, other.path}
+    other.close()
+    monkeypatch.setattr(control, "_numbers", itertools.count(taken))
+    monkeypatch.setattr(control, "MAX_NUMBERS", 1)
+    with pytest.raises(Busy):
+        ControlServer(vault, {})
 
 
 def test_no_servers_without_a_directory(vault: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from blockvault.errors import BadRequest, IOFailed
 from blockvault.nbd import cow
 from blockvault.nbd.cow import BELOW, CHUNK, WRITTEN, ZERO, CopyOnWrite
 from tests.nbd.memory import BatchMemoryDevice, MemoryDevice
+from tests.oracle import noise
 
 BLOCK = 64
 CHANGES = st.lists(
@@ -112,6 +114,22 @@ def test_zeroing_a_range_reads_and_writes_nothing() -> None:
     assert list(layer.extents(0, 1 << 20)) == [(0, 1 << 20, True)]
     assert layer._file is None
     layer.close()
+
+
+@pytest.mark.parametrize("clear", [CopyOnWrite.trim, CopyOnWrite.zero])
+def test_what_was_cleared_takes_no_room(
+    tmp_path: Path, clear: Callable[[CopyOnWrite, int, int], None]
+) -> None:
+    data = noise(1, 4 << 20)
+    base = MemoryDevice(len(data), read_only=True)
+    with contextlib.closing(CopyOnWrite(base, tmp_path)) as layer:
+        layer.write(0, data)
+        assert layer._file is not None
+        clear(layer, 1 << 20, 2 << 20)
+        assert os.fstat(layer._file.fileno()).st_blocks * 512 < 3 << 20
+        assert layer.read(0, len(data)) == data[: 1 << 20] + bytes(2 << 20) + data[3 << 20 :]
+        layer.write(2 << 20, b"again")
+        assert layer.read((2 << 20) - 1, 7) == b"\0again\0"
 
 
 class Vast(MemoryDevice):

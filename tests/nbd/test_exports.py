@@ -11,6 +11,7 @@ import pytest
 from blockvault.errors import Busy, IOFailed
 from blockvault.nbd import exports as exports_module
 from blockvault.nbd.exports import Exports, GroupFlush
+from tests.nbd.conftest import waiting
 from tests.nbd.memory import MemoryCatalogue, MemoryDevice, MemoryVolume
 
 
@@ -30,6 +31,7 @@ def test_a_device_is_shared_and_released_with_the_last(
     first = exports.attach(exports.find("main/vda"))
     second = exports.attach(exports.find("main/vda"))
     assert first is second
+    assert (volume.opened, volume.joined) == (1, 1)
     assert exports.open_exports() == [first]
     exports.release(first)
     assert (volume.opened, volume.closed, volume.device.flushes) == (1, 0, 0)
@@ -49,6 +51,27 @@ def test_a_volume_that_cannot_be_opened_can_be_tried_again(
     volume.busy = False
     exports.release(exports.attach(volume))
     assert (volume.opened, volume.closed) == (1, 1)
+
+
+def test_who_cannot_join_closes_what_all_others_have_left(
+    exports: Exports, volume: MemoryVolume, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, enter = exports.attach(volume), exports._enter
+
+    def enter_as_the_other_leaves(name: str) -> object:
+        slot = enter(name)
+        exports.release(first)
+        return slot
+
+    def refuse() -> None:
+        raise Busy("it means another state now")
+
+    monkeypatch.setattr(exports, "_enter", enter_as_the_other_leaves)
+    monkeypatch.setattr(volume, "join", refuse)
+    with pytest.raises(Busy):
+        exports.attach(volume)
+    assert (volume.opened, volume.closed) == (1, 1)
+    assert exports.open_exports() == []
 
 
 def test_errors_of_the_last_flush_do_not_keep_a_volume_open(
@@ -146,10 +169,6 @@ def wait_for(condition: Callable[[], bool]) -> None:
     while not condition():
         assert time.monotonic() < deadline
         time.sleep(0.001)
-
-
-def waiting(group: GroupFlush) -> int:
-    return len(group._changed._waiters)  # type: ignore[attr-defined]
 
 
 def test_flushes_that_come_during_one_share_the_next() -> None:

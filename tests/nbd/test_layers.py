@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from blockvault import Vault
+from blockvault.errors import Busy
 from blockvault.nbd.exports import Export, Exports
 from blockvault.nbd.volumes import VaultCatalogue
 
@@ -81,6 +82,37 @@ def test_clients_of_one_name_have_one_layer(vault: Vault, exports: Exports) -> N
     assert second.device is first.device
     exports.release(first)
     exports.release(second)
+
+
+def test_what_was_written_by_another_name_of_an_open_state_stays(
+    vault: Vault, exports: Exports
+) -> None:
+    """Whoever joins an open layer has it by the name that he came by."""
+    first = attach(exports, "main/vda")
+    write(exports, "main~0/vda", b"cow")
+    second = attach(exports, "main~0/vda")
+    assert second.device is first.device
+    exports.release(first)
+    move_on(vault, b"two")
+    third = attach(exports, "main~0/vda")
+    assert third.device is second.device
+    exports.release(second)
+    exports.release(third)
+    assert read(exports, "main~0/vda") == b"cow"
+
+
+def test_a_name_has_one_meaning_however_clients_interleave(vault: Vault, exports: Exports) -> None:
+    before = exports.find("main~0/vda")
+    move_on(vault, b"two")
+    after = exports.find("main~0/vda")
+    first = exports.attach(before)
+    with pytest.raises(Busy, match="ask for it again"):
+        exports.attach(after)
+    second = attach(exports, "main~0/vda")
+    assert second.device is first.device
+    exports.release(first)
+    exports.release(second)
+    exports.release(exports.attach(after))
 
 
 def test_a_name_that_nobody_wrote_to_follows_its_branch(vault: Vault, exports: Exports) -> None:

@@ -183,6 +183,26 @@ def test_go_that_fails_leaves_the_handshake_open(exports: Exports, volume: Memor
     assert codes(say(negotiation, m.go("main/vda"))) == [m.REP_INFO, m.ACK]
 
 
+@pytest.mark.parametrize("option", [m.GO, m.EXPORT_NAME])
+def test_a_name_that_means_another_state_by_now_is_found_once_more(
+    exports: Exports, volume: MemoryVolume, monkeypatch: pytest.MonkeyPatch, option: int
+) -> None:
+    found: list[MemoryVolume] = []
+    now = MemoryVolume("main/vda", MemoryDevice(SIZE))
+
+    def find(name: str) -> MemoryVolume:
+        found.append(now if found else volume)
+        return found[-1]
+
+    volume.busy = True
+    monkeypatch.setattr(exports, "find", find)
+    negotiation = start(exports)
+    say(negotiation, m.go("main/vda") if option == m.GO else m.option(m.EXPORT_NAME, b"main/vda"))
+    assert negotiation.choice is not None
+    assert negotiation.choice.export.volume is now
+    assert found == [volume, now]
+
+
 def test_an_unexpected_error_of_a_volume_is_not_told(
     exports: Exports, volume: MemoryVolume, monkeypatch: pytest.MonkeyPatch
 ) -> None:

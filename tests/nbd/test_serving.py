@@ -62,6 +62,14 @@ def test_what_is_written_is_history(client: Client, vault: Vault) -> None:
     assert vault.device("main~0", "vda").read(0, 5) == b"first"
 
 
+@pytest.mark.parametrize("command", [m.ZEROES, m.TRIM])
+def test_zeros_that_are_to_be_durable_are_history_when_they_are_answered(
+    client: Client, vault: Vault, command: int
+) -> None:
+    assert client.ask(m.request(command, 0, BLOCK, flags=m.FUA)) == (0, b"")
+    assert vault.device("main", "vda").read(0, 5) == bytes(5)
+
+
 def test_errors_over_a_real_vault(client: Client, connect_to: Connect, path: Path) -> None:
     assert client.ask(m.request(m.READ, SIZE, 1)) == (m.EINVAL, b"")
     assert client.ask(m.write(SIZE - 1, b"ab")) == (m.ENOSPC, b"")
@@ -79,7 +87,7 @@ def test_a_branch_has_one_server(serving: Serving, home: Path) -> None:
 
 
 def test_a_branch_by_several_names_is_served_once(vault: Vault) -> None:
-    with Serving(vault, ["HEAD", "main", "heads/main"]) as serving:
+    with Serving(vault, ["@", "HEAD", "main", "heads/main"]) as serving:
         assert list(serving.sessions) == ["main"]
         assert serving.names == ["main/vda"]
 

@@ -1,4 +1,8 @@
-"""The clients that people have: libnbd's tools, QEMU's, fio, nbdkit, against a volume in memory."""
+"""The clients that people have: libnbd's tools, QEMU's, fio, nbdkit.
+
+All of them meet a volume in memory; those that write much meet one of a real vault too, with limits
+so small that its journal, background commits and checkpoints take part.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +11,23 @@ import json
 import os
 import random
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
+from blockvault import Vault, behind, folding, journaling, pending
+from blockvault.model.events import Checkpointed
 from blockvault.nbd.exports import Exports
 from blockvault.nbd.server import Server
+from blockvault.nbd.serving import Serving
+from blockvault.ops import check
+from blockvault.session import Session
+from blockvault.store import journal
 from tests.nbd.conftest import wait_until
 from tests.nbd.memory import BatchMemoryDevice, MemoryCatalogue, MemoryVolume
+from tests.oracle import whole
 
 Tool = Callable[[str], str]
 MIB = 1 << 20
@@ -41,6 +53,51 @@ def exports(volume: MemoryVolume) -> Exports:
 @pytest.fixture
 def uri(server: Server, path: Path) -> str:
     return f"nbd+unix:///vda?socket={path}"
+
+
+class Served(NamedTuple):
+    """A volume of zeros that clients reach, and what it holds by other ways than theirs."""
+
+    uri: str
+    content: Callable[[], bytes | bytearray]
+    durable: Callable[[], bytes | bytearray]
+    session: Session | None = None
+    """Of the branch, if it is one of a vault."""
+
+
+@pytest.fixture(params=["memory", "vault"])
+def served(request: pytest.FixtureRequest) -> Served:
+    found: Served = request.getfixturevalue(f"in_{request.param}")
+    return found
+
+
+@pytest.fixture
+def in_memory(uri: str, volume: MemoryVolume) -> Served:
+    return Served(uri, lambda: volume.device.data, lambda: volume.device.durable)
+
+
+@pytest.fixture
+def in_vault(
+    tmp_path: Path, path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Served]:
+    monkeypatch.setattr(journaling, "AFTER_FLUSHES", 2)
+    monkeypatch.setattr(journal, "HALF", MIB)
+    monkeypatch.setattr(behind, "COMMIT_BYTES", MIB)
+    monkeypatch.setattr(pending, "TRANSACTION_BYTES", MIB // 2)
+    monkeypatch.setattr(folding, "CHECKPOINT_BLOCKS", 1000)
+    with Vault.create(tmp_path / "vault") as vault:
+        with vault.session("main") as created:
+            created.create_volume("vda", size)
+        with Serving(vault, ["main"]) as serving:
+            serving.server.listen_unix(path)
+            session = serving.sessions["main"]
+
+            def stored() -> bytes:
+                session.flush()
+                return whole(vault.device("main", "vda"))
+
+            yield Served(f"nbd+unix:///main/vda?socket={path}", stored, stored, session)
+        assert check.verify(vault).ok
 
 
 # nbdsh is a script for the system's own Python, which has the bindings of libnbd.
@@ -111,15 +168,15 @@ def test_nbdinfo_map(uri: str, size: int, volume: MemoryVolume, need_tool: Tool)
 
 @pytest.mark.parametrize("connections", [1, 4])
 def test_nbdcopy_in_and_out(
-    uri: str, size: int, volume: MemoryVolume, tmp_path: Path, need_tool: Tool, connections: int
+    served: Served, size: int, tmp_path: Path, need_tool: Tool, connections: int
 ) -> None:
     source, target = tmp_path / "in.img", tmp_path / "out.img"
     source.write_bytes(patterned(size))
     copy = [need_tool("nbdcopy"), f"--connections={connections}", "--flush"]
-    run(*copy, source, uri)
-    assert digest(volume.device.data) == digest(source.read_bytes())
-    assert digest(volume.device.durable) == digest(source.read_bytes())
-    run(*copy, uri, target)
+    run(*copy, source, served.uri)
+    assert digest(served.content()) == digest(source.read_bytes())
+    assert digest(served.durable()) == digest(source.read_bytes())
+    run(*copy, served.uri, target)
     assert digest(target.read_bytes()) == digest(source.read_bytes())
 
 
@@ -182,8 +239,8 @@ print("passed", len(model))
 """
 
 
-def test_nbdsh_with_requests_that_libnbd_would_refuse(uri: str, need_tool: Tool) -> None:
-    opened = f"h.add_meta_context('base:allocation'); h.connect_uri('{uri}')"
+def test_nbdsh_with_requests_that_libnbd_would_refuse(served: Served, need_tool: Tool) -> None:
+    opened = f"h.add_meta_context('base:allocation'); h.connect_uri('{served.uri}')"
     assert "passed" in run(need_tool("nbdsh"), "-c", opened, "-c", NBDSH)
 
 
@@ -231,14 +288,15 @@ print("passed")
 
 
 def test_qemu_img_convert_compare_and_map(
-    uri: str, size: int, volume: MemoryVolume, tmp_path: Path, need_tool: Tool
+    served: Served, size: int, tmp_path: Path, need_tool: Tool
 ) -> None:
-    qemu_img = need_tool("qemu-img")
+    qemu_img, uri = need_tool("qemu-img"), served.uri
     raw, qcow2, back = (tmp_path / name for name in ("in.img", "in.qcow2", "back.img"))
     raw.write_bytes(patterned(size, 2))
     run(qemu_img, "convert", "-f", "raw", "-O", "qcow2", raw, qcow2)
     run(qemu_img, "convert", "-n", "-f", "qcow2", "-O", "raw", qcow2, uri)
-    assert digest(volume.device.data) == digest(raw.read_bytes())
+    content = served.content()
+    assert digest(content) == digest(raw.read_bytes())
     run(qemu_img, "compare", "-f", "qcow2", "-F", "raw", qcow2, uri)
     run(qemu_img, "convert", "-f", "raw", "-O", "raw", "-W", "-m", "16", uri, back)
     assert digest(back.read_bytes()) == digest(raw.read_bytes())
@@ -247,8 +305,8 @@ def test_qemu_img_convert_compare_and_map(
     for entry in entries:
         place = slice(entry["start"], entry["start"] + entry["length"])
         if not entry["zero"]:
-            data[place] = volume.device.data[place]
-    assert digest(data) == digest(volume.device.data), "what is called zero is zero"
+            data[place] = content[place]
+    assert digest(data) == digest(content), "what is called zero is zero"
     assert any(entry["zero"] for entry in entries)
 
 
@@ -261,15 +319,15 @@ QEMU_IO = [
 ]  # fmt: skip
 
 
-def test_qemu_io_patterns(uri: str, need_tool: Tool) -> None:
+def test_qemu_io_patterns(served: Served, need_tool: Tool) -> None:
     commands = [part for command in QEMU_IO for part in ("-c", command)]
-    done = run(need_tool("qemu-io"), "-f", "raw", *commands, uri)
+    done = run(need_tool("qemu-io"), "-f", "raw", *commands, served.uri)
     assert "Pattern verification failed" not in done
     assert "error" not in done.lower()
 
 
 def test_blkverify_against_a_file(
-    uri: str, size: int, volume: MemoryVolume, tmp_path: Path, need_tool: Tool
+    served: Served, size: int, tmp_path: Path, need_tool: Tool
 ) -> None:
     """QEMU does every request on both and compares what is read."""
     raw = tmp_path / "twin.img"
@@ -280,16 +338,13 @@ def test_blkverify_against_a_file(
         offset, length = rng.randrange(size // 512 - 600) * 512, rng.randrange(1, 500) * 512
         verb = rng.choice([f"write -P {rng.randrange(255)}", "write -P 0", "read", "flush"])
         commands += ["-c", verb if verb == "flush" else f"{verb} {offset} {length}"]
+    export, _, path = served.uri.removeprefix("nbd+unix:///").partition("?socket=")
     image = (
-        f"driver=blkverify,test.driver=raw,test.file.driver=nbd,test.file.path={path_of(uri)},"
-        f"test.file.export=vda,raw.driver=file,raw.filename={raw}"
+        f"driver=blkverify,test.driver=raw,test.file.driver=nbd,test.file.path={path},"
+        f"test.file.export={export},raw.driver=file,raw.filename={raw}"
     )
     run(need_tool("qemu-io"), "--image-opts", *commands, image)
-    assert digest(volume.device.data) == digest(raw.read_bytes())
-
-
-def path_of(uri: str) -> str:
-    return uri.partition("socket=")[2]
+    assert digest(served.content()) == digest(raw.read_bytes())
 
 
 # -- others ----------------------------------------------------------------------------------------
@@ -297,20 +352,29 @@ def path_of(uri: str) -> str:
 
 @pytest.mark.parametrize("pattern", ["randwrite", "randrw"])
 def test_fio_verifies_its_checksums(
-    uri: str, tmp_path: Path, need_tool: Tool, pattern: str
+    served: Served, tmp_path: Path, need_tool: Tool, pattern: str
 ) -> None:
     report = tmp_path / "fio.json"
     run(
-        need_tool("fio"), "--name=verify", "--ioengine=nbd", f"--uri={uri}", f"--rw={pattern}",
-        "--bsrange=512-16k", "--bs_unaligned=1", "--iodepth=16", "--size=32m", "--verify=crc32c",
-        "--fsync=64", "--do_verify=1", "--verify_fatal=1", "--output-format=json",
-        f"--output={report}", "--randrepeat=1", f"--aux-path={tmp_path}", "--verify_state_save=0",
+        need_tool("fio"), "--name=verify", "--ioengine=nbd", f"--uri={served.uri}",
+        f"--rw={pattern}", "--bsrange=512-16k", "--bs_unaligned=1", "--iodepth=16", "--size=32m",
+        "--verify=crc32c", "--fsync=64", "--do_verify=1", "--verify_fatal=1",
+        "--output-format=json", f"--output={report}", "--randrepeat=1", f"--aux-path={tmp_path}",
+        "--verify_state_save=0",
     )  # fmt: skip
     text = report.read_text()
     job = json.loads(text[text.index("{") :])["jobs"][0]
     assert job["error"] == 0
     assert job["write"]["total_ios"] > 1000
     assert job["read"]["total_ios"] > 1000
+    if served.session is not None:
+        assert served.session.journaled
+        assert checkpoints(served.session) > 3
+
+
+def checkpoints(session: Session) -> int:
+    events = session.vault.events("main")
+    return sum(isinstance(logged.event, Checkpointed) for logged in events)
 
 
 def test_nbdkit_as_a_client(

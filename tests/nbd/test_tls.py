@@ -8,6 +8,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -18,17 +19,21 @@ from blockvault.nbd.server import Server
 from blockvault.nbd.tls import server_context
 from tests.conftest import openssl
 from tests.nbd import messages as m
-from tests.nbd.conftest import wait_until
+from tests.nbd.conftest import SlowFlush, wait_until
 from tests.nbd.memory import MemoryVolume
 
 
 @pytest.fixture
-def port(exports: Exports, certificates: Path) -> Iterator[int]:
-    context = server_context(
+def context(certificates: Path) -> ssl.SSLContext:
+    return server_context(
         certificates / "server-cert.pem",
         certificates / "server-key.pem",
         certificates / "ca-cert.pem",
     )
+
+
+@pytest.fixture
+def port(exports: Exports, context: ssl.SSLContext) -> Iterator[int]:
     server = Server(exports, tls=context, handshake_seconds=2)
     yield server.listen_tcp("127.0.0.1", 0)
     server.stop(1.0)
@@ -53,7 +58,10 @@ def secured(port: int, certificates: Path, client: str | None = "client") -> ssl
     connected.sendall(m.option(m.STARTTLS))
     assert connected.recv(20, socket.MSG_WAITALL)[12:16] == b"\0\0\0\x01"
     try:
-        return context.wrap_socket(connected, server_hostname="localhost")
+        # An end that is not announced shall raise.
+        return context.wrap_socket(
+            connected, server_hostname="localhost", suppress_ragged_eofs=False
+        )
     except OSError:
         connected.close()
         raise
@@ -83,25 +91,36 @@ def test_data_over_tls(port: int, certificates: Path, volume: MemoryVolume) -> N
 
 
 def test_reading_goes_on_while_a_flush_waits(
-    port: int, certificates: Path, volume: MemoryVolume
+    port: int, certificates: Path, slow_flush: SlowFlush
 ) -> None:
     """Two threads of the server use one TLS session at the same time."""
-    proceed = threading.Event()
-
-    def slow_flush(what: str, offset: int, length: int) -> None:
-        if what == "flush":
-            assert proceed.wait(10)
-
     with secured(port, certificates) as client:
         client.sendall(m.option(m.EXPORT_NAME, b"vda"))
         exactly(client, 10)
-        volume.device.fault = slow_flush
         client.sendall(m.request(m.FLUSH, cookie=7))
         for _ in range(300):
             client.sendall(m.request(m.READ, 0, 20_000))
             assert exactly(client, 16 + 20_000)[16:] == bytes(20_000)
-        proceed.set()
+        slow_flush.proceed.set()
         assert exactly(client, 16)[15] == 7
+
+
+def test_stop_answers_a_flush_and_announces_the_end(
+    exports: Exports, context: ssl.SSLContext, certificates: Path, slow_flush: SlowFlush
+) -> None:
+    server = Server(exports, tls=context)
+    port = server.listen_tcp("127.0.0.1", 0)
+    with ThreadPoolExecutor(1) as pool, secured(port, certificates) as client:
+        client.sendall(m.option(m.EXPORT_NAME, b"vda"))
+        exactly(client, 10)
+        client.sendall(m.request(m.FLUSH, cookie=7))
+        assert slow_flush.begun.wait(10)
+        stopped = pool.submit(server.stop)
+        wait_until(lambda: all(t.name != "nbd reader" for t in threading.enumerate()))
+        slow_flush.proceed.set()
+        assert exactly(client, 16)[15] == 7
+        assert client.recv(1) == b""
+        stopped.result(10)
 
 
 def test_two_way_traffic_with_many_flushes(
@@ -194,9 +213,18 @@ def test_a_tls_handshake_that_stalls_or_drips_meets_the_deadline(port: int, drip
         assert time.monotonic() - begin < 4
 
 
-def test_who_is_connected(exports: Exports, certificates: Path, volume: MemoryVolume) -> None:
-    names = ("server-cert.pem", "server-key.pem", "ca-cert.pem")
-    context = server_context(*(certificates / name for name in names))
+def test_who_leaves_in_the_handshake_is_not_waited_for(
+    exports: Exports, context: ssl.SSLContext
+) -> None:
+    server = Server(exports, tls=context)
+    with plain(server.listen_tcp("127.0.0.1", 0)) as connected:
+        connected.sendall(m.option(m.STARTTLS))
+        exactly(connected, 20)
+    wait_until(lambda: not server.status()["clients"])
+    server.stop()
+
+
+def test_who_is_connected(exports: Exports, context: ssl.SSLContext, certificates: Path) -> None:
     server = Server(exports, tls=context)
     with secured(server.listen_tcp("127.0.0.1", 0), certificates) as client:
         client.sendall(m.option(m.EXPORT_NAME, b"vda"))

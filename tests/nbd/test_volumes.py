@@ -151,7 +151,7 @@ def test_only_names_that_do_not_move_are_settled(catalogue: VaultCatalogue, vaul
 
 
 def test_the_branch_that_is_written_by_all_its_names(catalogue: VaultCatalogue) -> None:
-    for name in ("main/vda", "heads/main/vda", "HEAD/vda"):
+    for name in ("main/vda", "heads/main/vda", "HEAD/vda", "@/vda", " main/vda"):
         assert catalogue.find(name).name == "main/vda"
 
 

@@ -13,8 +13,9 @@ from blockvault import Vault
 from blockvault.errors import BadRequest, NotFound
 from blockvault.model import events
 from blockvault.model.bisect import Verdict, steps
+from blockvault.model.retention import Policy
 from blockvault.model.rows import to_row
-from blockvault.ops import bisect, points
+from blockvault.ops import bisect, forget, points, prune
 from blockvault.ops.bisect import Bisection, Found, Step
 from blockvault.ops.snapshots import Logged
 from blockvault.ops.statefile import StateFile
@@ -140,6 +141,19 @@ def test_what_was_skipped_is_suspected(vault: Vault) -> None:
     assert found == Found("event", line[39], line[45], tuple(hidden))
 
 
+def test_what_was_skipped_before_a_cut_is_suspected(tmp_path: Path) -> None:
+    """Of what is before it only states of snapshots are left, and only some levels list them."""
+    with Vault.create(tmp_path) as vault:
+        with vault.session("main") as session:
+            session.create_volume("vda", SIZE)
+            made = [session.snapshot(str(number)) for number in range(4)]
+        seqs = [vault.resolve(each.id.hex()).seq for each in made]
+        forget.execute(vault, prune.plan(vault, Policy(last=4, events=0)))
+        search = bisect.start(vault, f"main@{{#{seqs[0]}}}", f"main@{{#{seqs[2]}}}")
+        found, _ = judged(vault, search, lambda _: Verdict.SKIP)
+        assert found == Found("barrier", seqs[0], seqs[2], (seqs[1],))
+
+
 def test_a_tag_with_the_name_of_the_branch(vault: Vault) -> None:
     vault.tag("test", "main~0")
     try:
@@ -156,19 +170,23 @@ def test_it_goes_on_from_its_file(vault: Vault) -> None:
     for verdict in Verdict:
         now = bisect.step(vault, search)
         search = bisect.mark(vault, search, now.seq, verdict)
-    assert bisect.load(vault.path) == search
+    assert bisect.load(vault) == search
     bisect.reset(vault.path)
     bisect.reset(vault.path)
     with pytest.raises(NotFound) as caught:
-        bisect.load(vault.path)
+        bisect.load(vault)
     assert caught.value.reason == "no-bisection"
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[1]", '{"version": 2}', '{"version": 1, "marks": 3}'])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{}", "[1]", '{"version": 2}', '{"version": 1, "marks": 3}',
+     pytest.param("[" * 100_000, id="deep")],
+)  # fmt: skip
 def test_a_file_that_cannot_be_read(vault: Vault, text: str) -> None:
     (vault.path / bisect.FILE_NAME).write_text(text)
     with pytest.raises(BadRequest, match="reset"):
-        bisect.load(vault.path)
+        bisect.load(vault)
 
 
 @pytest.mark.parametrize(("good", "bad"), [("main", "main~0"), ("main", "main"), ("main", "test")])
@@ -178,7 +196,7 @@ def test_ends_that_make_no_sense(vault: Vault, good: str, bad: str) -> None:
     with pytest.raises(BadRequest):
         bisect.start(vault, good, bad)
     with pytest.raises(NotFound):
-        bisect.load(vault.path)
+        bisect.load(vault)
 
 
 def test_a_state_file_is_every_state_and_writes_what_differs(vault: Vault, tmp_path: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +18,17 @@ from blockvault.ops import (
     checkin,
     checkout,
     copying,
+    export,
     forget,
+    gc,
     ingest,
     intake,
     manifest,
     prune,
 )
 from blockvault.ops.policy import Policy
+from blockvault.ops.reading import StateDevice
+from blockvault.store.objects import ObjectReader
 from tests.oracle import BLOCK, noise
 
 SIZE = 50 * BLOCK + 100
@@ -129,6 +136,42 @@ def test_a_file_that_nobody_checked_out_stays(vault: Vault, folder: Path) -> Non
     assert found(folder) == {"vda.raw": b"mine"}
     go(vault, "v1", folder, force=True)
     assert found(folder) == contents(vault, "v1")
+
+
+def test_no_two_things_are_written_into_one_file(vault: Vault, folder: Path) -> None:
+    with vault.session() as session, vault.guard():
+        kept = attachments.keep(vault, {"vda.raw": b"a file beside the disk"})
+        session.snapshot("both", attachments=kept)
+    with pytest.raises(Conflict, match="volume 'vda' and attachment 'vda") as refused:
+        checkout.plan(vault, "main", folder)
+    assert refused.value.reason == "file-exists"
+    assert not folder.exists()
+    go(vault, "main", folder, volumes=["vda"])
+    assert found(folder) == {"vda.raw": vault.open_volume("main", "vda").read()}
+
+
+@pytest.mark.parametrize("when", ["after the plan", "as it is to be made"])
+def test_a_file_that_somebody_makes_meanwhile_stays(
+    vault: Vault, folder: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """So does one that only the file system takes for the same, since case is nothing to it."""
+    plan, theirs, save = checkout.plan(vault, "v1", folder), folder / "vda.raw", manifest.save
+
+    def late(directory: Path, held: manifest.Manifest) -> None:
+        save(directory, held)
+        theirs.write_bytes(b"mine")
+
+    folder.mkdir()
+    if when == "after the plan":
+        theirs.write_bytes(b"mine")
+    else:
+        monkeypatch.setattr(manifest, "save", late)
+    with pytest.raises(Conflict) as refused:
+        checkout.execute(vault, plan)
+    assert refused.value.reason == "file-exists"
+    with pytest.raises(Conflict):
+        go(vault, "v1", folder)
+    assert found(folder) == {"vda.raw": b"mine"}
 
 
 @pytest.mark.parametrize("place", ["", "co", "pins/deep/co"])
@@ -261,6 +304,55 @@ def test_a_half_written_file_goes_when_the_other_version_has_none(
     assert found(folder) == contents(vault, "v1")
 
 
+def test_a_file_is_on_the_disk_before_the_manifest_calls_it_complete(
+    vault: Vault, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a power cut leaves one that is not, and nobody would look at it again."""
+    fsync, save, synced, complete = os.fsync, manifest.save, set(), []
+
+    def noted(fd: int) -> None:
+        fsync(fd)
+        synced.add(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+
+    def looked(directory: Path, held: manifest.Manifest) -> None:
+        for entry in held.entries:
+            if entry.complete:
+                complete.append(entry.file)
+                assert entry.file in synced
+            else:
+                synced.discard(entry.file)
+        save(directory, held)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    monkeypatch.setattr(manifest, "save", looked)
+    go(vault, "v1", folder)
+    assert go(vault, "v2", folder)["vda.raw"] == "update"
+    assert {*complete} == {"vda.raw", "vdb.raw", "notes"}
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EACCES])
+def test_directories_that_cannot_be_synced_can_be_written_to(
+    vault: Vault, folder: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As shared folders of virtual machines have them; what is refused otherwise is told."""
+    fsync = os.fsync
+
+    def files_only(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(code, os.strerror(code))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", files_only)
+    go(vault, "v1", folder / "deep")
+    assert found(folder / "deep") == contents(vault, "v1")
+    target = folder / "vda.img"
+    export.export(vault, "v1", "vda", target, sync=True)
+    assert target.read_bytes() == contents(vault, "v1")["vda.raw"]
+    code = errno.EIO
+    with pytest.raises(IOFailed, match="Input/output error"):
+        go(vault, "v2", folder / "deep")
+
+
 @pytest.mark.parametrize("start", [None, "v1"])
 def test_a_full_disk_is_told(
     vault: Vault, folder: Path, monkeypatch: pytest.MonkeyPatch, start: str | None
@@ -288,10 +380,11 @@ def test_only_into_directories_of_this_vault(vault: Vault, folder: Path, tmp_pat
     with Vault.create(tmp_path / "another") as other, pytest.raises(Conflict) as refused:
         checkout.plan(other, "main", folder)
     assert refused.value.reason == "other-vault"
-    (folder / manifest.FILE_NAME).write_text("{")
-    with pytest.raises(BadRequest) as unread:
-        checkout.plan(vault, "v1", folder)
-    assert unread.value.reason == "bad-manifest"
+    for text in ("{", "[" * 100_000):
+        (folder / manifest.FILE_NAME).write_text(text)
+        with pytest.raises(BadRequest) as unread:
+            checkout.plan(vault, "v1", folder)
+        assert unread.value.reason == "bad-manifest"
 
 
 # -- and back ------------------------------------------------------------------------------------
@@ -524,6 +617,25 @@ def test_a_new_file_takes_no_name_that_the_branch_has(vault: Vault, folder: Path
     (folder / "vdb.raw").rename(folder / "vdc.raw")
     checkin.snapshot_from(vault, folder)
     assert set(contents(vault, "main")) == {"vda.raw", "vdb.raw", "vdc.raw"}
+
+
+def test_an_attachment_is_not_collected_while_it_is_written(
+    vault: Vault, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan, copy = checkout.plan(vault, "v1", folder), copying.copy_out
+
+    def later(device: StateDevice, *arguments: Any) -> None:
+        if device.name == "notes":
+            forget.execute(vault, prune.plan(vault, Policy(last=1, events=0, tags=())))
+            gc.collect(vault, wait=0)
+        copy(device, *arguments)
+
+    monkeypatch.setattr(copying, "copy_out", later)
+    monkeypatch.setattr(vault, "objects", ObjectReader(vault.store, cache_bytes=1))
+    checkout.execute(vault, plan)
+    assert (folder / "notes").read_bytes() == b"v1"
+    with pytest.raises(NotFound):
+        vault.resolve("v1")
 
 
 def test_attachments_follow_the_same_rule(vault: Vault, folder: Path) -> None:

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from blockvault import Vault
-from blockvault.ops import compare
+from blockvault.errors import NotFound
+from blockvault.model.retention import Policy
+from blockvault.ops import attachments, compare, forget, gc, prune
 from blockvault.ops.ingest import Image, import_images
+from blockvault.store.objects import ObjectReader
 from tests.oracle import BLOCK, noise
 
 SIZES = [1, BLOCK - 1, 31 * BLOCK, 32 * BLOCK + 1, 40 * BLOCK, 1100 * BLOCK + 7]
@@ -71,6 +78,33 @@ def test_nothing_is_stored_for_a_comparison(vault: Vault, tmp_path: Path) -> Non
     assert compare.diff_file(vault, "main", "v", image).differs
     with vault.read() as reader:
         assert (reader.last(), sum(1 for _ in reader.frames(0))) == before
+
+
+@pytest.mark.parametrize("compared", [compare.diff, compare.diff_attachments])
+def test_what_is_compared_is_not_collected_meanwhile(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch, compared: Callable[..., list[Any]]
+) -> None:
+    with vault.session() as session, vault.guard():
+        disk = session.create_volume("v", 3000 * BLOCK)
+        for number in (1, 2):
+            disk.write(0, noise(number, 2000 * BLOCK))
+            files = {"memory": noise(number + 2, 2000 * BLOCK)}
+            session.snapshot(str(number), attachments=attachments.keep(vault, files))
+    states = vault.resolve("main~1"), vault.resolve("main~0")
+    expected, real = compared(vault, *states), compare._volume_diff
+
+    def later(*arguments: Any) -> compare.VolumeDiff:
+        forget.execute(vault, prune.plan(vault, Policy(last=1, events=0)))
+        gc.collect(vault, wait=0)
+        return real(*arguments)
+
+    monkeypatch.setattr(compare, "_volume_diff", later)
+    monkeypatch.setattr(vault, "objects", ObjectReader(vault.store, cache_bytes=1))
+    assert compared(vault, *states) == expected
+    for ends in (states, states[::-1]):
+        with pytest.raises(NotFound, match="pruned meanwhile"):
+            compared(vault, *ends)
+    assert not list((vault.path / "pins").glob("pin.*"))
 
 
 def test_an_empty_file_and_a_missing_volume(vault: Vault, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from blockvault import Vault
 from blockvault.errors import BadRequest, Conflict, NoSpace, NotFound
 from blockvault.ops import export, targets
+from blockvault.store import filesystem
+from tests.conftest import skip
 from tests.oracle import BLOCK, Disk, noise
 
 SIZE = (3 << 20) + 77
@@ -63,6 +66,62 @@ def test_force_replaces_a_file_whole(
     assert target.read_bytes() == content
 
 
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("image_format", ["raw", "qcow2"])
+def test_sync_waits_for_the_content_then_for_the_name(
+    vault: Vault,
+    content: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    need_tool: Callable[[str], str],
+    image_format: str,
+    force: bool,
+) -> None:
+    """The content is that of the file which gets the name, whoever wrote it."""
+    if image_format != "raw":
+        need_tool("qemu-img")
+    target = tmp_path / "out.img"
+    synced: list[tuple[int, bool]] = []
+
+    def sync(path: Path) -> None:
+        synced.append((path.stat().st_ino, target.exists()))
+
+    monkeypatch.setattr(filesystem, "sync_path", sync)
+    export.export(vault, "main", None, target, format=image_format, force=force)
+    assert synced == [], "not unless it is asked for"
+    target.unlink()
+    export.export(vault, "main", None, target, format=image_format, force=force, sync=True)
+    assert synced == [(target.stat().st_ino, False), (tmp_path.stat().st_ino, True)]
+
+
+@pytest.mark.parametrize(
+    ("folder", "state"), [(False, "the target was left as it was"), (True, "power cut may undo")]
+)
+def test_what_the_disk_refuses_at_the_sync_is_told(
+    vault: Vault,
+    content: bytes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    folder: bool,
+    state: str,
+) -> None:
+    """It is asked while we may open the file: the one that is replaced is closed to its reader."""
+    target = tmp_path / "out.raw"
+    target.write_bytes(b"before")
+    target.chmod(0o200)
+
+    def full(path: Path) -> None:
+        assert path.stat().st_mode & 0o400
+        if path.is_dir() == folder:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(filesystem, "sync_path", full)
+    with pytest.raises(NoSpace, match=state):
+        export.export(vault, "main", None, target, force=True, sync=True)
+    target.chmod(0o600)
+    assert target.read_bytes() == (content if folder else b"before")
+
+
 @pytest.mark.parametrize("name", ["folder", "fifo"])
 def test_only_files_are_replaced(vault: Vault, content: bytes, tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
@@ -94,8 +153,9 @@ def test_a_replaced_file_keeps_its_mode(
     assert given == [(-1, os.getgid()), (os.getuid(), -1)]
 
 
-@pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
 def test_a_replaced_file_keeps_its_owner(vault: Vault, content: bytes, tmp_path: Path) -> None:
+    if os.getuid():
+        skip("only root gives files away")
     target = tmp_path / "out.raw"
     target.write_bytes(b"before")
     os.chown(target, 1234, 5678)
@@ -181,6 +241,9 @@ def test_into_a_stream(vault: Vault, content: bytes) -> None:
     assert out.getvalue() == content
     with pytest.raises(BadRequest):
         export.export(vault, "main", None, out, format="qcow2")
+    with pytest.raises(BadRequest):
+        export.export(vault, "main", None, out, sync=True)
+    assert out.getvalue() == content, "nothing more was written"
 
 
 @pytest.mark.parametrize(

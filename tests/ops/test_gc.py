@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,9 @@ from blockvault.model.retention import Policy
 from blockvault.ops import check, export, forget, gc, ingest, marksfile, prune, rebuild
 from blockvault.ops.mark import Marker
 from blockvault.ops.marks import Marks
+from blockvault.ops.turns import Turns
 from blockvault.store import shared, tables
+from blockvault.store.types import Writer
 from blockvault.store.writetxn import LmdbWriter
 from blockvault.vault import Vault
 from tests.oracle import noise
@@ -94,6 +96,23 @@ def test_a_killed_collection_does_not_mark_again(
     assert not (vault.path / "pins" / "marks").exists()
     with vault.read() as reader:
         assert reader.get(tables.META, marksfile.ROW) is None
+
+
+def test_what_was_pinned_for_a_killed_collection_goes_with_the_next(vault: Vault) -> None:
+    """Its marks are taken over, but not the word of who is gone since."""
+    vault.create_branch("other", "main")
+    with vault.session("other") as session:
+        session.device("vda").write(0, noise("other", 8 * BLOCK))
+        session.snapshot("other")
+    held = vault.pin("other")
+    vault.delete_branch("other")
+    forget.execute(vault, prune.plan(vault, Policy(last=1, events=0)))
+    gc.Collection(vault).mark()  # and then it was killed
+    held.release()
+    done = gc.collect(vault)
+    assert done.complete
+    assert gc.plan(vault).dead == 0
+    assert check.verify(vault).problems == []
 
 
 def marked(vault: Vault) -> tuple[bytes, int]:
@@ -213,6 +232,28 @@ def test_writes_between_a_kill_and_the_next_run_stay(
     assert check.verify(vault).problems == []
 
 
+def test_who_found_the_dead_stored_before_they_were_condemned_is_waited_for(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What that one looked up it may name in an event yet."""
+    dead = random.Random(1).randbytes(BLOCK)  # what block 0 was at first
+    collection, write = gc.Collection(vault), Turns.write
+    collection.mark()
+
+    def after_a_look(turns: Turns) -> AbstractContextManager[Writer]:
+        if not vault.guards.held:
+            early.enter_context(vault.guard())
+            assert not vault.new_objects().add_blocks([object_id(dead)], [dead])
+        return write(turns)
+
+    monkeypatch.setattr(Turns, "write", after_a_look)
+    with ExitStack() as early:
+        collection.condemn()
+        assert vault.guards.held
+        assert not collection.drain(0)
+    assert collection.drain(0)
+
+
 @pytest.mark.parametrize(
     "why", ["pruned", "rebuilt", "spoilt", "of another run", "cut short", "earlier"]
 )
@@ -240,7 +281,7 @@ def test_marks_that_cannot_be_trusted_are_made_anew(
         path.write_bytes(marks[: len(marks) // 2])
     elif why == "earlier":
         kept = unpack(marks[32:], "marks")
-        data = pack([*kept[:3], *kept[3][:3]])
+        data = pack([*kept[:3], *kept[4][:3]])
         path.write_bytes(object_id(data) + data)
     else:
         assert gc.collect(vault).complete

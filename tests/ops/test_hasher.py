@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -117,6 +118,18 @@ def test_the_other_process_says_the_same(under_test: Hasher) -> None:
     assert all(right(under_test, number) for number in (28, 29))
 
 
+def test_it_helps_who_has_many_files_open(under_test: Hasher) -> None:
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(2048, limit[1]), limit[1]))
+    many = [os.open(os.devnull, os.O_RDONLY) for _ in range(1024)]
+    try:
+        until_it_helps(under_test)
+    finally:
+        for descriptor in many:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
 def test_it_is_no_loss_when_it_is_killed(under_test: Hasher) -> None:
     pid = until_it_helps(under_test)
     filled(under_test, 1)
@@ -157,6 +170,19 @@ def test_without_an_interpreter_all_is_hashed_here(
             filled(alone, number)
             assert not alone._asked[-1][1]
             assert right(alone, number)
+
+
+def test_what_its_interpreter_prints_is_not_put_into_a_chunk(
+    under_test: Hasher, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text("import os\nos.write(1, b'hello')\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    helper = hasher._Helper(under_test._file.fileno())
+    try:
+        assert helper._socket.recv(hashing.LONGEST) == hashing.READY
+    finally:
+        helper.close()
+    assert not any(under_test._view)
 
 
 def test_it_ends_with_whom_it_helps() -> None:

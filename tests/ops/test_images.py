@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import shutil
+import struct
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from blockvault import Vault
-from blockvault.errors import BadRequest, Busy, Conflict, NoSpace, ToolFailed
-from blockvault.ops import check, compare, export, images
+from blockvault.errors import BadRequest, Busy, Conflict, IOFailed, NoSpace, ToolFailed
+from blockvault.ops import check, compare, copying, export, images, programs
 from blockvault.ops.ingest import Image, import_images
 from tests.conftest import skip
 from tests.oracle import BLOCK, noise
@@ -96,15 +100,198 @@ def test_an_extent_of_the_images_own_name_in_another_folder_is_refused(
     other.parent.mkdir()
     other.write_bytes(noise(3, 64 << 10))
     top = tmp_path / "disk.vmdk"
-    top.write_text(
-        "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n"
-        f'createType="monolithicFlat"\n\nRW 128 FLAT "{other}" 0\n\nddb.adapterType = "ide"\n'
-    )
+    descriptor(top, other)
     with pytest.raises(BadRequest, match=f"another file, {other};") as refused:
         import_images(vault, [Image(top, "v")])
     assert refused.value.reason == "backing-file"
     import_images(vault, [Image(top, "v")], allow_backing=True)
     assert vault.open_volume("main~0", "v").read()[: 64 << 10] == other.read_bytes()
+
+
+DESCRIPTOR = (
+    "# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\n"
+    'createType="monolithicFlat"\n\nRW\n128 {kind}\t"{name}" 0\n\nddb.adapterType = "ide"\n'
+)
+
+
+def descriptor(path: Path, name: object, kind: str = "FLAT") -> None:
+    """A VMDK that has its data elsewhere."""
+    path.write_text(DESCRIPTOR.format(kind=kind, name=name))
+
+
+def in_a_sparse_one(path: Path, name: object, kind: str = "FLAT") -> None:
+    """The same in a header of another sort: no capacity, and text from the third sector on."""
+    header = struct.pack("<4sIIQQQQ", b"KDMV", 1, 3, 0, 128, (1 << 55) + 2, 20)
+    path.write_bytes(header.ljust(1024, b"\0") + DESCRIPTOR.format(kind=kind, name=name).encode())
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("name", ["{place}/pipe", "pipe", "nbd+unix:///x?socket={place}/socket"])
+@pytest.mark.parametrize("how", [descriptor, in_a_sparse_one, "nested"])
+def test_qemu_sees_no_image_that_names_what_is_no_file(
+    vault: Vault,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: Any,
+    name: str,
+    trusted: bool,
+) -> None:
+    """It would wait for the pipe, and ask the server."""
+    monkeypatch.setattr(programs, "run", lambda *_, **__: pytest.fail("qemu-img was asked"))
+    os.mkfifo(tmp_path / "pipe")
+    top, named = tmp_path / "top.vmdk", name.format(place=tmp_path)
+    if how == "nested":
+        (tmp_path / "sub").mkdir()
+        descriptor(top, "sub/inner.vmdk", "SPARSE")
+        in_a_sparse_one(tmp_path / "sub" / "inner.vmdk", named)
+    else:
+        how(top, named)
+    with pytest.raises(BadRequest) as refused:
+        import_images(vault, [Image(top, "v")], allow_backing=trusted)
+    assert refused.value.reason == "backing-file"
+    assert vault.branch().tip is None
+
+
+@pytest.mark.parametrize("deep", [False, True], ids=["itself", "what it stands on"])
+@pytest.mark.parametrize(
+    "name",
+    ["{place}/pipe", "pipe", "nbd+unix:///x?socket={place}/socket", 'json:{{"driver":"nbd"}}'],
+)
+def test_a_trusted_image_stands_on_files_only(
+    vault: Vault,
+    tmp_path: Path,
+    qemu_img: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    deep: bool,
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    image, top = tmp_path / "image.qcow2", tmp_path / "top.qcow2"
+    backing = name.format(place=tmp_path)
+    qemu_img("create", "-u", "-f", "qcow2", "-F", "raw", "-b", backing, image, "1M")
+    if deep:
+        qemu_img("create", "-u", "-f", "qcow2", "-F", "qcow2", "-b", image, top, "1M")
+    run = programs.run
+
+    def described(command: list[str], *arguments: Any, **named: Any) -> str:
+        assert "convert" not in command
+        return run(command, *arguments, **named)
+
+    monkeypatch.setattr(programs, "run", described)
+    with pytest.raises(BadRequest, match="neither a file") as refused:
+        import_images(vault, [Image(top if deep else image, "v")], allow_backing=True)
+    assert refused.value.reason == "backing-file"
+
+
+def test_the_data_of_a_trusted_qcow2_is_in_a_file(
+    vault: Vault, raw: Path, tmp_path: Path, qemu_img: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    top, data = tmp_path / "top.qcow2", tmp_path / "data"
+    qemu_img("convert", "-O", "qcow2", "-o", f"data_file={data}", raw, top)
+    import_images(vault, [Image(top, "v")], allow_backing=True)
+    assert vault.open_volume("main~0").read() == DATA
+    data.unlink()
+    os.mkfifo(data)
+    monkeypatch.setattr(programs, "run", lambda *_, **__: pytest.fail("qemu-img was asked"))
+    with pytest.raises(BadRequest, match="neither a file") as refused:
+        import_images(vault, [Image(top, "v")], allow_backing=True)
+    assert refused.value.reason == "backing-file"
+
+
+def test_images_that_stand_on_each_other_are_refused(
+    vault: Vault, tmp_path: Path, qemu_img: Run
+) -> None:
+    one, other = tmp_path / "one.qcow2", tmp_path / "other.qcow2"
+    qemu_img("create", "-u", "-f", "qcow2", "-F", "qcow2", "-b", other, one, "1M")
+    qemu_img("create", "-u", "-f", "qcow2", "-F", "qcow2", "-b", one, other, "1M")
+    with pytest.raises(BadRequest, match="refers to itself"):
+        import_images(vault, [Image(one, "v")], allow_backing=True)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_a_vmdk_that_consists_of_itself_is_refused(
+    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    monkeypatch.setattr(programs, "run", lambda *_, **__: pytest.fail("qemu-img was asked"))
+    image = tmp_path / "disk.vmdk"
+    in_a_sparse_one(image, image.name, "SPARSE")
+    with pytest.raises(BadRequest, match="refers to itself"):
+        import_images(vault, [Image(image, "v")], allow_backing=trusted)
+
+
+def test_what_a_guest_wrote_into_a_vmdk_names_nothing(
+    vault: Vault, tmp_path: Path, qemu_img: Run
+) -> None:
+    raw, image = tmp_path / "disk.raw", tmp_path / "disk.vmdk"
+    raw.write_bytes(DESCRIPTOR.format(kind="FLAT", name="/dev/watchdog").encode().ljust(1 << 20))
+    for subformat in ("monolithicSparse", "monolithicFlat", "twoGbMaxExtentSparse"):
+        qemu_img("convert", "-f", "raw", "-O", "vmdk", "-o", f"subformat={subformat}", raw, image)
+        import_images(vault, [Image(image, "v")], allow_backing=subformat != "monolithicSparse")
+        assert vault.open_volume("main~0").read() == raw.read_bytes()
+
+
+def with_room_for(monkeypatch: pytest.MonkeyPatch, limit: int) -> None:
+    """A disk with so many free bytes, of which what is decoded takes its share."""
+
+    def usage(place: Path) -> SimpleNamespace:
+        used = sum(path.stat().st_blocks * 512 for path in place.iterdir())
+        return SimpleNamespace(free=limit - used)
+
+    monkeypatch.setattr(shutil, "disk_usage", usage)
+
+
+def test_an_image_that_would_fill_the_disk_is_not_decoded(
+    vault: Vault, tmp_path: Path, qemu_img: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However small the file is that it is compressed in."""
+    raw, image = tmp_path / "disk.raw", tmp_path / "disk.qcow2"
+    raw.write_bytes(b"a" * SIZE + bytes(SIZE))
+    qemu_img("convert", "-f", "raw", "-O", "qcow2", "-c", raw, image)
+    assert image.stat().st_size < SIZE // 4
+    with_room_for(monkeypatch, SIZE + SIZE // 4)
+    with pytest.raises(NoSpace, match="decoding"):
+        import_images(vault, [Image(image, "v")])
+    with_room_for(monkeypatch, SIZE + SIZE // 2)
+    import_images(vault, [Image(image, "v")])
+    assert vault.open_volume("main~0").read() == raw.read_bytes()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_image_needs_no_room_for_its_zeros(
+    vault: Vault, tmp_path: Path, qemu_img: Run, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Not every format tells of them before it is decoded."""
+    size = 256 << 20
+    image = tmp_path / f"empty{SUFFIX.get(name, '.' + name)}"
+    qemu_img("create", "-f", name, image, size)
+    with_room_for(monkeypatch, 16 << 20)
+    import_images(vault, [Image(image, "v")])
+    assert vault.device("main~0").size >= size
+
+
+def test_a_program_is_ended_by_what_watches_it() -> None:
+    calls = iter([None, NoSpace("no room")])
+
+    def watch() -> None:
+        if error := next(calls):
+            raise error
+
+    with pytest.raises(NoSpace, match="no room"):
+        programs.run(["sleep", "600"], "no image", watch=watch)
+
+
+@pytest.mark.parametrize(
+    ("said", "error"),
+    [("error while writing at byte 0: No space left on device", NoSpace), ("no", ToolFailed)],
+)
+def test_a_full_disk_is_told_from_a_bad_image(said: str, error: type[Exception]) -> None:
+    with pytest.raises(error, match=f"no image: {said}"):
+        programs.run(["sh", "-c", f"echo '{said}' >&2; exit 1"], "no image")
+
+
+def test_a_program_that_takes_too_long_is_ended() -> None:
+    with pytest.raises(ToolFailed, match="no image: sleep was ended after 0 seconds"):
+        programs.run(["sleep", "600"], "no image", seconds=0.01)
 
 
 def test_an_image_behind_a_link_is_its_own_extent(
@@ -203,6 +390,27 @@ def test_a_device_in_use_is_left_alone(vault: Vault, loop: Path) -> None:
     assert loop.read_bytes() == DATA + bytes(512)
 
 
+def test_what_somebody_puts_in_the_way_of_a_converted_image_stays(
+    vault: Vault, raw: Path, tmp_path: Path, qemu_img: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_images(vault, [Image(raw, "v")])
+    folder, theirs = tmp_path / "shared", tmp_path / "theirs"
+    folder.mkdir()
+    theirs.write_bytes(b"theirs")
+    copy_out = copying.copy_out
+
+    def meanwhile(*what: Any) -> int:
+        (temporary,) = folder.iterdir()
+        temporary.with_name(f"{temporary.name}.qcow2").symlink_to(theirs)
+        return copy_out(*what)
+
+    monkeypatch.setattr(copying, "copy_out", meanwhile)
+    with pytest.raises(IOFailed, match="File exists"):
+        export.export(vault, "main", "v", folder / "out.qcow2")
+    assert theirs.read_bytes() == b"theirs"
+    assert [path.readlink() for path in folder.iterdir()] == [theirs]
+
+
 def test_a_converted_image_is_private_until_it_has_its_name(
     vault: Vault, raw: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,7 +421,7 @@ def test_a_converted_image_is_private_until_it_has_its_name(
         modes.append(Path(command[-1].removeprefix("file:")).stat().st_mode & 0o777)
         return ""
 
-    monkeypatch.setattr(images, "run_tool", look)
+    monkeypatch.setattr(programs, "run", look)
     target = tmp_path / "out.qcow2"
     target.touch(0o600)
     export.export(vault, "main", "v", target, force=True)

@@ -15,7 +15,7 @@ from blockvault import Vault
 from blockvault.errors import BadRequest, Busy, Conflict, Damaged, IOFailed, NotFound
 from blockvault.ids import ZERO_ID, object_id
 from blockvault.model import tree
-from blockvault.ops import check, hasher, intake, repair
+from blockvault.ops import check, checkin, checkout, compare, compose, hasher, intake, repair
 from blockvault.ops.hashing import Request
 from blockvault.ops.images import RawImage
 from blockvault.ops.ingest import Image, import_images
@@ -152,9 +152,22 @@ def _rewrite(path: Path) -> None:
         file.write(b"changed")
 
 
-@pytest.mark.parametrize(
-    ("change", "how"), [(_grow, "grew"), (_shrink, "shrank"), (_rewrite, "changed")]
-)
+MOVES = [(_grow, "grew"), (_shrink, "shrank"), (_rewrite, "changed")]
+
+
+def moved_by(patch: pytest.MonkeyPatch, change: Callable[[Path], None], image: Path) -> None:
+    """Let this happen to the image in the middle of reading it."""
+    read_into = RawImage.read_into
+
+    def moving(self: RawImage, offset: int, into: memoryview) -> None:
+        if offset == 8 * LEAF:
+            change(image)
+        read_into(self, offset, into)
+
+    patch.setattr(RawImage, "read_into", moving)
+
+
+@pytest.mark.parametrize(("change", "how"), MOVES)
 def test_an_image_that_moves_is_not_recorded(
     vault: Vault,
     image: Path,
@@ -163,15 +176,9 @@ def test_an_image_that_moves_is_not_recorded(
     how: str,
 ) -> None:
     image.write_bytes(noise(1, 20 * LEAF))
-    seq, read_into = vault.branch().seq, RawImage.read_into
-
-    def moving(self: RawImage, offset: int, into: memoryview) -> None:
-        if offset == 8 * LEAF:
-            change(image)
-        read_into(self, offset, into)
-
+    seq = vault.branch().seq
     with monkeypatch.context() as patch:
-        patch.setattr(RawImage, "read_into", moving)
+        moved_by(patch, change, image)
         with pytest.raises(IOFailed, match=how) as refused:
             import_images(vault, [Image(image, "v")])
     assert refused.value.reason == "image-changed"
@@ -179,6 +186,41 @@ def test_an_image_that_moves_is_not_recorded(
     data = image.read_bytes()
     import_images(vault, [Image(image, "v")])
     assert read(vault) == data
+
+
+def compose_of(vault: Vault, image: Path) -> None:
+    compose.compose(vault, "main", [compose.Source("v", image=image)], {})
+
+
+def compare_with(vault: Vault, image: Path) -> None:
+    compare.diff_file(vault, "main", "v", image)
+
+
+def check_in(vault: Vault, image: Path) -> None:
+    checkin.snapshot_from(vault, image.parent)
+
+
+@pytest.mark.parametrize("use", [compose_of, compare_with, check_in])
+@pytest.mark.parametrize(("change", "how"), MOVES)
+def test_nor_is_one_that_comes_another_way(
+    vault: Vault,
+    image: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    use: Callable[[Vault, Path], None],
+    change: Callable[[Path], None],
+    how: str,
+) -> None:
+    image.write_bytes(b"as it was checked out")
+    import_images(vault, [Image(image, "v")])
+    checkout.execute(vault, checkout.plan(vault, "main", image.parent / "files"))
+    edited, seq = image.parent / "files" / "v.raw", vault.branch().seq
+    edited.write_bytes(noise(1, 20 * LEAF))
+    os.utime(edited, (0, 0))
+    moved_by(monkeypatch, change, edited)
+    with pytest.raises(IOFailed, match=how) as refused:
+        use(vault, edited)
+    assert refused.value.reason == "image-changed"
+    assert vault.branch().seq == seq
 
 
 def test_what_another_process_hashed_is_the_same(

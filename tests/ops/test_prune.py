@@ -9,11 +9,12 @@ import pytest
 
 from blockvault.errors import NotFound
 from blockvault.ids import short
-from blockvault.model import events
+from blockvault.model import events, projections
 from blockvault.model.retention import Policy
 from blockvault.model.snapshot import Snapshot
 from blockvault.ops import base, check, forget, gc, policy, prune, rebuild, refs
 from blockvault.ops.positions import Position
+from blockvault.ops.turns import Turns
 from blockvault.store.eventlog import Record
 from blockvault.vault import Vault
 
@@ -77,6 +78,71 @@ def test_what_stood_on_a_snapshot_that_goes(vault: Vault) -> None:
     assert found == {made[0]: set(), made[1]: set(), made[2]: stand_on_it}
 
 
+def test_forgotten_records_become_gaps_many_in_a_transaction(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two writes to another branch lies a gap: so many commits would take long."""
+    write(vault, "main", b"first")
+    vault.create_branch("other", "main")
+    for number in range(30):
+        write(vault, "main", b"%d" % number, snapshot=False)
+        write(vault, "other", b"%d" % number, snapshot=False)
+    write(vault, "main", b"last")
+    forget.execute(vault, prune.plan(vault, Policy(last=1, events=0), "main"))
+    found = base.find(vault)
+    assert found is not None
+    assert len(found.forgotten) >= 30
+    commits = []
+    turn = Turns.write
+    monkeypatch.setattr(Turns, "write", lambda turns: commits.append(1) or turn(turns))
+    collection = gc.Collection(vault)
+    collection.forget_records()
+    assert len(commits) == 1
+    with vault.read() as reader:
+        gaps = [(r.first_seq, r.last_seq + 1) for r in reader.records() if r.pruned]
+    assert gaps == found.forgotten, "each is one gap, and what was kept lies between them"
+    assert collection.forget_records() == 0
+    assert len(commits) == 2
+    assert not check.verify(vault).problems
+
+
+def test_long_runs_of_forgotten_records_take_several_transactions(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gc, "_RECORDS_A_COMMIT", 4)
+    for number in range(12):
+        write(vault, "main", b"%d" % number, snapshot=False)
+    write(vault, "main", b"last")
+    forget.execute(vault, prune.plan(vault, Policy(last=1, events=0)))
+    found = base.find(vault)
+    assert found is not None
+    assert gc.Collection(vault).forget_records() >= 12
+    with vault.read() as reader:
+        gaps = [(r.first_seq, r.last_seq + 1) for r in reader.records() if r.pruned]
+    assert gaps == found.forgotten
+
+
+def test_a_plan_that_another_prune_has_overtaken_takes_no_cut_back(vault: Vault) -> None:
+    write(vault, "main", b"one")
+    write(vault, "main", b"two")
+    early = prune.plan(vault, Policy(last=1, events=0))
+    write(vault, "main", b"three")
+    late = prune.plan(vault, Policy(last=1, events=0))
+    assert set(forget.execute(vault, late).snapshots) > set(early.forgotten)
+    with vault.read() as reader:
+        before = projections.cut(reader, vault.branch().id)
+    assert before is not None
+    assert before.seq > early.cuts[0].seq
+    logged = list(vault.events())
+    for overtaken in (early, late):
+        assert forget.execute(vault, overtaken) == (0, (), (), (), ())
+    assert list(vault.events()) == logged
+    with vault.read() as reader:
+        assert projections.cut(reader, vault.branch().id) == before
+    gc.collect(vault)
+    assert not check.verify(vault).problems
+
+
 def plan_with(vault: Vault, **policies: Policy) -> prune.Plan:
     """What a prune by these policies would do; ``all`` is that of all other branches."""
     for name, chosen in policies.items():
@@ -116,6 +182,31 @@ def test_a_tag_on_two_lines_stays_if_one_of_them_keeps_it(vault: Vault) -> None:
     assert plan_with(vault, all=NO_TAG, b=NO_TAG).tags == ("golden",)
 
 
+@pytest.mark.parametrize("target", [0, 1])
+def test_a_tag_that_was_set_since_the_plan_was_made(vault: Vault, target: int) -> None:
+    """Its name was that of a tag that is to go; now it says something else."""
+    made = add_line(vault, 4)
+    vault.tag("golden", made[0].hex())
+    plan = prune.plan(vault, NO_TAG)
+    assert plan.tags == ("golden",)
+    vault.tag("golden", made[target].hex(), force=True)
+    done = forget.execute(vault, plan)
+    assert (set(done.snapshots), done.tags) == ({*made[:3]} - {made[target]}, ())
+    assert vault.resolve("golden").snapshot == made[target]
+
+
+def test_a_branch_that_was_deleted_anew_since_the_plan_was_made(vault: Vault) -> None:
+    add_line(vault, 4)
+    vault.create_branch("b", "main~0")
+    vault.delete_branch("b")
+    plan = prune.plan(vault, ANY_TAG)
+    assert [name for _, name in plan.dropped] == ["b"]
+    vault.restore_branch("b")
+    vault.delete_branch("b")
+    assert forget.execute(vault, plan).branches == ()
+    vault.restore_branch("b")
+
+
 def test_one_branch_leaves_alone_what_is_on_no_line(vault: Vault) -> None:
     """A moment of another branch that a tag froze, and one that lost its tag."""
     vault.create_branch("b", "main")
@@ -130,6 +221,31 @@ def test_one_branch_leaves_alone_what_is_on_no_line(vault: Vault) -> None:
         plan = prune.plan(vault, chosen, "main")
         assert (len(plan.forgotten), plan.forgotten & frozen, plan.tags) == (2, set(), ())
     assert (prune.plan(vault).forgotten & frozen, prune.plan(vault).tags) == (frozen, ("golden",))
+
+
+@pytest.mark.parametrize(
+    "need",
+    [
+        lambda vault, rev: policy.hold(vault, rev),
+        lambda vault, rev: vault.tag("wanted", rev),
+        lambda vault, rev: vault.create_branch("wanted", rev),
+    ],
+    ids=["held", "tagged", "continued"],
+)
+def test_what_came_to_be_needed_after_the_plan_stays(
+    vault: Vault, need: Callable[[Vault, str], object]
+) -> None:
+    for text in (b"one", b"two", b"end"):
+        write(vault, "main", text)
+    end, two, one = (snapshot.id for snapshot in vault.log())
+    plan = prune.plan(vault, Policy(last=1, events=0))
+    assert plan.forgotten == {one, two}
+    need(vault, two.hex())
+    assert forget.execute(vault, plan).snapshots == (one,)
+    assert gc.collect(vault).complete
+    assert [snapshot.id for snapshot in vault.log()] == [end, two]
+    assert vault.open_volume(two.hex()).read(3) == b"two"
+    assert not check.verify(vault).problems
 
 
 def test_what_the_reflog_names_can_be_resolved(vault: Vault) -> None:
@@ -169,6 +285,25 @@ def test_a_branch_goes_back_to_what_was_pruned_of_its_source(
     assert refused.value.reason == "pruned"
     assert vault.open_volume(f"b@{{@{second}}}").read(5) == b"start"
     assert vault.open_volume(f"main@{{@{second - 5}}}").read(3) == b"cut"
+
+
+def test_a_moment_after_a_branch_left_what_was_pruned_of_its_source(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It left main at a snapshot that is kept: what main became then is no part of its line."""
+    second = events.now_us() // 1_000_000 + 60
+    monkeypatch.setattr(events, "now_us", lambda: second * 1_000_000)
+    write(vault, "main", b"golden")
+    vault.tag("golden", "main~0")
+    second += 10
+    write(vault, "main", b"cut")
+    second += 10
+    vault.create_branch("b", "golden")
+    forget.execute(vault, prune.plan(vault, Policy(last=1, events=0), "main"))
+    assert vault.open_volume(f"b@{{@{second - 15}}}").read(6) == b"golden"
+    assert vault.open_volume(f"b@{{@{second - 5}}}").read(6) == b"golden"
+    with pytest.raises(NotFound, match="was pruned"):
+        vault.resolve(f"main@{{@{second - 15}}}")
 
 
 @pytest.mark.parametrize(
@@ -224,6 +359,30 @@ def test_a_moment_before_a_pruned_branch_is_one_of_its_source(
         assert vault.open_volume(f"b@{{@{start + 15}}}").read(4) == b"more"
     with pytest.raises(NotFound, match="'main' began after"):
         vault.resolve(f"b@{{@{start - 3600}}}")
+
+
+def test_a_clock_that_was_ahead_throws_nothing_away(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was recorded in the meantime, and what came after it, has times that are to come."""
+    day, start = 86400 * 1_000_000, events.now_us()
+    now = start
+    monkeypatch.setattr(events, "now_us", lambda: now)
+    write(vault, "main", b"old")
+    vault.create_branch("gone", "main")
+    vault.delete_branch("gone")
+    now = start + 60 * 1_000_000
+    write(vault, "main", b"young")
+    now = start + 365 * day
+    write(vault, "main", b"ahead")
+    now = start + 120 * 1_000_000
+    write(vault, "main", b"mended")
+    chosen = Policy(last=1, within=30 * day)
+    assert prune.plan(vault, chosen).empty
+    now = start + 40 * day
+    plan = prune.plan(vault, chosen)
+    forgotten = [each.snapshot.message for each in plan.verdicts if not each.kept]
+    assert (forgotten, [name for _, name in plan.dropped]) == (["old"], ["gone"])
 
 
 def gap(start: int, end: int, chain: bytes = b"") -> Record:

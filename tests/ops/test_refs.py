@@ -9,7 +9,7 @@ import pytest
 
 from blockvault import Vault
 from blockvault.errors import BadRequest, Busy, Conflict, NotFound
-from blockvault.ops import rebuild, refs
+from blockvault.ops import rebuild
 from tests.oracle import BLOCK
 
 
@@ -52,8 +52,9 @@ def test_writes_to_a_branch_stay_there(vault: Vault) -> None:
 
 def test_rollback_and_its_undoing(vault: Vault) -> None:
     before = vault.branch("main").seq
-    position = vault.rollback("main", "main~1")
-    assert (read(vault, "main"), position.snapshot) == (b"one", vault.resolve("main~0").snapshot)
+    assert vault.rollback("main", "main~1") == before
+    now = vault.resolve("main")
+    assert (read(vault, "main"), now.snapshot) == (b"one", vault.resolve("main~0").snapshot)
     assert [made.message for made in vault.log()] == ["one"]
     assert read(vault, f"main@{{#{before}}}") == b"new"
     vault.rollback("main", f"main@{{#{before}}}")
@@ -61,6 +62,18 @@ def test_rollback_and_its_undoing(vault: Vault) -> None:
     assert [made.message for made in vault.log()] == ["two", "one"]
     kinds = [move.kind for move in vault.reflog()]
     assert kinds == ["rollback", "rollback", "snapshot", "snapshot", "volume", "branch"]
+
+
+def test_a_rollback_leaves_a_point_of_what_was_never_flushed(vault: Vault) -> None:
+    session = vault.session()
+    session.device().write(0, b"raw")
+    session.commit(barrier=False)
+    session._lease.release()  # the end of its process
+    left = vault.branch("main").seq
+    before = vault.rollback("main", "main~1")
+    assert (before, read(vault, f"main@{{#{before}}}")) == (left + 1, b"raw")
+    vault.rollback("main", f"main@{{#{before}}}")
+    assert read(vault, "main") == b"raw"
 
 
 def test_tags_of_snapshots_and_of_heads(vault: Vault) -> None:
@@ -75,7 +88,7 @@ def test_tags_of_snapshots_and_of_heads(vault: Vault) -> None:
     assert [read(vault, rev) for rev in ("head", "two", "main")] == [b"new", b"two", b"xxx"]
     with pytest.raises(Conflict):
         vault.tag("two", "main~1")
-    refs.tag(vault, "two", vault.resolve("main~1"), force=True)
+    vault.tag("two", "main~1", force=True)
     assert read(vault, "two") == b"one"
     vault.delete_tag("two")
     with pytest.raises(NotFound):
@@ -151,6 +164,19 @@ def test_the_branch_that_was_deleted_last_is_restored(vault: Vault) -> None:
     vault.rename_branch("x", "older")
     vault.restore_branch("x")
     assert read(vault, "x") == b"two"
+
+
+def test_a_branch_comes_back_beside_the_one_that_has_its_name(vault: Vault) -> None:
+    vault.create_branch("vm", "main~1")
+    vault.delete_branch("vm")
+    vault.create_branch("vm", "main~0")
+    for taken in (None, "main"):
+        with pytest.raises(Conflict):
+            vault.restore_branch("vm", taken)
+    with pytest.raises(BadRequest):
+        vault.restore_branch("vm", "a b")
+    vault.restore_branch("vm", "old")
+    assert [read(vault, name) for name in ("vm", "old")] == [b"two", b"one"]
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a..b", "a~1", "x:y", "HEAD", "-x", "a/", "@{x"])

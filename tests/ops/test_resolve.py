@@ -174,6 +174,50 @@ def test_every_moment_is_a_state(history: History) -> None:
     assert vault.resolve("main@{now}").seq == vault.branch("main").seq
 
 
+def test_moments_after_a_clock_that_was_ahead(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Times never go back, so nobody knows when what came later was recorded."""
+    now = start = events.now_us()
+    monkeypatch.setattr(events, "now_us", lambda: now)
+    snapshot(vault, "one")
+    vault.create_branch("idle", "main")
+    now = start + 60_000_000
+    snapshot(vault, "two")
+    now = start + 3600_000_000
+    ahead = vault.branch().seq + 1
+    snapshot(vault, "ahead")
+    now = start + 300_000_000
+    snapshot(vault, "mended")
+    assert vault.open_volume("main@{4 minutes 30 seconds ago}").read(3) == b"one"
+    assert vault.open_volume("idle@{now}").read(3) == b"one"
+    for text in ("main@{1 minute ago}", "main@{now}"):
+        with pytest.raises(NotFound, match=f"clock was ahead when event {ahead} "):
+            vault.resolve(text)
+    now = start + 3600_000_000
+    assert vault.open_volume("main@{now}").read(6) == b"mended"
+    assert vault.open_volume("main@{1 minute ago}").read(3) == b"two"
+
+
+def test_a_clock_that_jumped_within_one_commit(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = start = events.now_us()
+    monkeypatch.setattr(events, "now_us", lambda: now)
+    snapshot(vault, "one")
+    with vault.session() as session:
+        session.device().write(0, b"two")
+        now = start + 3600_000_000
+        session.device().write(BLOCK, b"ahead")
+        session.commit(barrier=False)
+        now = start + 60_000_000
+        ahead = vault.branch().seq
+        with pytest.raises(NotFound, match=f"clock was ahead when event {ahead} "):
+            vault.resolve("main@{now}")
+        now = start + 3600_000_000
+        assert vault.resolve("main@{now}", exact=True).seq == ahead
+
+
 def test_snapshots_by_steps(history: History) -> None:
     vault = history.vault
     log = [made.message for made in vault.log("main")]
@@ -225,6 +269,23 @@ def test_a_moment_is_of_the_branch_though_a_tag_has_its_name(vault: Vault) -> No
     assert vault.open_volume(head.canonical).read(3) == b"two"
     with pytest.raises(NotFound, match="heads/main, tags/main"):
         vault.resolve("main~0")
+
+
+@pytest.mark.parametrize("moment", ["#{seq}", "{time}"])
+def test_a_moment_of_a_branch_that_was_deleted_has_a_name_too(vault: Vault, moment: str) -> None:
+    """It goes by that of the branch that came from there, by which it was reached."""
+    snapshot(vault, "one")
+    with vault.session() as session:
+        session.device().write(0, b"two")
+    (last,) = (logged for logged in vault.events() if logged.seq == vault.branch().seq)
+    vault.create_branch("dev")
+    vault.switch("dev")
+    vault.delete_branch("main")
+    time = datetime.fromtimestamp(last.time_us / 1e6, UTC).isoformat()
+    found = vault.resolve(f"dev@{{{moment.format(seq=last.seq, time=time)}}}")
+    assert (found.name, found.seq) == (None, last.seq)
+    assert found.canonical == f"dev@{{#{last.seq}}}"
+    assert vault.resolve(found.canonical).seq == last.seq
 
 
 def test_ids_that_begin_alike(vault: Vault) -> None:

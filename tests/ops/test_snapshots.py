@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from blockvault import Vault
-from blockvault.cli import main
+from blockvault.cli import events_cmd, main, output
 from blockvault.errors import Conflict, NotFound
+from blockvault.head import HeadDevice
 from blockvault.model import events
 from blockvault.ops import ingest, snapshots
 from blockvault.ops.snapshots import NewBranch, record
@@ -114,7 +117,72 @@ def test_where_a_moment_lies_in_the_log(vault: Vault) -> None:
     for moment in moments:
         first = vault.first_event_since(moment)
         later = [logged.seq for logged in every if logged.time_us >= moment]
-        assert first <= min(later, default=len(every))
+        assert first <= min(later, default=len(every) + 1)
         earlier = [logged for logged in every if logged.seq < first]
         assert len(every) - first < len(later) + 10, "not much more than is wanted is read"
         assert all(logged.time_us < moment for logged in earlier)
+
+
+def test_of_the_records_that_may_reach_a_moment_one_is_read(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first one that does tells: those behind it begin later."""
+    vault.create_branch("b")
+    now = events.now_us()
+    clock = Mock(return_value=now)
+    monkeypatch.setattr(events, "now_us", clock)
+    with vault.session() as one, vault.session("b") as two:
+        heads = [session.create_volume("v", BLOCK) for session in (one, two)]
+        for second in (1, 9):
+            clock.return_value = now + second * 1_000_000
+            for head in heads:
+                head.write(0, b"x")
+        two.flush()
+        one.flush()
+    ends = Mock(wraps=snapshots._end_of)
+    monkeypatch.setattr(snapshots, "_end_of", ends)
+    first = vault.first_event_since(now + 5_000_000)
+    assert ends.call_count == 1
+    assert all(each.time_us < now + 5_000_000 for each in vault.events(until=first - 1))
+
+
+def test_records_of_two_branches_overlap_in_time(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A session stores what guests wrote since it last did: the log has no order by time."""
+    vault.create_branch("b")
+    start = vault.resolve("main").seq + 1
+    now = events.now_us()
+
+    def write(head: HeadDevice, *seconds: int) -> None:
+        for second in seconds:
+            monkeypatch.setattr(events, "now_us", Mock(return_value=now + second * 1_000_000))
+            head.write(0, b"x")
+
+    with vault.session() as one, vault.session("b") as two:
+        a, b = one.create_volume("v", BLOCK), two.create_volume("v", BLOCK)
+        write(a, 100, 131, 159)
+        write(b, 120, 130, 169)
+        for session in (one, two):
+            session.flush()
+        write(a, 180)
+    every = list(vault.events())
+    assert [each.time_us for each in every] != sorted(each.time_us for each in every)
+    monkeypatch.chdir(vault.path)
+    for second in range(99, 182):
+        moment = now + second * 1_000_000
+        until = [each.seq for each in every if each.time_us <= moment]
+        since = [each.seq for each in every if each.time_us >= moment]
+        assert vault.last_event_until(moment) >= max(until)
+        assert start < vault.first_event_since(moment) <= min(since, default=len(every) + 1)
+    for second in (100, 130, 155, 169):
+        moment = now + second * 1_000_000
+        text = output.utc_time(moment)
+        for limits, wanted in (
+            (["--since", text], [each.seq for each in every if each.time_us >= moment]),
+            (["--until", text], [each.seq for each in every if each.time_us <= moment]),
+        ):
+            for count, listed in (([], wanted), (["-n", "3"], wanted[-3:])):
+                events_cmd.run.main([*limits, *count, "--json"], standalone_mode=False)
+                lines = capsys.readouterr().out.splitlines()
+                assert [json.loads(line)["seq"] for line in lines] == listed

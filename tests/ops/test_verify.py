@@ -275,6 +275,7 @@ def test_an_interrupted_verify_goes_on(vault: Vault, monkeypatch: pytest.MonkeyP
     with pytest.raises(KeyboardInterrupt):
         check.verify(vault, progress=interrupt)
     assert (vault.path / check_frames.STATE).exists()
+    assert check.verify(vault, scan=Scan(sample=0.5)).ok, "which has nothing to do with it"
     rest = check.verify(vault, scan=Scan(resume=True))
     assert rest.ok
     assert 0 < rest.objects < whole.objects

@@ -15,9 +15,10 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -29,11 +30,12 @@ from hypothesis.stateful import (
 )
 
 from blockvault import folding
-from blockvault.errors import NotFound
+from blockvault.errors import Damaged, NotFound
 from blockvault.model import events
 from blockvault.model.retention import Policy
 from blockvault.model.snapshot import Volume
 from blockvault.ops import check, forget, gc, policy, prune, rebuild, refs, snapshots
+from blockvault.ops.marks import Counted, Marks
 from blockvault.ops.positions import Position
 from blockvault.ops.reading import StateDevice
 from blockvault.session import Session
@@ -461,7 +463,7 @@ class Keeping(RuleBasedStateMachine):
             assert device.read(0, device.size) == image(self.now[name]), name
 
 
-def test_keeping(nightly: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def run_machine(examples: int, monkeypatch: pytest.MonkeyPatch, **others: Any) -> None:
     monkeypatch.setattr(folding, "CHECKPOINT_BLOCKS", 30)
     monkeypatch.setattr(folding, "LEFT_OVER_BLOCKS", 15)
     monkeypatch.setattr("blockvault.ops.sweep._DROPS_A_STEP", 1)
@@ -470,9 +472,28 @@ def test_keeping(nightly: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     run_state_machine_as_test(
         Keeping,
         settings=settings(
-            max_examples=1000 if nightly else 12,
+            max_examples=examples,
             stateful_step_count=40,
             deadline=None,
             suppress_health_check=list(HealthCheck),
+            **others,
         ),
     )
+
+
+def test_keeping(nightly: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_machine(1000 if nightly else 12, monkeypatch)
+
+
+def test_a_sweep_that_takes_a_living_object_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = Marks.frames
+
+    def one_too_many(marks: Marks) -> Iterator[Counted]:
+        """The first object of the newest frame counts as dead."""
+        every = list(honest(marks))
+        return iter([*every[:-1], *(each._replace(marked=each.marked & ~1) for each in every[-1:])])
+
+    monkeypatch.setattr(Marks, "frames", one_too_many)
+    with pytest.raises((AssertionError, Damaged)):
+        run_machine(12, monkeypatch, phases=[Phase.generate], database=None, print_blob=False,
+                    report_multiple_bugs=False)  # fmt: skip

@@ -307,8 +307,10 @@ class VaultMachine(RuleBasedStateMachine):
         position = self.vault.resolve
         for found in compare.diff(self.vault, position(names[0]), position(names[1])):
             x, y = (self.model._rev(name)[found.name] for name in names)
+            size = max(len(x), len(y))  # an image may be shorter than the disk that it replaces
+            x, y = x.ljust(size, b"\0"), y.ljust(size, b"\0")
             differ = {
-                at for at in range(0, len(x), BLOCK) if x[at : at + BLOCK] != y[at : at + BLOCK]
+                at for at in range(0, size, BLOCK) if x[at : at + BLOCK] != y[at : at + BLOCK]
             }
             told = {at for start, length in found.extents
                     for at in range(start, start + length, BLOCK)}  # fmt: skip

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from blockvault.errors import Busy, Damaged
+from blockvault.errors import Busy, Damaged, IOFailed
 from blockvault.store import compaction, shared, tables
 from blockvault.store.env import LmdbStore
 from blockvault.store.objects import ObjectReader
+from tests.conftest import skip
 from tests.store.material import OPTIONS, block, framed, noise
 from tools.faults.pages import PageMap, Span
 
@@ -89,6 +93,21 @@ def test_an_open_vault_is_refused(tmp_path: Path) -> None:
         assert os.stat(path / "data.mdb").st_ino == before
         other.communicate()
     compaction.compact(path)
+
+
+def test_a_directory_that_takes_no_file_is_not_said_to_be_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "vault"
+    fill(path)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    with pytest.raises(IOFailed) as refused:
+        compaction.compact(path)
+    assert refused.value.reason == "not-permitted"
 
 
 def test_who_waits_for_it_opens_the_new_file(tmp_path: Path, monkeypatch) -> None:
@@ -207,3 +226,26 @@ def test_a_failed_copy_leaves_everything(tmp_path: Path, monkeypatch) -> None:
         compaction.compact(path)
     assert everything(path) == before
     assert not list(path.glob(".compact-*"))
+
+
+def test_root_gives_away_no_file_that_took_the_place_of_the_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if os.geteuid():
+        skip("only root can give files away")
+    path, verify = tmp_path / "vault", compaction.lmdb_verify.verify
+    fill(path)
+    secret = path / "secret"
+    secret.write_bytes((path / shared.DATA).read_bytes())
+    secret.chmod(0o600)
+    os.chown(path, 1234, 4321)
+
+    def swapped(copied: Path) -> Iterator[object]:
+        yield from verify(copied)
+        copied.parent.rename(path / "away")
+        copied.parent.mkdir()
+        secret.rename(copied)
+
+    monkeypatch.setattr(compaction.lmdb_verify, "verify", swapped)
+    compaction.compact(path)
+    assert (path / shared.DATA).stat().st_uid == 0

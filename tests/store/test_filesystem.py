@@ -19,6 +19,9 @@ MOUNTS = (
     "//nas/share /srv2 cifs rw 0 0\n"
     "none /hidden nfs rw 0 0\n"
     "/dev/vdb /hidden xfs rw 0 0\n"
+    "/dev/sdb /media/caf\udce9 vfat rw 0 0\n"
+    "tmpfs /mnt/größe tmpfs rw 0 0\n"
+    "tmpfs /mnt/two\u2028lines tmpfs rw 0 0\n"
 )
 
 
@@ -35,10 +38,13 @@ MOUNTS = (
         ("/home/me/far away/vault", "fuse.sshfs"),
         ("/srv2/a", "cifs"),
         ("/hidden/a", "xfs"),
+        ("/media/caf\udce9/a", "vfat"),
+        ("/mnt/größe/run", "tmpfs"),
+        ("/mnt/two\u2028lines", "tmpfs"),
     ],
 )
 def test_the_nearest_and_last_mount_decides(tmp_path: Path, path: str, kind: str) -> None:
-    (tmp_path / "mounts").write_text(MOUNTS)
+    (tmp_path / "mounts").write_bytes(MOUNTS.encode(errors="surrogateescape"))
     assert filesystem.file_system_type(Path(path), tmp_path / "mounts") == kind
 
 
@@ -48,7 +54,10 @@ def test_the_real_mount_table_is_understood(tmp_path: Path) -> None:
     assert filesystem.file_system_type(tmp_path, tmp_path / "no such file") == ""
 
 
-@pytest.mark.parametrize("kind", ["nfs4", "cifs", "9p", "fuse.sshfs"])
+REFUSED = ["nfs4", "cifs", "9p", "virtiofs", "vboxsf", "gfs2", "fuse.sshfs", "fuse.ceph-fuse"]
+
+
+@pytest.mark.parametrize("kind", REFUSED)
 def test_network_file_systems_are_refused(
     home: Path, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:

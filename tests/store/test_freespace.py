@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from blockvault.ids import object_id
-from blockvault.store import freespace, pages, shared
+from blockvault.store import freespace, pages, salvage, shared
 from blockvault.store.codec import Codec
 from blockvault.store.env import LmdbStore
 from blockvault.store.frames import Frame, encode
@@ -133,7 +133,7 @@ def test_what_two_commits_freed_goes_back_as_one_hole(
         assert held.newest_frame() == numbers[-1]
     two_commits(store, rng)
     holes: list[tuple[int, int]] = []
-    monkeypatch.setattr(freespace, "_punch", lambda _, *hole: holes.append(hole) or True)
+    monkeypatch.setattr(freespace, "punch_hole", lambda _, *hole: holes.append(hole) or True)
     store.give_back()
     assert sum(length for _, length in holes) > 0.9 * 200 * 17 * BLOCK
     assert len(holes) < 100
@@ -161,6 +161,26 @@ def test_what_a_reader_sees_is_not_punched(store: LmdbStore) -> None:
         inside.join()
         assert dict(reader.frames()) == seen
     assert store.give_back() > 0
+
+
+def test_the_commit_before_the_newest_one_keeps_its_pages(store: LmdbStore) -> None:
+    """It is what is left when the newest meta page is destroyed."""
+    rng = random.Random(8)
+    numbers = add(store, rng, 300)
+    before = contents(store)
+    drop(store, numbers[::2])
+    store.give_back()
+    store.close()
+    with open(store.path / shared.DATA, "r+b") as file:
+        metas = [pages.read_meta(file.fileno(), number) for number in (0, 1)]
+        newest = max(filter(None, metas))
+        file.seek(metas.index(newest) * newest.page_size)
+        file.write(bytes(newest.page_size))
+    assert salvage.rescue_meta(store.path)
+    (store.path / shared.HEAD).unlink()
+    with LmdbStore.open(store.path) as again:
+        assert again.structure() == []
+        assert contents(again) == before
 
 
 def test_commits_between_slices_lose_nothing(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 
 from blockvault.encoding import pack
 from blockvault.errors import Damaged, IOFailed, NoSpace
-from blockvault.store import journal
+from blockvault.store import filesystem, journal
 from blockvault.store.journal import PAGE, Journal
 
 BRANCH = 7
@@ -229,3 +230,23 @@ def test_a_write_that_fails_is_told(made: Journal, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(os, "pwrite", broken)
     with pytest.raises(IOFailed):
         made.append(0, 1, [b"x"], 0)
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise OSError(errno.EIO, "no disk")
+
+
+def test_a_journal_that_cannot_be_removed_is_told(
+    tmp_path: Path, made: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut_short = tmp_path / "other"
+    (cut_short / "journals").mkdir(parents=True)
+    journal.path_of(cut_short, BRANCH).write_bytes(bytes(PAGE))
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with pytest.raises(IOFailed, match="no disk"):
+        made.remove()
+    with pytest.raises(IOFailed, match="no disk"):
+        Journal.find(cut_short, BRANCH)
+    monkeypatch.setattr(filesystem, "sync_path", refuse)
+    with pytest.raises(IOFailed, match="no disk"):
+        Journal.create(tmp_path / "other", BRANCH, HALF)

@@ -161,3 +161,9 @@ def test_who_serves_guests_keeps_more() -> None:
     )
     before, after, told = map(int, done.stdout.split())
     assert LIMIT == before < after == told
+
+
+def test_a_map_is_found_beside_one_of_a_file_whose_name_is_not_utf_8(tmp_path: Path) -> None:
+    for name in (b"caf\xe9", b"data"):
+        mapped = Mapped(tmp_path / os.fsdecode(name))
+        assert residency._mapped_at(mapped.path, SIZE) == mapped.start

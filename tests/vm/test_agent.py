@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from blockvault.errors import ToolFailed
-from blockvault.vm.agent import Agent, frozen
+from blockvault.vm.agent import Agent, frozen, thaw
 
 SOON = 0.1
 Talk = Callable[["Guest"], None]
@@ -75,6 +75,13 @@ def guest(tmp_path: Path) -> Iterator[Callable[[Talk], Guest]]:
         each.close()
 
 
+def obeys_once(guest: Guest) -> None:
+    """Do one thing that it is asked for, and say that it is done."""
+    guest.sync()
+    guest.hear()
+    guest.answer(2)
+
+
 def until_it_is_late(guest: Guest, data: bytes) -> None:
     """Say something again and again, and what was asked for when the deadline is long over."""
     number = guest.hear()["arguments"]["id"]
@@ -106,7 +113,9 @@ def test_an_answer_without_end_is_not_kept(guest: Callable[[Talk], Guest]) -> No
     assert caught.value.reason == "no-agent"
 
 
-def test_a_freeze_that_takes_too_long_is_followed_by_a_thaw(guest: Callable[[Talk], Guest]) -> None:
+def test_a_freeze_that_takes_too_long_is_followed_by_a_thaw(
+    guest: Callable[[Talk], Guest], tmp_path: Path
+) -> None:
     def talk(it: Guest) -> None:
         it.sync()
         it.hear()
@@ -114,23 +123,56 @@ def test_a_freeze_that_takes_too_long_is_followed_by_a_thaw(guest: Callable[[Tal
             it.answer(2)
             it.answer(2)
 
-    its = guest(talk)
-    with pytest.raises(ToolFailed, match=f"freeze in {SOON:g} s") as caught, frozen(its.path, SOON):
+    its, mark = guest(talk), tmp_path / "frozen"
+    with (
+        pytest.raises(ToolFailed, match=f"freeze in {SOON:g} s") as caught,
+        frozen(its.path, mark, SOON),
+    ):
         pytest.fail("nothing was frozen")
+    assert not mark.exists(), "it has told that it thawed"
     assert caught.value.reason == "no-agent"
     assert its.close() == ["guest-sync", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw"]
 
 
-def test_whatever_happens_meanwhile_the_guest_is_thawed(guest: Callable[[Talk], Guest]) -> None:
+def test_whatever_happens_meanwhile_the_guest_is_thawed(
+    guest: Callable[[Talk], Guest], tmp_path: Path
+) -> None:
     def talk(it: Guest) -> None:
         it.sync()
         while it.hear():
             it.answer(2)
 
-    its = guest(talk)
-    with pytest.raises(KeyError), frozen(its.path):
+    its, mark = guest(talk), tmp_path / "frozen"
+    with pytest.raises(KeyError), frozen(its.path, mark):
         raise KeyError
+    assert not mark.exists()
     assert its.close() == ["guest-sync", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw", ""]
+
+
+def test_a_guest_is_thawed_by_who_finds_the_mark(
+    guest: Callable[[Talk], Guest], tmp_path: Path
+) -> None:
+    """As after the death of who froze it: the block never comes to its end."""
+    its, mark = guest(obeys_once), tmp_path / "frozen"
+    thaw(its.path, mark)
+    assert not its.heard, "without the mark it is let alone"
+    mark.touch()
+    thaw(its.path, mark)
+    assert not mark.exists()
+    assert its.close() == ["guest-sync", "guest-fsfreeze-thaw"]
+
+
+def test_the_mark_stays_until_the_guest_has_thawed(
+    guest: Callable[[Talk], Guest], tmp_path: Path
+) -> None:
+    def talk(it: Guest) -> None:
+        obeys_once(it)
+        it.hear()  # and hangs up instead of an answer
+
+    mark = tmp_path / "frozen"
+    with pytest.raises(ToolFailed), frozen(guest(talk).path, mark):
+        assert mark.exists()
+    assert mark.exists()
 
 
 def test_an_answer_that_is_late_is_not_taken_for_another(guest: Callable[[Talk], Guest]) -> None:

@@ -6,6 +6,7 @@ their other files are only kept, so any bytes will do.
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -17,8 +18,10 @@ import pytest
 
 from blockvault import Vault
 from blockvault.errors import BadRequest, Busy, Conflict, Damaged, NotFound, VaultError
-from blockvault.vm import folders
+from blockvault.vm import folders, references
 from blockvault.vm.folders import Folder, bring_in, give_back, recognise
+from blockvault.vm.machine import OWN, Machine
+from blockvault.vm.planning import plan
 
 Tool = Callable[[str], str]
 CREATE = 0x188
@@ -253,6 +256,22 @@ def test_disks_that_a_xen_file_names(
     judged(tmp_path / "guest", kind)
 
 
+@pytest.mark.parametrize("name", ["a.vmx", "a.cfg"])
+@pytest.mark.parametrize("text", ["\n", "disk = [\n", "a:0.fileName =\n", 'a:0.fileName = "\n'])
+def test_a_configuration_that_says_little_at_length(tmp_path: Path, name: str, text: str) -> None:
+    """Whoever looked through all of it from each line on would not be done within the hour."""
+    (tmp_path / name).write_text(text * 400_000)
+    references.check(tmp_path, tmp_path / name, [])
+
+
+def test_of_a_huge_configuration_only_the_beginning_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "a.vmx"
+    path.write_text('scsi0:0.fileName = "missing.vmdk"\n')
+    os.truncate(path, 1 << 43)
+    with pytest.raises(BadRequest, match="missing"):
+        references.check(tmp_path, path, [])
+
+
 def judged(folder: Path, kind: str | None) -> None:
     if kind is None:
         assert recognise(folder).disks
@@ -293,8 +312,34 @@ def test_a_description_cannot_lead_out_of_the_folder(path: str) -> None:
 
 
 def test_names_are_made_unique(tmp_path: Path) -> None:
-    paths = [tmp_path / "a" / "x.vdi", tmp_path / "b" / "x.vdi", tmp_path / "b" / "..vdi"]
-    assert list(folders._names(paths).values()) == ["x", "x-2", "file"]
+    names = ["a/x.vdi", "b/x.vdi", "b/..vdi", "c/-.vdi", "folder.json.vdi"]
+    paths = [tmp_path / name for name in names]
+    assert list(folders._names(paths).values()) == ["x", "x-2", "file", "file-2", "folder.json"]
+
+
+def test_no_file_of_a_folder_is_taken_for_one_of_this_program(
+    vault: Vault, tmp_path: Path, disk: Callable[..., Path]
+) -> None:
+    """Its sender would say what QEMU is started with."""
+    folder, again = tmp_path / "folder", tmp_path / "again"
+    xen(folder, disk)
+    (folder / "machine.json").write_bytes(
+        Machine(memory=64 << 20, disks=("root",), qemu_args=("-incoming", "exec:x")).encode()
+    )
+    brought = {"machine.json", "folder.json", "memory.json", "state.json", "qemu-command.json"}
+    brought |= {"kernel", "initrd", "saved/memory", "saved/device-state"}
+    for name in brought - {"machine.json"}:
+        noise(folder / name, 100)
+    _, made = bring_in(vault, folder, "guest")
+    kept = {each.name for each in made.attachments}
+    assert not kept & OWN
+    assert {f"{Path(name).name}-2" for name in brought} <= kept
+    with pytest.raises(NotFound) as refused:
+        plan(vault, "guest")
+    assert refused.value.reason == "no-machine"
+    give_back(vault, "guest", again)
+    for name in brought:
+        assert (again / name).read_bytes() == (folder / name).read_bytes()
 
 
 def test_by_the_commands(vault: Vault, tmp_path: Path, disk: Callable[..., Path]) -> None:

@@ -106,7 +106,7 @@ def test_a_state_of_another_processor_needs_force(
 @pytest.fixture
 def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A runtime directory where 8 MiB are free."""
-    monkeypatch.setattr(host, "filesystem", lambda folder: "tmpfs")
+    monkeypatch.setattr(host, "file_system_type", lambda folder: "tmpfs")
     room = SimpleNamespace(f_bavail=8 * MIB // 4096, f_frsize=4096, f_blocks=1)
     monkeypatch.setattr(os, "statvfs", lambda folder: room)
     return tmp_path

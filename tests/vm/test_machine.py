@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -87,12 +88,39 @@ def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     words = command.command(machine, run, "web,1", "tcg", incoming=True)
     line = " ".join(words)
     assert words[0] == "qemu"
+    assert words[1:3] == ["-name", "guest=web,,1,debug-threads=on"], "or 'a=b' would be an option"
     assert "memory-backend-file,id=ram,size=512M" in line
     assert "a,,b" in line, "a comma in a path is doubled"
     assert "share=on" in line
     assert '"export": "web,1/vda"' in line
     assert "vmgenid,guid=auto" in line
     assert words[-4:] == ["-incoming", "defer", "-S", "-s"], "what the user adds comes last"
+
+
+@pytest.mark.parametrize(
+    ("disks", "serials"),
+    [
+        (
+            ("debian-12-genericcloud-amd64", "vda", "debian-12-genericcloud-arm64"),
+            ["debian-12-genericclo", "vda", "debian-12-genericc-2"],
+        ),
+        (("данные-сервера-a", "данные-сервера-b"), ["данные-сер", "данные-се-1"]),
+        (
+            ("debian-12-generic-aa", "debian-12-generic-aab", "debian-12-generic--1"),
+            ["debian-12-generic-aa", "debian-12-generic--1", "debian-12-generic--2"],
+        ),
+    ],
+)
+def test_no_two_disks_have_one_serial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, disks: tuple[str, ...], serials: list[str]
+) -> None:
+    """Of which a guest sees twenty bytes."""
+    monkeypatch.setattr(host, "qemu", lambda: "qemu")
+    machine = Machine(memory=64 * MIB, disks=disks)
+    words = command.command(machine, RunDir(tmp_path, bytes(16), 3, tmp_path), "web", "tcg")
+    devices = [json.loads(word) for word in words if '"serial"' in word]
+    assert [device["serial"] for device in devices] == serials
+    assert all(len(serial.encode()) <= 20 for serial in serials)
 
 
 def test_a_process_is_not_mistaken_for_a_later_one(tmp_path: Path) -> None:

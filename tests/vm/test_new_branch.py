@@ -121,7 +121,7 @@ def test_a_guest_without_its_process_keeps_its_branch(run: Any, words: Any) -> N
     assert run(leaves_a_guest, *words) == ["main", "new"]
 
 
-@pytest.mark.parametrize("revision", ["main", "HEAD"])
+@pytest.mark.parametrize("revision", ["main", "heads/main", "HEAD", "@"])
 def test_a_branch_that_was_there_stays(run: Any, vault: Vault, revision: str) -> None:
     assert run(fails, start_cmd, revision) == ["main"]
     assert run(starts, start_cmd, revision) == ["main"]

@@ -15,6 +15,7 @@ from blockvault.vm.machine import Machine
 from blockvault.vm.process import Qemu
 from blockvault.vm.rundir import RunDir
 from blockvault.vm.running import Running
+from tests.vm.test_agent import Guest, obeys_once
 from tests.vm.test_qmp import Peer
 
 STAMP = {"seconds": 1, "microseconds": 0}
@@ -99,3 +100,25 @@ def test_a_death_before_the_reset_is_not_the_end_of_it(lost: Lost) -> None:
     assert "power cut" in lost.adopt()
     assert "nothing was lost" in lost.adopt(), "and after it there is nothing to be done"
     assert lost.order[-2:] == ["served", "query-status"]
+
+
+def test_file_systems_that_the_dead_process_froze_are_thawed(lost: Lost) -> None:
+    lost.adopt()
+    lost.run.frozen.touch()
+    its = Guest(lost.run.agent, obeys_once)
+    assert lost.adopt().endswith("nothing was lost")
+    assert its.close() == ["guest-sync", "guest-fsfreeze-thaw"]
+    assert not lost.run.frozen.exists()
+
+
+def test_a_guest_whose_agent_is_silent_is_said_to_be_frozen(lost: Lost) -> None:
+    lost.adopt()
+    lost.run.frozen.touch()
+    assert lost.adopt().endswith("its file systems may still be frozen: its agent does not answer")
+    assert lost.run.frozen.exists(), "who takes it over next tries again"
+
+
+def test_a_reset_guest_is_not_frozen(lost: Lost) -> None:
+    lost.run.frozen.touch()
+    assert "power cut" in lost.adopt()
+    assert not lost.run.frozen.exists()

@@ -9,17 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
 from blockvault import Vault
 from blockvault.cli.vm import common
-from blockvault.errors import Busy, Conflict, Damaged, NotFound, ToolFailed, VaultError
+from blockvault.errors import BadRequest, Busy, Conflict, Damaged, NotFound, ToolFailed, VaultError
 from blockvault.ops import attachments
 from blockvault.session import Session
 from blockvault.vm import command, disks, filling, hold, host, rundir
 from blockvault.vm.hold import switch_off
 from blockvault.vm.machine import CONFIG, Machine
+from blockvault.vm.orders import Orders
 from blockvault.vm.planning import How
 from blockvault.vm.process import Qemu
 from blockvault.vm.rundir import Process, RunDir, State
@@ -145,6 +147,14 @@ def test_orders_to_a_machine_that_is_being_started_are_refused(
     world.supervisor().start()
     assert refused == ["machine-starting"]
     assert common.machine(world.vault, "main").pid == 1
+
+
+@pytest.mark.parametrize("order", ["vm-snapshot", "snapshot"])
+def test_words_that_no_snapshot_can_hold_are_refused_before_anything_is_taken(order: str) -> None:
+    machine = MagicMock()
+    with pytest.raises(BadRequest, match="message"):
+        Orders(machine).handlers()[order]({"message": "caf\udce9"})
+    assert not machine.ordered().__enter__().mock_calls
 
 
 def test_a_start_that_fails_has_the_branch_until_its_qemu_has_ended(

@@ -39,6 +39,11 @@ class Outcome(NamedTuple):
     def returned(self) -> bool:
         return not self.died and not self.error
 
+    @property
+    def wrong(self) -> bool:
+        """Whether the check found something, or did not come to its end."""
+        return bool(self.value) or not self.returned
+
 
 class Children:
     def __init__(

@@ -23,6 +23,7 @@ from tools.faults.disk import (
     Image,
     Mark,
     Op,
+    Punch,
     Write,
     directories_of,
     sectors,
@@ -92,7 +93,7 @@ def choose(pending: Sequence[Entry], rng: random.Random) -> dict[int, int]:
     for position, entry in enumerate(pending):
         touched = directories_of(entry.op)
         if rng.random() < density and not stuck & touched:
-            torn = isinstance(entry.op, Write) and rng.random() < tearing
+            torn = isinstance(entry.op, Write | Punch) and rng.random() < tearing
             kept[position] = _tear(entry.op, rng) if torn else WHOLE
         else:
             stuck |= touched
@@ -114,7 +115,7 @@ def _cuts_at(ops: Sequence[Op], place: int, disk: Disk, rng: random.Random) -> I
 
 
 def _tear(op: Op, rng: random.Random) -> int:
-    assert isinstance(op, Write)
+    assert isinstance(op, Write | Punch)
     count = sectors(op.offset, len(op.data))
     if rng.random() < 0.5:  # the usual tear: the first sectors made it
         return (1 << rng.randrange(count + 1)) - 1

@@ -4,9 +4,10 @@
 what surely survives a power cut.  Between the two lies ``pending``: operations of which any part
 may or may not have reached the platter.  The rules, from weak to strong:
 
-- writes and size changes of a file become durable with a sync of that file, in no order before;
+- writes, holes and size changes of a file become durable with a sync of that file, in no order
+  before;
 - a write through a descriptor opened with O_DSYNC is durable when it returns, alone;
-- a write that is in flight may be torn at any boundary of 512-byte sectors;
+- a write that is in flight may be torn at any boundary of 512-byte sectors, and so may a hole;
 - names (create, rename, remove) become durable with a sync of their directory; before that, the
   names of one directory reach the platter in order, those of two directories in any order;
 - a rename is atomic.  A sync of a file does not save its name.
@@ -55,6 +56,18 @@ class Write(NamedTuple):
     durable: bool = False
 
 
+class Punch(NamedTuple):
+    """A range becomes a hole: it reads as zeros, and the size of the file stays."""
+
+    ino: int
+    offset: int
+    length: int
+
+    @property
+    def data(self) -> bytes:
+        return bytes(self.length)
+
+
 class Resize(NamedTuple):
     ino: int
     size: int
@@ -70,7 +83,7 @@ class Mark(NamedTuple):
     text: str
 
 
-Op = Make | Remove | Move | Write | Resize | Sync | Mark
+Op = Make | Remove | Move | Write | Punch | Resize | Sync | Mark
 
 
 class Entry(NamedTuple):
@@ -98,6 +111,11 @@ class Image:
             case Write(ino, offset, data):
                 content = self.files.setdefault(ino, bytearray())
                 for start, piece in _surviving(offset, data, mask):
+                    _put(content, start, piece)
+            case Punch(ino, offset, length):
+                content = self.files.setdefault(ino, bytearray())
+                inside = min(length, len(content) - offset)
+                for start, piece in _surviving(offset, bytes(inside), mask) if inside > 0 else ():
                     _put(content, start, piece)
             case Resize(ino, size):
                 _resize(self.files.setdefault(ino, bytearray()), size)
@@ -212,7 +230,7 @@ class Disk:
 
 def data_of(op: Op) -> int | None:
     """The file whose content or size ``op`` changes."""
-    return op.ino if isinstance(op, Write | Resize) else None
+    return op.ino if isinstance(op, Write | Punch | Resize) else None
 
 
 def directories_of(op: Op) -> frozenset[int]:

@@ -42,6 +42,7 @@ from tools.faults.disk import (
     Mark,
     Move,
     Op,
+    Punch,
     Remove,
     Resize,
     Sync,
@@ -50,6 +51,7 @@ from tools.faults.disk import (
 
 MARK = "user.mark"
 _DSYNC = os.O_DSYNC
+_PUNCH_HOLE = 0x02 | 0x01  # and keep the size
 
 
 def _fail(number: int) -> OSError:
@@ -193,11 +195,13 @@ class PowerFS(mfusepy.Operations):  # type: ignore[misc]
         return 0
 
     def fallocate(self, path: str, mode: int, offset: int, size: int, fh: int) -> int:
-        if mode:
+        if mode not in (0, _PUNCH_HOLE):
             raise _fail(errno.EOPNOTSUPP)
         with self.guard:
             ino = self._handles[fh][0]
-            if offset + size > len(self._powered().files[ino]):
+            if mode:
+                self.record(Punch(ino, offset, size))
+            elif offset + size > len(self._powered().files[ino]):
                 self.record(Resize(ino, offset + size))
         return 0
 

@@ -56,9 +56,11 @@ def run(
     into BRANCH while the guest runs.  Its memory is taken while it runs, too; it stands still for
     what has changed since.  'blockvault vm load' gives the state back.
     """
+    from blockvault.ops import snapshots
     from blockvault.vm import handover
     from blockvault.vm.foreign import Foreign
 
+    snapshots.check_words(message, author)
     with Foreign(qmp) as machine:
         if not disk_only:
             machine.check()

@@ -38,7 +38,7 @@ def run(source: str, new: str, paused: bool, as_json: bool) -> None:
         remote = common.machine(vault, source)
         snapshot = remote.ask("vm-snapshot", message=f"cloned as {new}", author=None)["id"]
         with common.new_branch(vault, new, snapshot):
-            machine = plan(vault, new).machine
+            machine = plan(vault, vault.branch(new)).machine
             told = fork.run(vault, new, How(paused=paused))
     shared = [f"MAC address {machine.mac}"] if machine.mac else []
     shared += ["host names, SSH host keys and machine ids on its disks"]

@@ -106,9 +106,10 @@ def run(
 
 def _volumes(vault: Vault, branch: str) -> list[str]:
     """The volumes that the branch has already."""
-    if all(each.name != branch for each in vault.branches()):
-        return []
-    return [volume.name for volume in vault.resolve(branch).volumes]
+    from blockvault.ops import positions
+
+    heads = (positions.head_of(vault, each) for each in vault.branches() if each.name == branch)
+    return [volume.name for head in heads for volume in head.volumes]
 
 
 def _source(vault: Vault, text: str) -> Source:

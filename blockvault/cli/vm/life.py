@@ -7,13 +7,12 @@ vm start, vm clone  behind: a fork of this process is, which outlives it      ba
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blockvault.cli import output, signals, tuning
+from blockvault.cli import logs, output, signals, tuning
 from blockvault.cli.vm import common
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ def run_machine(vault: Vault, branch: str, how: How, tell: Tell) -> None:
     from blockvault.vm.supervisor import Supervisor
 
     tuning.for_months()
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    logs.begin()
     with contextlib.ExitStack() as stack:
         supervisor = Supervisor(
             vault,

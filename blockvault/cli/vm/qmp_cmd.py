@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from typing import TYPE_CHECKING
 
 import click
@@ -39,4 +39,4 @@ def run(vault: Vault, branch: str, name: str, arguments: str | None, as_json: bo
     if as_json:
         output.write_json(answer)
     else:
-        output.write(json.dumps(answer["return"], indent=1, ensure_ascii=False))
+        output.write(output.json_text(answer["return"], sys.stdout, indent=1))

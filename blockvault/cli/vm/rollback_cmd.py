@@ -41,8 +41,7 @@ def run(vault: Vault, branch: str, revision: str, force: bool, as_json: bool) ->
     try:
         remote = common.machine(vault, branch)
     except NotFound:
-        done: dict[str, Any] = {"before": vault.branch(branch).seq, "told": None}
-        vault.rollback(branch, revision)
+        done: dict[str, Any] = {"before": vault.rollback(branch, revision), "told": None}
     else:
         # Only the machine knows what its guest wrote last.
         done = remote.ask("vm-rollback", revision=revision, force=force)

@@ -73,13 +73,15 @@ def run(
 
 def _branch(vault: Vault, revision: str, new: str | None, throw_away: bool) -> str:
     """The branch that will run."""
+    from blockvault.ops.refs import branch_of
+
     if new is not None:
         return new
     if throw_away:
         import secrets
 
         return f"throw-away/{secrets.token_hex(4)}"
-    name = vault.head if revision == "HEAD" else revision
+    name = branch_of(vault, revision)
     if all(each.name != name for each in vault.branches()):
         vault.resolve(revision)
         raise BadRequest(

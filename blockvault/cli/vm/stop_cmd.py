@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from blockvault.cli import complete, output
-from blockvault.cli.common import command, with_vault
+from blockvault.cli.common import SECONDS, command, with_vault
 from blockvault.cli.vm import common
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 @click.argument("branch", shell_complete=complete.branches)
 @click.option("-f", "--force", is_flag=True, help="Switch it off at once.")
 @click.option(
-    "--timeout", type=click.FloatRange(0), default=60.0, show_default=True, metavar="SECONDS",
+    "--timeout", type=SECONDS, default=60.0, show_default=True, metavar="SECONDS",
     help="How long the guest may take to shut down.",
 )  # fmt: skip
 @with_vault
