@@ -10,6 +10,7 @@ from blockvault.cli import complete, output
 from blockvault.cli.common import command, with_vault
 
 if TYPE_CHECKING:
+    from blockvault.nbd.offers import Offer
     from blockvault.vault import Vault
 
 PROGRAMS = ("qemu-system", "libvirt", "qemu-nbd", "nbd-client", "nbdfuse", "nbdcopy", "nbdinfo")
@@ -55,8 +56,8 @@ def run(vault: Vault, revision: str, program: str | None, as_json: bool) -> None
     For each program the exact line (for libvirt the XML), with the address of the server that
     serves the revision now; if none does, with the one that 'blockvault serve' would use, and how
     to start that.  Of a server with --copy-on-write only what its --export names is told, and that
-    it is a copy.  For a server with TLS, CERTIFICATES stands for the directory of your
-    ca-cert.pem, client-cert.pem and client-key.pem.
+    it is a copy and how to get what is none; with --for on standard error.  For a server with TLS,
+    CERTIFICATES stands for the directory of your ca-cert.pem, client-cert.pem and client-key.pem.
     """
     from blockvault.nbd import attach, offers
     from blockvault.ops.refs import branch_of
@@ -77,14 +78,24 @@ def run(vault: Vault, revision: str, program: str | None, as_json: bool) -> None
             }
         )
     elif program:
+        if offer.copy:  # beside the line, which is to be pasted as it is
+            click.echo(_thrown_away(offer), err=True)
         output.write(lines[program])
     else:
         if offer.start is not None:
             output.write(f"Nothing serves it now; start with: {offer.start}\n")
         if offer.copy:
-            output.write("What is written there is thrown away when the server ends.\n")
+            output.write(_thrown_away(offer) + "\n")
         if offer.address.tls:
             output.write(f"{attach.CERTIFICATES}: {CERTIFICATES}\n")
         for name in PROGRAMS:
             output.write(click.style(f"{name}:", bold=True))
             output.write(lines[name] + "\n")
+
+
+def _thrown_away(offer: Offer) -> str:
+    """What is to be said of a copy, and how to get what is none."""
+    return (
+        "What is written there is thrown away when the server ends.\n"
+        f"To keep it, attach what this serves: {offer.keep}"
+    )

@@ -2,7 +2,8 @@
 
 A server that was told to serve no more than it lists is asked for one of those names, or not at
 all.  So is one whose clients write to copies: nobody gets a copy for the branch who was not told to
-use one.  If nobody offers the revision, the command that would begin a server for it is told.
+use one, and whoever gets one is told that it is.  If nobody offers the revision, the command that
+would begin a server for it is told.
 """
 
 from __future__ import annotations
@@ -23,12 +24,15 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 Status = Mapping[str, Any]
+NEW_BRANCH = "NAME"
+"""Stands in a command for a name that its user has to choose."""
 
 
 class Offer(NamedTuple):
     """An export and where it is; ``start`` is the command to be run first if nobody serves it.
 
-    Of a ``copy`` the changes are thrown away when the server ends.
+    Of a ``copy`` the changes are thrown away when the server ends; ``keep`` begins a server that
+    keeps them.
     """
 
     export: str
@@ -36,6 +40,7 @@ class Offer(NamedTuple):
     read_only: bool
     start: str | None = None
     copy: bool = False
+    keep: str | None = None
 
 
 def find(vault: Vault, revision: str, volume: str) -> Offer:
@@ -49,7 +54,8 @@ def find(vault: Vault, revision: str, volume: str) -> Offer:
         if export is not None and status["addresses"]:
             copy = status["copy_on_write"]
             writable = copy or _revision(export) in status["branches"]
-            return Offer(export, _address(status), not writable, copy=copy)
+            keep = _keep(vault, running, revision) if copy else None
+            return Offer(export, _address(status), not writable, copy=copy, keep=keep)
     return _new(vault, running, revision, volume)
 
 
@@ -104,17 +110,37 @@ def _named(address: Address) -> Address:
 def _new(vault: Vault, running: Sequence[Status], revision: str, volume: str) -> Offer:
     """What ``blockvault serve`` would offer, beside the servers that run."""
     branches = {branch.name for branch in vault.branches()}
-    words = ["blockvault", "serve"]
-    if running or (revision in branches and revision != vault.head):
-        words += ["--export", revision]
-    path = _free_socket(vault.path, {text for status in running for text in status["addresses"]})
-    if path != default_socket(vault.path):
-        words += ["--socket", str(path)]
+    named = bool(running) or (revision in branches and revision != vault.head)
+    path = _free_socket(vault.path, running)
+    start = _serve(vault.path, path, revision if named else None)
     address = _named(Address(path=path))
-    return Offer(f"{revision}/{volume}", address, revision not in branches, shlex.join(words))
+    return Offer(f"{revision}/{volume}", address, revision not in branches, start)
 
 
-def _free_socket(vault: Path, taken: set[str]) -> Path:
+def _keep(vault: Vault, running: Sequence[Status], revision: str) -> str:
+    """What begins a server, beside those that run, in which the same can be written for good.
+
+    Only a branch can: of any other state one has to be made.
+    """
+    path = _free_socket(vault.path, running)
+    if revision in {branch.name for branch in vault.branches()}:
+        return _serve(vault.path, path, revision)
+    branch = shlex.join(["blockvault", "branch", NEW_BRANCH, revision])
+    return f"{branch} && {_serve(vault.path, path, NEW_BRANCH)}"
+
+
+def _serve(vault: Path, path: Path, revision: str | None) -> str:
+    """The command for a server at a socket; without a revision for what it serves by itself."""
+    words = ["blockvault", "serve"]
+    if revision is not None:
+        words += ["--export", revision]
+    if path != default_socket(vault):
+        words += ["--socket", str(path)]
+    return shlex.join(words)
+
+
+def _free_socket(vault: Path, running: Sequence[Status]) -> Path:
+    taken = {text for status in running for text in status["addresses"]}
     first = default_socket(vault)
     others = (first.with_name(f"nbd{number}.sock") for number in count(2))
     return next(path for path in chain([first], others) if f"unix:{path}" not in taken)

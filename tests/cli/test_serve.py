@@ -292,12 +292,30 @@ def test_attach_tells_of_copies_what_they_are_and_offers_no_others(home, serve) 
     told = home("attach", "v1:vda", "--json").json
     assert [told[key] for key in ("served", "read_only", "copy")] == [True, False, True]
     assert thrown_away in home("attach", "v1:vda").out
+    pasted = home("attach", "v1:vda", "--for", "qemu-system")
+    assert pasted.out == told["recipes"]["qemu-system"] + "\n"
+    assert pasted.err.startswith(thrown_away)
+    assert "blockvault branch NAME v1 && blockvault serve --export NAME --socket " in pasted.err
     told = home("attach", "main:vda", "--json").json
     assert [told[key] for key in ("served", "read_only", "copy")] == [False, False, False]
     assert told["start"].startswith("blockvault serve --export main ")
     assert thrown_away not in home("attach", "main:vda").out
     serve(*shlex.split(told["start"])[2:])
     assert home("attach", "main:vda", "--json").json == told | {"start": None, "served": True}
+
+
+def test_who_pastes_a_line_for_a_copy_of_a_branch_hears_how_to_keep_what_is_written(
+    home, serve
+) -> None:
+    serve("--copy-on-write")
+    for program in ("qemu-system", "libvirt", "uri"):
+        told = home("attach", "main:vda", "--for", program)
+        assert told.out
+        assert "thrown away" in told.err
+    _, _, keep = told.err.strip().rpartition("serves: ")
+    serve(*shlex.split(keep)[2:])
+    told = home("attach", "main:vda", "--for", "uri")
+    assert (told.err, "nbd2.sock" in told.out) == ("", True)
 
 
 @pytest.mark.parametrize("only", [[], ["--only"]])
