@@ -7,8 +7,10 @@ import random
 import shutil
 import signal
 import subprocess
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -111,6 +113,22 @@ def find_tool(name: str) -> str:
 def need_tool() -> Callable[[str], str]:
     """``need_tool("qemu-img")`` in a test: its path, else skip (under CI: fail)."""
     return find_tool
+
+
+@pytest.fixture
+def no_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
+    """``with no_threads()``: no thread can be started meanwhile."""
+
+    @contextmanager
+    def exhausted() -> Iterator[None]:
+        def start(thread: threading.Thread) -> None:
+            raise RuntimeError("can't start new thread")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", start)
+            yield
+
+    return exhausted
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ containers, and to read it can take 3 ms: all who lock any file anywhere are hal
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import struct
@@ -22,6 +23,7 @@ from blockvault.errors import Busy
 from blockvault.store import filesystem
 
 TIMEOUT = 60.0
+_POLL = 0.01
 
 _WAITERS_BYTE = 1 << 62
 """Far behind the end of the file: the lock needs a place, not a byte that is there."""
@@ -91,7 +93,10 @@ class WriteLock:
             pass
         # flock has no time limit, and polling starves beside a busy writer: a helper thread
         # queues in the kernel.
-        waiting = _Waiting(self._descriptor)
+        try:
+            waiting = _Waiting(self._descriptor)
+        except RuntimeError:  # no more threads
+            return self._poll(deadline, timeout)
         try:
             waiting.done.wait(max(0.0, deadline - time.monotonic()))
         finally:
@@ -99,6 +104,19 @@ class WriteLock:
         if taken is None:
             raise _busy("another process", timeout)
         return taken
+
+    def _poll(self, deadline: float, timeout: float) -> int:
+        """The same without a thread, as well as that goes: the holder sees it wait all the same."""
+        _lock_byte(self._descriptor, fcntl.F_RDLCK)
+        try:
+            while time.monotonic() < deadline:
+                time.sleep(_POLL)
+                with contextlib.suppress(BlockingIOError):
+                    fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return self._descriptor
+        finally:
+            _lock_byte(self._descriptor, fcntl.F_UNLCK)
+        raise _busy("another process", timeout)
 
 
 class _Waiting:
@@ -115,7 +133,11 @@ class _Waiting:
         self._guard = threading.Lock()
         self._given_up = False
         _lock_byte(self._descriptor, fcntl.F_RDLCK)
-        threading.Thread(target=self._run, name="vault-write-queue", daemon=True).start()
+        try:
+            threading.Thread(target=self._run, name="vault-write-queue", daemon=True).start()
+        except RuntimeError:
+            _close(self._descriptor)  # or the holder would see it wait for ever
+            raise
 
     def _run(self) -> None:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX)

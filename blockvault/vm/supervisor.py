@@ -32,6 +32,9 @@ _TICK = 0.5
 class Supervisor(Lifetime):
     """Runs the machine of one branch.  ``run`` returns how it ended."""
 
+    _unknown = ""
+    """What was in the way of storing last, that nobody thought of."""
+
     # -- watching ------------------------------------------------------------------------------
 
     def run(self) -> str:
@@ -64,8 +67,21 @@ class Supervisor(Lifetime):
             self.end(f"its memory could not be restored: {running.arriving.error}")
         elif running.session.unstored[0]:
             # So that the death of this process alone hardly ever costs a guest a write.
-            with contextlib.suppress(VaultError):
-                running.session.commit(barrier=False)
+            self._store(running)
+
+    def _store(self, running: Running) -> None:
+        """Store what the guest wrote, if that is possible now; the next tick tries again.
+
+        Whatever is in the way, the guest is not left alone for it.
+        """
+        try:
+            running.session.commit(barrier=False)
+        except VaultError:
+            pass  # whoever flushes is told
+        except Exception as error:
+            if repr(error) != self._unknown:
+                log.exception("%s: what it wrote is not stored yet", self.branch.name)
+                self._unknown = repr(error)
 
     # -- for orders ------------------------------------------------------------------------------
 

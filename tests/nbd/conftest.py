@@ -6,7 +6,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -74,22 +73,6 @@ class Client:
 @pytest.fixture
 def volume() -> MemoryVolume:
     return MemoryVolume("vda", BatchMemoryDevice(SIZE), "a disk")
-
-
-@pytest.fixture
-def no_threads(monkeypatch: pytest.MonkeyPatch) -> Callable[[], AbstractContextManager[None]]:
-    """``with no_threads()``: no thread can be started meanwhile."""
-
-    @contextmanager
-    def exhausted() -> Iterator[None]:
-        def start(thread: threading.Thread) -> None:
-            raise RuntimeError("can't start new thread")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(threading.Thread, "start", start)
-            yield
-
-    return exhausted
 
 
 class SlowFlush(NamedTuple):

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,38 @@ def test_the_holder_knows_whether_another_process_waits(descriptors: tuple[int, 
     waiting.join()
     assert not second.wanted()
     second.release()
+
+
+def test_who_has_no_thread_to_wait_waits_all_the_same(
+    descriptors: tuple[int, int], no_threads: Callable[[], AbstractContextManager[None]]
+) -> None:
+    first, second = map(WriteLock, descriptors)
+    begin, refused, again = (threading.Event() for _ in range(3))
+
+    def wait() -> None:
+        begin.wait(10)
+        with pytest.raises(Busy, match="another process"):
+            second.acquire(0.05)
+        refused.set()
+        again.wait(10)
+        second.acquire(20)
+        second.release()
+
+    first.acquire()
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    before = os.listdir("/proc/self/fd")
+    with no_threads():
+        begin.set()
+        assert refused.wait(10)
+        assert not first.wanted(), "it waits no more"
+        assert os.listdir("/proc/self/fd") == before
+        again.set()
+        assert soon(first.wanted)
+        first.release()
+        waiting.join()
+    assert first.try_acquire(0)
+    first.release()
 
 
 def test_one_that_was_killed_waits_no_more(tmp_path: Path) -> None:

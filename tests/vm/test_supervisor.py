@@ -130,6 +130,29 @@ def test_a_qemu_is_known_before_it_is_up(world: World, patch: Patch) -> None:
     assert not state.qemu.alive
 
 
+def test_what_cannot_be_stored_at_a_moment_ends_no_machine(
+    world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Be it that no thread can be had; the next look tries again."""
+    supervisor = world.supervisor()
+    supervisor.start()
+    assert supervisor.running is not None
+    busy, alone = Busy("another process writes"), RuntimeError("can't start new thread")
+    failures: list[Exception] = [alone, alone, busy]
+
+    def commit(*, barrier: bool) -> None:
+        raise failures.pop()
+
+    supervisor.running.session.unstored[0] = 1
+    with monkeypatch.context() as patched:
+        patched.setattr(supervisor.running.session, "commit", commit)
+        for _ in range(3):
+            supervisor._look()
+    assert failures == []
+    assert supervisor.wait(0) is None
+    assert len([record for record in caplog.records if record.exc_info]) == 1, "said once"
+
+
 def test_orders_to_a_machine_that_is_being_started_are_refused(
     world: World, patch: Patch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
