@@ -45,14 +45,19 @@ def unwind() -> None:
         signal.signal(number, end)
 
 
-def on_end(act: Callable[[], None]) -> list[signal.Signals]:
+def on_end(
+    act: Callable[[], None], last: Callable[[], None] | None = None
+) -> list[signal.Signals]:
     """Have ``act`` called by the signals that end a program; return them.
 
     On a thread of its own: what the main thread was at when the signal came goes on only when the
-    handler is done, and it may hold the lock that ``act`` waits for.
+    handler is done, and it may hold the lock that ``act`` waits for.  With ``last`` who tells it
+    again ends the program after that, see ``end_at_once_if_told_again``.
     """
 
     def end(number: int, _: object) -> None:
+        if last is not None:
+            end_at_once_if_told_again(heeded, last)
         try:
             _thread.start_new_thread(act, ())  # threading.Thread takes locks itself
         except RuntimeError:  # no more threads: that lock is hardly ever held, and we are to end
@@ -64,14 +69,22 @@ def on_end(act: Callable[[], None]) -> list[signal.Signals]:
     return heeded
 
 
-def end_at_once_if_told_again(heeded: Sequence[signal.Signals]) -> None:
-    """From now on a signal ends the program where it stands, unless it is still the first one."""
+def end_at_once_if_told_again(
+    heeded: Sequence[signal.Signals], last: Callable[[], None] = lambda: None
+) -> None:
+    """From now on a signal ends the program where it stands, unless it is still the first one.
+
+    Only ``last`` is called before, which may wait for nothing that the program is at.
+    """
     began = time.monotonic()
 
     def end(number: int, _: object) -> None:
         if time.monotonic() - began > _ONE:
             signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
+            try:
+                last()
+            finally:
+                os.kill(os.getpid(), number)
 
     for number in heeded:
         signal.signal(number, end)

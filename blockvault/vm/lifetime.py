@@ -15,11 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blockvault.errors import Conflict, NotFound, VaultError
+from blockvault.errors import Conflict, NotFound, ToolFailed, VaultError
 from blockvault.ids import short
 from blockvault.vm import arriving, disks, filling, host, restoring
 from blockvault.vm.hold import Hold, not_taken_over
 from blockvault.vm.planning import How, Plan, plan
+from blockvault.vm.process import Qemu
 from blockvault.vm.rundir import Process, RunDir, State
 from blockvault.vm.running import Running
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from blockvault.session import Session
     from blockvault.vault import Vault
     from blockvault.vm.disks import Serve, Served
-    from blockvault.vm.process import Qemu
 
 log = logging.getLogger(__name__)
 
@@ -210,6 +210,16 @@ class Lifetime:
         )
 
     # -- the end -----------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """End QEMU, whatever goes on here: this process is to end at once, and would leave it.
+
+        A guest that was not taken over yet is as it was before.
+        """
+        state = self.run_dir.load() if self._saved else None
+        if state is not None and state.qemu is not None and state.qemu.alive:
+            with contextlib.suppress(ToolFailed):  # it has ended at this moment
+                Qemu.find(state.qemu, self.run_dir.qemu_log).kill()
 
     def end(self, how: str) -> str:
         """Close everything and keep how it ended for those who ask; return that.

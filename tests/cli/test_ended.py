@@ -191,6 +191,38 @@ os.kill(os.getpid(), signal.SIGHUP)
 """
 
 
+BEGINNING = """
+import os, signal, time
+from blockvault.cli import signals
+from blockvault.cli.vm import common, life
+from blockvault.vm import supervisor
+
+class Beginning:
+    def __init__(self, *_): pass
+    def start(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        print("goes on", flush=True)
+        time.sleep(signals._ONE)
+        os.kill(os.getpid(), signal.SIGINT)
+        raise SystemExit(3)
+    def kill(self):
+        print("QEMU is killed", flush=True)
+
+supervisor.Supervisor = Beginning
+common.runtime = common.server = lambda *_: None
+life.run_machine(None, "main", None, print)
+"""
+
+
+def test_a_machine_that_is_told_again_ends_whatever_it_is_at() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", BEGINNING], env=environment(), stdout=subprocess.PIPE, check=False
+    )
+    said = done.stdout.decode().splitlines()
+    assert (said, done.returncode) == (["goes on", "QEMU is killed"], -signal.SIGINT)
+
+
 def test_a_server_that_is_told_twice_at_once_puts_all_in_order() -> None:
     done = subprocess.run(
         [sys.executable, "-c", SERVED], env=environment(), stdout=subprocess.PIPE, check=False

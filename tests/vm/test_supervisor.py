@@ -130,6 +130,32 @@ def test_a_qemu_is_known_before_it_is_up(world: World, patch: Patch) -> None:
     assert not state.qemu.alive
 
 
+@pytest.mark.parametrize("adopted", [False, True])
+def test_one_that_must_end_at_once_takes_its_qemu_along(
+    world: World, patch: Patch, adopted: bool
+) -> None:
+    """Also while it starts, or while it gives back what it has.  A guest that somebody else left
+    is not ours before it is taken over."""
+    told: list[bool] = []
+
+    def look(running: Running) -> None:
+        supervisor.kill()
+        told.append(running.qemu.wait(0 if adopted else 10))
+
+    patch("connect", look)
+    patch("_go_on", lambda running: "it ran on")
+    if adopted:
+        world.orphan()
+    supervisor = world.supervisor()
+    supervisor.kill()
+    supervisor.start()
+    assert told == [not adopted]
+    assert supervisor.running is not None
+    qemu, supervisor.running = supervisor.running.qemu, None
+    supervisor.kill()
+    assert qemu.ended
+
+
 def test_what_cannot_be_stored_at_a_moment_ends_no_machine(
     world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -41,7 +41,8 @@ def run_machine(vault: Vault, branch: str, how: How, tell: Tell) -> None:
             lambda it: _take_orders(it, stack),
             how,
         )
-        signals.on_end(lambda: setattr(supervisor, "told_to_end", True))
+        # Nothing is lost that the guest was promised, whatever is not waited for.
+        signals.on_end(lambda: setattr(supervisor, "told_to_end", True), supervisor.kill)
         told = supervisor.start()
         tell({"branch": branch, "told": told, "pid": os.getpid()})
         output.write(f"Machine {branch} {told}")

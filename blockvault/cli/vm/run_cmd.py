@@ -41,7 +41,8 @@ def run(
 
     If the branch's head is a full snapshot, the machine goes on from it; otherwise it boots from
     its disks.  A machine whose supervisor died is taken over.  SIGTERM and Ctrl-C switch it off as
-    a power cut does: what the guest has flushed is safe.
+    a power cut does: what the guest has flushed is safe.  Told again, it ends at once, also
+    while it starts, or while the vault's disk does not answer.
     """
     from blockvault.vm.planning import How
 
