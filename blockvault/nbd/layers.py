@@ -8,12 +8,13 @@ runs.  A layer that nobody wrote to ends with its last client.
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from blockvault.device import Device
-from blockvault.errors import Busy
+from blockvault.errors import Busy, VaultError
 from blockvault.nbd.cow import CopyOnWrite
 from blockvault.ops.positions import Position
 
@@ -26,18 +27,22 @@ class Layers:
         self._directory = directory
         self._layers: dict[tuple[str, str], CopyOnWrite] = {}
         """By the canonical name of the state, and the volume."""
+        self._bases: dict[tuple[str, str], Device] = {}
+        """Of what is offered, by the same: its history may be pruned meanwhile."""
         self._meanings: dict[str, Position] = {}
         self._offered: set[str] = set()
         self._lock = threading.Lock()
 
-    def offer(self, revision: str, position: Position) -> None:
-        """Let a revision mean this for good."""
-        self._meanings[revision] = position
-        self._offered.add(revision)
-
-    def is_offered(self, revision: str) -> bool:
-        """Whether a revision means one state for good."""
-        return revision in self._offered
+    def offer(
+        self, revisions: Iterable[str], position: Position, base: Callable[[str], Device]
+    ) -> None:
+        """Let revisions mean this for good, whose volumes ``base`` opens."""
+        for revision in revisions:
+            self._meanings[revision] = position
+            self._offered.add(revision)
+        for volume, _, _ in position.volumes:
+            with contextlib.suppress(VaultError):  # whoever comes for it is told why
+                self._bases[position.canonical, volume] = base(volume)
 
     def meaning(self, revision: str) -> Position | None:
         """What a revision means already; None if it is to be resolved."""
@@ -56,7 +61,9 @@ class Layers:
         Nobody else opens, joins or leaves the same volume of the same state meanwhile.
         """
         key = position.canonical, volume
-        layer = self._layers.get(key) or CopyOnWrite(base(), self._directory)
+        layer = self._layers.get(key)
+        if layer is None:
+            layer = CopyOnWrite(self._bases.get(key) or base(), self._directory)
         with self._lock:
             self._note(revision, position)
             self._layers[key] = layer
@@ -96,4 +103,5 @@ class Layers:
             for layer in self._layers.values():
                 layer.close()
             self._layers.clear()
+            self._bases.clear()
             self._meanings.clear()

@@ -16,6 +16,7 @@ import logging
 import threading
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 
 from blockvault.device import Device
 from blockvault.errors import BadRequest, NotFound
@@ -24,7 +25,7 @@ from blockvault.nbd.contexts import ChangedRun, Changes
 from blockvault.nbd.layers import Layers
 from blockvault.ops import compare, positions, reading
 from blockvault.ops.positions import Position
-from blockvault.ops.refs import branch_of
+from blockvault.ops.refs import CURRENT, branch_of
 from blockvault.session import Session
 from blockvault.vault import Vault
 
@@ -173,8 +174,10 @@ class VaultCatalogue:
         """Offer copies of what a revision means now, and say by which name: HEAD goes elsewhere."""
         position = self._position(revision)
         name = branch_of(self._vault, revision)
-        layers.offer(revision, position)
-        layers.offer(name, position)
+        same = {revision, name, *(CURRENT if revision in CURRENT else ())}
+        if name in {branch.name for branch in self._vault.branches()}:
+            same.add(f"heads/{name}")
+        layers.offer(same, position, partial(reading.open_device, self._vault, position))
         return name
 
     def close(self) -> None:
@@ -216,15 +219,21 @@ class VaultCatalogue:
         return self._past(revision, self._position(revision), volume)
 
     def _offers(self, revision: str) -> bool:
-        if not self._only_listed or revision in self._listed:
-            return True
-        if self._layers is not None and self._layers.is_offered(revision):
+        if not self._only_listed or revision in self._listed or self._meaning(revision):
             return True
         return branch_of(self._vault, revision) in self._sessions
 
     def _position(self, revision: str) -> Position:
-        known = self._layers.meaning(revision) if self._layers is not None else None
-        return known or self._vault.resolve(revision, exact=self._exact)
+        return self._meaning(revision) or self._vault.resolve(revision, exact=self._exact)
+
+    def _meaning(self, revision: str) -> Position | None:
+        """What a revision means where there are copies of it; None if it is to be resolved."""
+        if self._layers is None:
+            return None
+        known = self._layers.meaning(revision)
+        if known is None and revision in CURRENT:
+            known = self._layers.meaning(branch_of(self._vault, revision))
+        return known
 
     def _head(self, session: Session, volume: str) -> HeadVolume:
         return HeadVolume(self._vault, session, volume, self._differences)

@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 
+CURRENT = (HEAD, SHORT_HEAD)
+"""How to say which branch is current."""
+
+
 class Branch(NamedTuple):
     """A branch as it stands; ``seq`` is its last content event, ``tip`` its newest snapshot."""
 
@@ -99,7 +103,7 @@ def branch_of(vault: Vault, revision: str) -> str:
     """The bare name of a branch that ``HEAD``, ``@`` or ``heads/NAME`` means; any other text as it
     is."""
     text = revision.strip()
-    if text in (HEAD, SHORT_HEAD):
+    if text in CURRENT:
         return current(vault).name
     return text.removeprefix("heads/")
 

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from blockvault import Vault
-from blockvault.errors import Busy
+from blockvault.errors import Busy, NotFound
+from blockvault.model.retention import Policy
 from blockvault.nbd.exports import Export, Exports
 from blockvault.nbd.volumes import VaultCatalogue
+from blockvault.ops import forget, gc, prune
 
 BLOCK = 4096
 
@@ -142,6 +144,8 @@ def test_a_layer_that_cannot_be_opened_leaves_no_meaning(
 ) -> None:
     from blockvault.ops import reading
 
+    move_on(vault, b"new")  # so that it is another state than the one that is offered
+
     def fails(*arguments: object) -> None:
         raise OSError("no more files")
 
@@ -151,3 +155,44 @@ def test_a_layer_that_cannot_be_opened_leaves_no_meaning(
             attach(exports, "main~0/vda")
     move_on(vault, b"two")
     assert read(exports, "main~0/vda") == b"two"
+
+
+def test_what_is_offered_is_there_though_its_history_was_pruned(
+    vault: Vault, exports: Exports
+) -> None:
+    move_on(vault, b"two")
+    move_on(vault, b"new")
+    forget.execute(vault, prune.plan(vault, Policy(last=1, events=0)))
+    gc.collect(vault)
+    for _ in range(2):  # the layer that nobody wrote to goes with its client
+        assert read(exports, "main/vda") == b"one"
+    assert [name for name, _ in exports.listing()] == ["main/vda", "main/vdb"]
+
+
+@pytest.mark.parametrize("offered", ["main", "HEAD", "@", "heads/main"])
+def test_all_spellings_of_an_offered_branch_are_one_copy(vault: Vault, offered: str) -> None:
+    catalogue = VaultCatalogue(vault, {}, [offered], copy_on_write=True, only_listed=True)
+    exports = Exports(catalogue)
+    move_on(vault, b"two")
+    first = attach(exports, "main/vda")
+    for name in ("@", "HEAD", "heads/main"):
+        assert attach(exports, f"{name}/vda").device is first.device
+    vault.create_branch("other", "main")
+    vault.switch("other")
+    for name in {"@", "HEAD"} - {offered}:
+        assert attach(exports, f"{name}/vda").device is first.device, "it came by this name before"
+    for name in ("other", "heads/other", "heads/v1", "main~0"):
+        with pytest.raises(NotFound, match="not offered"):
+            exports.find(f"{name}/vda")
+    catalogue.close()
+
+
+def test_the_current_branch_is_the_one_that_is_current_when_a_client_asks(
+    vault: Vault, exports: Exports
+) -> None:
+    vault.create_branch("other", "main")
+    vault.switch("other")
+    with vault.session("other") as session:
+        session.device("vda").write(0, b"two")
+    assert read(exports, "@/vda") == b"two"
+    assert read(exports, "main/vda") == b"one"
