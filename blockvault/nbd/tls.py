@@ -14,14 +14,14 @@ import contextlib
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from blockvault.errors import BadRequest
 from blockvault.nbd.replies import Piece
 
-RECORDS = 256 * 1024  # bytes taken from the socket at once
+RECORDS = 256 * 1024  # bytes taken from the socket, or made into records, at once
 
 
 def server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLContext:
@@ -152,8 +152,8 @@ class TLSChannel:
     def send(self, pieces: Sequence[Piece]) -> None:
         """Encrypt and send all pieces."""
         with self._sending:
-            for piece in (b"".join(pieces),) if len(pieces) > 1 else pieces:
-                view = memoryview(piece)
+            for some in _gathered(pieces):
+                view = memoryview(some[0] if len(some) == 1 else b"".join(some))
                 while view:
                     with self._lock:
                         view = view[self._engine.write(view[:RECORDS]) :]
@@ -169,3 +169,16 @@ class TLSChannel:
             self._socket.settimeout(1.0)
             self._push()
         self._socket.close()
+
+
+def _gathered(pieces: Sequence[Piece]) -> Iterator[list[Piece]]:
+    """Pieces in order, those to be joined together: a long reply is not to be there twice."""
+    some: list[Piece] = []
+    size = 0
+    for piece in pieces:
+        if some and size + len(piece) > RECORDS:
+            yield some
+            some, size = [], 0
+        some.append(piece)
+        size += len(piece)
+    yield some

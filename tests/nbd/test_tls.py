@@ -7,6 +7,7 @@ import ssl
 import subprocess
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from blockvault.errors import BadRequest
 from blockvault.nbd.exports import Exports
 from blockvault.nbd.server import Server
-from blockvault.nbd.tls import server_context
+from blockvault.nbd.tls import TLSChannel, server_context
 from tests.conftest import openssl
 from tests.nbd import messages as m
 from tests.nbd.conftest import SlowFlush, wait_until
@@ -121,6 +122,37 @@ def test_stop_answers_a_flush_and_announces_the_end(
         assert exactly(client, 16)[15] == 7
         assert client.recv(1) == b""
         stopped.result(10)
+
+
+def test_a_long_reply_is_not_there_twice(context: ssl.SSLContext, certificates: Path) -> None:
+    """Short pieces go together, long ones as they are."""
+    ours, theirs = socket.socketpair()
+    for each in (ours, theirs):
+        each.settimeout(10)
+    client = ssl.create_default_context(cafile=str(certificates / "ca-cert.pem"))
+    client.load_cert_chain(certificates / "client-cert.pem", certificates / "client-key.pem")
+    channel = TLSChannel(ours, context)
+    reply = [b"head", bytes(16 << 20), *[b"short"] * 5000, bytes(100 << 10), bytes(200 << 10)]
+    taken = bytearray(sum(map(len, reply)))
+
+    def take() -> None:
+        with client.wrap_socket(theirs, server_hostname="localhost") as secured:
+            rest = memoryview(taken)
+            while rest:
+                rest = rest[secured.recv_into(rest) :]
+
+    with ours, theirs, ThreadPoolExecutor(1) as pool:
+        taking = pool.submit(take)
+        channel.handshake(lambda: None)
+        tracemalloc.start()
+        try:
+            channel.send(reply)
+            _, peak = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        taking.result(10)
+    assert taken == b"".join(reply)
+    assert peak < 4 << 20
 
 
 def test_two_way_traffic_with_many_flushes(
