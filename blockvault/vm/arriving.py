@@ -110,6 +110,11 @@ class Arriving:
         self._mark.touch()
         self._begun.set()
 
+    @property
+    def there(self) -> bool:
+        """Whether QEMU has all of it."""
+        return self._there.is_set() and self.error is None
+
     def wait(self, seconds: float = _STALLED) -> None:
         """Until all of it is there; raises what went wrong, or that for so long nothing came."""
         sent = self._sent.count(1)

@@ -142,6 +142,12 @@ class Running:
         if self.arriving is not None:
             self.arriving.wait()
 
+    def let_go_of_memory(self) -> None:
+        """What brought it has megabytes in its hands, and no more use once all is there."""
+        if self.arriving is not None and self.arriving.there:
+            self.arriving.close()
+            self.arriving = None
+
     def _heard(self, event: str, data: Mapping[str, Any]) -> None:
         if event in self._happened:
             self._happened[event].set()

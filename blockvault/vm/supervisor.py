@@ -65,9 +65,11 @@ class Supervisor(Lifetime):
             self.end(running.qemu.reason(powered_off=running.powered_off))
         elif running.arriving is not None and running.arriving.error is not None:
             self.end(f"its memory could not be restored: {running.arriving.error}")
-        elif running.session.unstored[0]:
-            # So that the death of this process alone hardly ever costs a guest a write.
-            self._store(running)
+        else:
+            running.let_go_of_memory()
+            if running.session.unstored[0]:
+                # So that the death of this process alone hardly ever costs a guest a write.
+                self._store(running)
 
     def _store(self, running: Running) -> None:
         """Store what the guest wrote, if that is possible now; the next tick tries again.

@@ -134,8 +134,10 @@ def test_all_that_is_not_zero_comes(tmp_path: Path, start: Start) -> None:
     memory = Memory([(3, 5), (40, 70), (95, 96)])
     coming, guest = start(memory)
     assert (tmp_path / "mark").exists()
+    assert not coming.there
     guest.finish()
     coming.wait(SECONDS)
+    assert coming.there
     assert not (tmp_path / "mark").exists()
     wanted = {
         n * PAGE: bytes(memory.content[n * PAGE : (n + 1) * PAGE])
@@ -185,6 +187,7 @@ def test_damaged_memory_is_told_and_ends_the_stream(tmp_path: Path, start: Start
     with pytest.raises(Damaged, match="damaged"):
         coming.wait(SECONDS)
     assert isinstance(coming.error, Damaged)
+    assert not coming.there
     assert (tmp_path / "mark").exists(), "the guest cannot go on"
 
 

@@ -179,6 +179,21 @@ def test_what_cannot_be_stored_at_a_moment_ends_no_machine(
     assert len([record for record in caplog.records if record.exc_info]) == 1, "said once"
 
 
+def test_what_brought_the_memory_goes_when_all_is_there(world: World) -> None:
+    supervisor = world.supervisor()
+    supervisor.start()
+    assert supervisor.running is not None
+    closed: list[bool] = []
+    coming: Any = SimpleNamespace(error=None, there=False, close=lambda: closed.append(True))
+    supervisor.running.arriving = coming
+    supervisor._look()
+    assert (supervisor.running.arriving, closed) == (coming, [])
+    coming.there = True
+    supervisor._look()
+    assert (supervisor.running.arriving, closed) == (None, [True])
+    supervisor.running.wait_for_memory()
+
+
 def test_orders_to_a_machine_that_is_being_started_are_refused(
     world: World, patch: Patch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
