@@ -8,13 +8,17 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import select
 import stat
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 _NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 """How file systems say that they have no hard links, FAT for one."""
+_RETRY = 0.01
 
 
 def opened(path: Path) -> int:
@@ -62,6 +66,33 @@ def give_named(path: Path) -> None:
                 give(place, path.parent)
         finally:
             os.close(place)
+
+
+@contextlib.contextmanager
+def locked(directory: Path, seconds: float) -> Iterator[bool]:
+    """Hold a lock on a directory; False if somebody else has it, and has it still after so long.
+
+    Whoever may look into a directory may lock it, and for as long as he likes.
+    """
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield _locks(descriptor, time.monotonic() + seconds)
+    finally:
+        # To close it is not enough: a process that was forked meanwhile has it open as well.
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+
+
+def _locks(descriptor: int, deadline: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(_RETRY)
+        else:
+            return True
 
 
 def readable(descriptor: int, seconds: float = 0) -> bool:

@@ -178,3 +178,10 @@ def test_any_descriptor_can_be_waited_for() -> None:
         for descriptor in (ours, theirs, high):
             os.close(descriptor)
         resource.setrlimit(resource.RLIMIT_NOFILE, limit)
+
+
+def test_a_directory_is_locked_by_one_at_a_time(tmp_path: Path) -> None:
+    with files.locked(tmp_path, 0) as first, files.locked(tmp_path, 0.05) as second:
+        assert (first, second) == (True, False)
+    with files.locked(tmp_path, 0) as third:
+        assert third

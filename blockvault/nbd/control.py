@@ -194,9 +194,9 @@ def _sockets(vault: Path) -> Iterator[Remote]:
             if _listens(path):
                 yield Remote(path)
             else:
-                # Its server was killed.  Where nothing can be removed it is passed over: who only
-                # reads needs no more.
-                with contextlib.suppress(OSError):
+                # Its server was killed.  Where nothing can be removed it is passed over, or while
+                # somebody else removes it: who only reads needs no more.
+                with contextlib.suppress(OSError, Busy):
                     sockets.remove_dead(path)
 
 

@@ -9,7 +9,6 @@ listens on any more is replaced; one that somebody listens on is not.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import socket
 import stat
@@ -27,6 +26,7 @@ in the middle of it until the client has read the beginning.  The system may giv
 """
 CREDENTIALS = struct.Struct("3i")  # pid, uid, gid
 MAX_PATH = 107  # bytes of a path in a socket address
+LOCK_SECONDS = 2.0  # for who removes another socket of the same directory
 
 
 @contextlib.contextmanager
@@ -108,7 +108,7 @@ def _clear(path: Path) -> None:
         connect_unix(path, timeout=1.0).close()
     except ConnectionRefusedError:
         try:
-            remove_dead(path)
+            remove_dead(path, LOCK_SECONDS)
         except OSError as error:
             raise IOFailed(f"cannot remove the dead socket {path}: {error.strerror}") from None
     except FileNotFoundError:
@@ -119,23 +119,21 @@ def _clear(path: Path) -> None:
         raise Busy(f"another server listens on {path}")
 
 
-def remove_dead(path: Path) -> None:
+def remove_dead(path: Path, seconds: float = 0) -> None:
     """Remove a socket that has refused, unless a new server has its name by now.
 
     Whoever removes one has a lock on the directory; so between the second look and the removal
-    nobody else can have made room for a new one.
+    nobody else can have made room for a new one.  ``Busy`` if that cannot be had for so long.
     """
-    directory = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
+    with files.locked(path.parent, seconds) as ours:
+        if not ours:
+            raise Busy(f"cannot remove the dead socket {path}: somebody has locked {path.parent}")
         try:
             connect_unix(path, timeout=1.0).close()
         except ConnectionRefusedError:
             path.unlink(missing_ok=True)
         except OSError:
             pass  # somebody listens, though busy, or it is gone
-    finally:
-        os.close(directory)
 
 
 def listen_tcp(host: str, port: int) -> socket.socket:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import glob
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import cast
 
 import lmdb
 
+from blockvault import files
 from blockvault.errors import Conflict, NotFound
 from blockvault.store import filesystem, rows, shared, tables
 from blockvault.store import format as fmt
@@ -43,7 +44,7 @@ def in_place(path: Path) -> Iterator[Path]:
     building = Path(tempfile.mkdtemp(prefix=path.name + _BUILDING, dir=path.parent))
     try:
         # Whoever sweeps may be looking at the directory just now, and lets go of it.
-        with _locked(building, wait=True):
+        with files.locked(building, math.inf):
             yield building
             for name in (shared.DATA, shared.LOCK, shared.HEAD, "."):
                 filesystem.sync_path(building / name)
@@ -82,19 +83,6 @@ def _rename(building: Path, path: Path) -> None:
         raise
 
 
-@contextlib.contextmanager
-def _locked(directory: Path, *, wait: bool = False) -> Iterator[bool]:
-    """Hold a lock on a directory that is being built; False if somebody else holds it."""
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        yield True
-    except BlockingIOError:
-        yield False
-    finally:
-        os.close(descriptor)
-
-
 def _sweep(path: Path) -> None:
     """Remove what creations of this vault left behind when they were killed.
 
@@ -103,6 +91,6 @@ def _sweep(path: Path) -> None:
     import shutil
 
     for left in path.parent.glob(glob.escape(path.name + _BUILDING) + "*"):
-        with contextlib.suppress(OSError), _locked(left) as ours:
+        with contextlib.suppress(OSError), files.locked(left, 0) as ours:
             if ours and any(left.iterdir()):
                 shutil.rmtree(left)

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from blockvault import files
 from blockvault.errors import BadRequest, Busy, IOFailed, NoSpace, NotFound
 from blockvault.nbd import control, sockets
 from blockvault.nbd.control import ControlServer, Remote
@@ -205,6 +206,18 @@ def test_a_process_of_the_same_number_in_another_container(
     monkeypatch.setattr(control, "MAX_NUMBERS", 1)
     with pytest.raises(Busy):
         ControlServer(vault, {})
+
+
+def test_a_dead_one_is_passed_over_while_somebody_has_the_directory_locked(vault: Path) -> None:
+    dead = vault / control.DIRECTORY / "1-1.sock"
+    dead.parent.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(dead))
+    with files.locked(dead.parent, 0):
+        assert control.servers(vault) == []
+        assert dead.exists()
+    assert control.servers(vault) == []
+    assert not dead.exists()
 
 
 def test_no_servers_without_a_directory(vault: Path) -> None:

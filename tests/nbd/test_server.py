@@ -631,6 +631,20 @@ def test_of_two_servers_that_find_a_dead_one_one_is_refused(
     connect_to(place).enter().close()
 
 
+def test_a_directory_that_somebody_has_locked_is_not_waited_for_for_ever(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may read one may lock it."""
+    monkeypatch.setattr(sockets, "LOCK_SECONDS", 0.05)
+    dead_socket(path)
+    directory = os.open(path.parent, os.O_RDONLY)
+    fcntl.flock(directory, fcntl.LOCK_SH)
+    with pytest.raises(Busy, match="somebody has locked"):
+        sockets.listen_unix(path)
+    os.close(directory)
+    sockets.listen_unix(path).close()
+
+
 def test_a_socket_where_there_are_no_hard_links(
     connect_to: Connect, exports: Exports, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
