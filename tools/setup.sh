@@ -8,6 +8,12 @@ say() { printf '%s: %s\n' "${0##*/}" "$*" >&2; }
 
 new_enough() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; }
 
+# Whether an environment's Python will do: a later one than made it finds no packages there.
+fit() {
+    "$1" -c 'import os, sys, sysconfig
+sys.exit(sys.version_info < (3, 11) or not os.path.isdir(sysconfig.get_path("purelib")))' 2>/dev/null
+}
+
 too_old() {
     say "blockvault needs Python 3.11 or newer, and $1 is $("$1" -V 2>/dev/null || echo missing)"
     exit 1
@@ -15,10 +21,12 @@ too_old() {
 
 # The first Python that will do; where there is none at all, need_programs installs python3.
 python=
-for each in "$venv/bin/python" ${PYTHON:+"$PYTHON"} python3 python3.1{4,3,2,1}; do
-    if new_enough "$each"; then
+if fit "$venv/bin/python"; then
+    python=$venv/bin/python
+fi
+for each in ${PYTHON:+"$PYTHON"} python3 python3.1{4,3,2,1}; do
+    if [ -z "$python" ] && new_enough "$each"; then
         python=$each
-        break
     fi
 done
 if [ -z "$python" ]; then
@@ -63,7 +71,10 @@ missing_packages() {
 offered() {
     local each
     for each in "$@"; do
-        [[ " ${peers[*]##*=} " == *" $each "* ]] && ! apt-cache show "$each" >/dev/null || echo "$each"
+        if [[ " ${peers[*]##*=} " != *" $each "* ]] || ! command -v apt-cache >/dev/null \
+            || apt-cache show "$each" &>/dev/null; then
+            echo "$each"
+        fi
     done
 }
 
@@ -75,8 +86,20 @@ need_programs() {
         [ $# -gt 0 ] || know_packages
         return 0
     fi
+    local wanted
+    # shellcheck disable=SC2086  # lists of words
+    wanted=$(offered $missing | tr '\n' ' ')
+    if [ -z "$wanted" ]; then
+        know_packages # without any list it knows of none
+        # shellcheck disable=SC2086
+        wanted=$(offered $missing | tr '\n' ' ')
+    fi
+    if [ -z "$wanted" ]; then
+        say "not to be had: $missing"
+        return 0
+    fi
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
-        say "not installed: ${missing}(sudo apt-get install ${missing% })"
+        say "not installed: ${missing}(sudo apt-get install ${wanted% })"
         return 0
     fi
     say "installing $missing"
@@ -107,9 +130,14 @@ know_packages() {
 make_environment() {
     local extra=${1-} log done
     local wanted=.${extra:+[$extra]} stamp=$venv/.blockvault-$extra
-    if [ -x "$venv/bin/python" ] && ! new_enough "$venv/bin/python"; then
-        [ -z "${BLOCKVAULT_VENV-}" ] || too_old "$venv/bin/python"
-        say "making $venv anew: its Python cannot be run, or is older than 3.11"
+    # One that is gone has left a link that leads nowhere.
+    if [[ -e $venv/bin/python || -L $venv/bin/python ]] && ! fit "$venv/bin/python"; then
+        if [ -n "${BLOCKVAULT_VENV-}" ]; then
+            new_enough "$venv/bin/python" || too_old "$venv/bin/python"
+            say "$venv was made by another Python than $("$venv/bin/python" -V)"
+            exit 1
+        fi
+        say "making $venv anew: its Python cannot be run, is another one, or is older than 3.11"
         rm -rf "$venv" # our own
     fi
     if ! [ -x "$venv/bin/python" ]; then

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,38 @@ def test_an_environment_that_is_made_anew_is_said_to_be(system: System) -> None:
         assert ("making .venv anew" in system.set_up(ALL).stderr) == anew
 
 
+def test_an_environment_whose_python_is_gone_is_made_anew(system: System) -> None:
+    system.python("python3", "3.12")
+    python = system.home / ".venv/bin/python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(system.home / "removed")
+    done = system.set_up(ALL)
+    assert done.returncode == 0, done.stderr
+    assert "making .venv anew" in done.stderr
+    assert "Python 3.12" in python.read_text()
+
+
+def later_python(folder: Path) -> Path:
+    """An environment with the Python that runs this, made by an earlier one; its packages."""
+    python = Path(sys.executable).resolve()
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin/python").symlink_to(python)
+    (folder / "pyvenv.cfg").write_text(f"home = {python.parent}\n")
+    return folder / f"lib/python3.{sys.version_info.minor}/site-packages"
+
+
+def test_an_environment_of_another_python_is_made_anew(system: System) -> None:
+    system.python("python3", "3.12")
+    packages = later_python(system.home / ".venv")
+    assert "making .venv anew" in system.set_up(ALL).stderr
+    packages = later_python(system.home / "own")
+    done = system.set_up(ALL, BLOCKVAULT_VENV="own")
+    assert (done.returncode, "made by another Python" in done.stderr) == (1, True)
+    packages.mkdir(parents=True)  # the control
+    (system.home / "own/.blockvault-dev").touch()
+    assert system.set_up("make_environment dev", BLOCKVAULT_VENV="own").stderr == ""
+
+
 def test_an_old_environment_of_somebody_else_is_left_alone(system: System) -> None:
     system.python("python3", "3.12")
     system.python(system.home / "own/bin/python", "3.10")
@@ -130,6 +163,48 @@ def test_a_peer_that_apt_has_not_is_left_out_and_said(system: System) -> None:
     assert "casync" not in asked
     assert "not to be had: " in done.stderr
     assert "casync" in done.stderr.splitlines()[-1]
+
+
+PEERS = 'need_programs "${peers[@]}"'
+
+
+@pytest.fixture
+def no_casync(system: System) -> System:
+    """One on which all is installed but a peer that apt has not."""
+    system.python("python3", "3.12")
+    for name in ("borg", "restic", "bup"):
+        system.program(name, "")
+    listed = 'case "$1" in policy) echo " 500 http://deb.debian.org/debian Packages";; esac'
+    system.program("apt-cache", f'{listed}; [ "$*" != "show casync" ]')
+    return system
+
+
+def test_a_peer_that_nobody_has_costs_nothing(no_casync: System) -> None:
+    """Neither root, with a network or without, nor who is told what to install."""
+    no_casync.program("apt-get", f'echo "$*" >>{no_casync.notes}; exit 100')
+    for user in (0, 1000):
+        no_casync.program("id", f"echo {user}")
+        done = no_casync.set_up(PEERS)
+        assert (done.returncode, "not to be had: casync" in done.stderr) == (0, True), done.stderr
+        assert "apt-get install" not in done.stderr
+    assert no_casync.asked_of_apt() == ""
+
+
+def test_what_is_told_to_be_installed_can_be(no_casync: System) -> None:
+    no_casync.program("id", "echo 1000")
+    (no_casync.bin / "bup").unlink()
+    done = no_casync.set_up(PEERS)
+    assert "not installed: bup casync (sudo apt-get install bup)" in done.stderr
+
+
+def test_apt_without_lists_is_asked_for_them_before_it_is_believed(no_casync: System) -> None:
+    lists = no_casync.home / "lists"
+    no_casync.program("apt-get", f'echo "$*" >>{no_casync.notes}; : >{lists}')
+    no_casync.program("apt-cache", f"[ -e {lists} ]")
+    assert no_casync.set_up(PEERS).returncode == 0
+    asked = no_casync.asked_of_apt().splitlines()
+    assert asked[0] == "-qq update"
+    assert asked[-1].endswith(" casync")
 
 
 LISTED = "500 http://deb.debian.org/debian stable/main amd64 Packages"
