@@ -109,19 +109,21 @@ def frozen(path: Path, mark: Path, seconds: float = FREEZE_SECONDS) -> Iterator[
             yield
         except BaseException:
             with contextlib.suppress(ToolFailed):
-                agent.execute(_THAW)
-                mark.unlink(missing_ok=True)
+                _thaw(agent, mark)
             raise
-        agent.execute(_THAW)
-        mark.unlink(missing_ok=True)
+        _thaw(agent, mark)
 
 
 def thaw(path: Path, mark: Path) -> None:
     """Thaw the file systems of a guest that was frozen by who died since, if the mark says so."""
     if mark.exists():
         with contextlib.closing(Agent(path)) as agent:
-            agent.execute(_THAW)
-        mark.unlink(missing_ok=True)
+            _thaw(agent, mark)
+
+
+def _thaw(agent: Agent, mark: Path) -> None:
+    agent.execute(_THAW)
+    mark.unlink(missing_ok=True)
 
 
 def _object(line: bytes) -> dict[str, Any]:
