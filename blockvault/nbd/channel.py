@@ -53,21 +53,29 @@ class Channel(Protocol):
         """End the stream as its protocol wants it, then close the socket."""
 
 
-class PlainChannel:
-    """A connected stream socket."""
+class Connected:
+    """What channels over a connected stream socket have in common."""
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
-        self._sending = threading.Lock()
+        self._sending = threading.Lock()  # what leaves is in the order in which it was made
         self.until: float | None = None
         self.moved = 0
-        self.look = Poller(connected).look
-        self.receive_into = connected.recv_into
         self.settimeout = connected.settimeout
 
     @property
     def sending(self) -> bool:
+        """See ``Channel``."""
         return self._sending.locked()
+
+
+class PlainChannel(Connected):
+    """A connected stream socket."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        super().__init__(connected)
+        self.look = Poller(connected).look
+        self.receive_into = connected.recv_into
 
     def send(self, pieces: Sequence[Piece]) -> None:
         """Send pieces in order, without joining them first when they are long."""

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from blockvault.errors import BadRequest
+from blockvault.nbd.channel import Connected
 from blockvault.nbd.replies import Piece
 
 RECORDS = 256 * 1024  # bytes taken from the socket, or made into records, at once
@@ -51,20 +52,16 @@ def server_context(certificate: Path, key: Path, authority: Path) -> ssl.SSLCont
     return context
 
 
-class TLSChannel:
+class TLSChannel(Connected):
     """A connected stream socket under TLS, server side.  See ``channel.Channel``."""
 
     def __init__(self, connected: socket.socket, context: ssl.SSLContext) -> None:
-        self._socket = connected
+        super().__init__(connected)
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._engine = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._lock = threading.Lock()  # the engine and its memory
-        self._sending = threading.Lock()  # records leave in the order in which they were made
         self._received = memoryview(bytearray(RECORDS))
-        self.settimeout = connected.settimeout
-        self.until: float | None = None
-        self.moved = 0
 
     def handshake(self, before_wait: Callable[[], None]) -> None:
         """Secure the stream; ``OSError`` if the client cannot or will not.
@@ -86,11 +83,6 @@ class TLSChannel:
             else:
                 self._push()
                 return
-
-    @property
-    def sending(self) -> bool:
-        """See ``Channel``."""
-        return self._sending.locked()
 
     def peer_name(self) -> str:
         """Common name of the client's certificate, or an empty string."""
