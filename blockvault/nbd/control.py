@@ -13,7 +13,6 @@ again on the asking side.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import logging
 import os
@@ -36,13 +35,11 @@ log = logging.getLogger(__name__)
 
 DIRECTORY = "servers"
 MAX_LINE = 1 << 20
-MAX_NUMBERS = 1000
 ACCEPT_PAUSE = 0.1
 ASK_SECONDS = 10.0  # for a client to state its request, and for a server to accept it
 SETTLE_SECONDS = 2.0  # for a server to store what it promised, before others read without it
 STATUS_SECONDS = 2.0  # for a server to say what it does: one that was stopped holds up nobody
 _NAME = re.compile(r"[0-9]+-[0-9]+\.sock")
-_numbers = itertools.count(1)
 Handler = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 
@@ -53,7 +50,9 @@ class ControlServer:
         directory = vault / DIRECTORY
         files.folder(directory)
         self._handlers = dict(handlers)
-        self.path, self._listener = _listen(directory)
+        # Each container has a process of the same number.
+        self.path = directory / f"{os.getpid()}-{int.from_bytes(os.urandom(4))}.sock"
+        self._listener = sockets.listen_unix(self.path)
         self._thread = threading.Thread(target=self._accept, name="control", daemon=True)
         self._closing = False
         self._answering: set[threading.Thread] = set()
@@ -115,15 +114,6 @@ class ControlServer:
         except Exception as error:
             log.exception("a control request failed")
             return described(IOFailed(f"the server failed: {error}"))
-
-
-def _listen(directory: Path) -> tuple[Path, socket.socket]:
-    """A socket under a number that is free: each container has a process of the same number."""
-    for number in itertools.islice(_numbers, MAX_NUMBERS):
-        path = directory / f"{os.getpid()}-{number}.sock"
-        with contextlib.suppress(Busy):
-            return path, sockets.listen_unix(path)
-    raise Busy(f"{MAX_NUMBERS} servers of process {os.getpid()} listen in {directory}")
 
 
 def described(error: VaultError) -> dict[str, Any]:
