@@ -3,7 +3,8 @@
 ``lock.mdb`` and the head file are locked as LMDB and the writers' queue lock them, so whoever opens
 the vault meanwhile waits.  The copy is made beside the file, walked page by page, synced, and
 renamed over it: at any moment there is one whole data file under the name.  The copy's transaction
-numbers begin anew, so the head file, which knows the old ones, is emptied before the rename.
+numbers begin anew, so the head file, which knows the old ones, is emptied before the rename, and
+LMDB's lock file takes the new one before anybody else is let in.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ def compact(path: Path) -> Compacted:
             with scratch.folder(path, BUILDING) as building:
                 _copy(path, building)
                 _replace(building / shared.DATA, data, head)
+                _renumber(path)
     except lmdb.Error as error:
         raise faults.from_lmdb(error, path) from error
     except OSError as error:
@@ -162,6 +164,16 @@ def _replace(copied: Path, data: Path, head: int) -> None:
     os.fsync(head)
     os.rename(copied, data)
     filesystem.sync_path(data.parent)
+
+
+def _renumber(path: Path) -> None:
+    """``lock.mdb`` gets the transaction number of the new file.
+
+    LMDB sets it only for an opener that has the file alone, as we do: whom our lock kept waiting
+    would go on with the old number, whose parity says which meta page counts, and so perhaps
+    without the last commit.
+    """
+    shared.open_lmdb(path, readonly=False, lock=True).close()
 
 
 def _note_head(path: Path) -> None:

@@ -82,6 +82,7 @@ class Environment:
             try:
                 self.lmdb = open_lmdb(self.path, readonly=False, lock=True)
                 with self.lmdb.begin(write=True) as txn:
+                    self._refuse_stale_lock_file(txn)
                     self._open_tables(txn)
             finally:
                 queue.release()
@@ -90,6 +91,18 @@ class Environment:
             self._open_tables(None)
         if not self.lockless:
             self.lmdb.reader_check()
+
+    def _refuse_stale_lock_file(self, txn: lmdb.Transaction[bytes]) -> None:
+        # Where a compaction was killed just behind its rename, who waited for it has lock.mdb open
+        # with the number of the file that is gone.  A commit with that one would be lost, or take
+        # the newest one along.
+        if txn.id() != self.lmdb.info()["last_txnid"] + 1:
+            raise Busy(
+                f"{self.path}: a process has the vault open since it was compacted, with what LMDB "
+                "noted of the file before. Nothing was changed and nothing is lost; end servers "
+                "and other commands, then try again.",
+                kind="stale-lock",
+            )
 
     def _open_tables(self, txn: lmdb.Transaction[bytes] | None) -> None:
         # The format first: a newer one may have other tables.

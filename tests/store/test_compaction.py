@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import random
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -128,6 +131,95 @@ def test_who_waits_for_it_opens_the_new_file(tmp_path: Path, monkeypatch) -> Non
     with LmdbStore.open(path) as store:
         assert store._env.lmdb is not moments[0]
         assert len(shared._registry) >= 1
+    assert everything(path) == before
+
+
+WAITS = """
+import fcntl, sys
+lock = open(sys.argv[1], "r+b")
+print("waits", flush=True)
+fcntl.lockf(lock, fcntl.LOCK_SH, 1)
+print("has it", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def who_waits(path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that waits for ``lock.mdb`` as LMDB does, and keeps it."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WAITS, path / "lock.mdb"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"waits\n"
+        try:
+            yield child
+        finally:
+            child.communicate()
+
+
+def blocked(pid: int) -> bool:
+    """Whether the process waits for a lock: its line in /proc/locks has an arrow."""
+    lines = Path("/proc/locks").read_text().splitlines()
+    return any("->" in line and f" {pid} " in line for line in lines)
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_who_waits_for_the_lock_file_costs_no_commit(tmp_path: Path, monkeypatch, more) -> None:
+    """Its parity says which meta page counts, so one of two would show an old number."""
+    path = tmp_path / "vault"
+    fill(path)
+    with LmdbStore.open(path) as store:
+        for number in range(more):
+            with store.write() as writer:
+                writer.put("meta", b"more", b"%d" % number)
+        with store.write() as writer:
+            writer.append(b"payload", 1, 6)
+    before = everything(path)
+    real = compaction._replace
+    with contextlib.ExitStack() as waiting:
+
+        def replace(copied: Path, data: Path, head: int) -> None:
+            child = waiting.enter_context(who_waits(path))
+            while not blocked(child.pid):
+                time.sleep(0.01)
+            real(copied, data, head)
+
+        monkeypatch.setattr(compaction, "_replace", replace)
+        compaction.compact(path)
+        assert everything(path) == before
+    assert everything(path) == before
+
+
+def test_a_lock_file_of_the_file_before_is_written_with_by_nobody(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """A compaction is killed behind its rename, while somebody waits for the lock file."""
+    path = tmp_path / "vault"
+    fill(path)
+    before = everything(path)
+
+    def killed(path: Path) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compaction, "_renumber", killed)
+    real = compaction._replace
+    with contextlib.ExitStack() as waiting:
+
+        def replace(copied: Path, data: Path, head: int) -> None:
+            child = waiting.enter_context(who_waits(path))
+            while not blocked(child.pid):
+                time.sleep(0.01)
+            real(copied, data, head)
+
+        monkeypatch.setattr(compaction, "_replace", replace)
+        with pytest.raises(KeyboardInterrupt):
+            compaction.compact(path)
+        with pytest.raises(Busy, match="since it was compacted") as refused:
+            LmdbStore.open(path)
+        assert refused.value.reason == "stale-lock"
     assert everything(path) == before
 
 
