@@ -85,7 +85,9 @@ def start(
 @command(
     "run",
     examples={
-        "blockvault bisect run e2fsck -fn {file}": "Which flush broke the file system?",
+        "blockvault bisect run sh -c 'e2fsck -p -E journal_only {file} && e2fsck -fn {file}'": (
+            "Which flush broke the file system, what its journal makes good aside?"
+        ),
         "blockvault bisect run sh -c 'qemu-img info {nbd} && ./check {nbd}'": (
             "The states over NBD, nothing is copied."
         ),

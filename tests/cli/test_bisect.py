@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from blockvault import Vault
-from blockvault.cli.bisect_cmd import SHAPE
+from blockvault.cli.bisect_cmd import SHAPE, run_command
 from tests.cli.conftest import COMMAND, environment
 from tests.cli.test_json import paths
 
@@ -79,6 +79,71 @@ def test_the_same_over_nbd(broken, cli, need_tool) -> None:
     cli("bisect", "start", "main~4", "main", "--exact", cwd=home)
     found = cli("bisect", "run", "sh", "-c", f"{copy} || exit 255; {check}", cwd=home)
     assert f"main@{{#{culprit}}} is the first bad event\n" in found.out
+
+
+BLOCK = 4096
+
+
+def made(tools: dict[str, str], image: Path, *commands: str) -> bytes:
+    """The file system after these commands of debugfs."""
+    asked = image.with_suffix(".commands")
+    asked.write_text("".join(f"{each}\n" for each in commands))
+    subprocess.run(
+        [tools["debugfs"], "-w", "-f", asked, image], check=True, capture_output=True, cwd="/"
+    )
+    return image.read_bytes()
+
+
+@pytest.fixture
+def journaled(tmp_path: Path, need_tool) -> tuple[Path, int, int]:
+    """A directory with a vault whose ext4 is mounted: the flush in the middle of a transaction's
+    way home, at which all is in the journal and one block where it belongs, and the one that
+    breaks it.
+    """
+    tools = {name: need_tool(name) for name in ("mkfs.ext4", "debugfs")}
+    image, word = tmp_path / "made.img", tmp_path / "word"
+    image.touch()
+    os.truncate(image, SIZE)
+    subprocess.run([tools["mkfs.ext4"], "-q", "-F", "-b", str(BLOCK), image], check=True)
+    empty = image.read_bytes()
+    word.write_text("hello")
+    with_file = made(tools, image, f"write {word} word")
+    places = range(0, SIZE, BLOCK)
+    blocks = [at for at in places if with_file[at : at + BLOCK] != empty[at : at + BLOCK]]
+    *metadata, content = blocks
+    image.write_bytes(empty)
+    piece = tmp_path / "piece"
+    piece.write_bytes(b"".join(with_file[at : at + BLOCK] for at in metadata))
+    numbers = ",".join(str(at // BLOCK) for at in metadata)
+    write = f"journal_write -b {numbers} {piece}"
+    written = made(tools, image, "journal_open", write, "journal_close")
+    home_already = {content: with_file, metadata[-2]: with_file}
+    with Vault.create(tmp_path) as vault, vault.session("main") as session:
+        disk = session.create_volume("vda", SIZE)
+        disk.write(0, empty)
+        session.snapshot("a sound file system")
+        disk.write(0, written)
+        for at, data in home_already.items():
+            disk.write(at, data[at : at + BLOCK])
+        session.flush()
+        between = vault.resolve("main").seq
+        disk.write(0, with_file)
+        disk.write(BLOCK, bytes(BLOCK))  # the group descriptors
+        session.flush()
+        broken = vault.resolve("main").seq
+    return tmp_path, between, broken
+
+
+def test_a_journal_under_way_is_no_damage(journaled, cli, need_tool) -> None:
+    """The words of the help find the write; a check without the journal blames a sound flush."""
+    home, between, broken = journaled
+    need_tool("e2fsck")
+    words = shlex.split(next(iter(run_command.examples)))[3:]
+    assert words[:2] == ["sh", "-c"]
+    for command, blamed in ((words, broken), (["e2fsck", "-fn", "{file}"], between)):
+        cli("bisect", "start", "main~0", "main", cwd=home)
+        found = cli("bisect", "run", *command, cwd=home)
+        assert f"main@{{#{blamed}}} is the first bad barrier\n" in found.out
 
 
 def script(home: Path, text: str) -> str:
