@@ -17,6 +17,8 @@ from xml.sax.saxutils import quoteattr
 
 SAFE = "/@~^+-._"  # characters of a name that a URI may hold as they are
 CERTIFICATES = "CERTIFICATES"
+RECONNECT_SECONDS = 300
+"""A guest's requests wait so long for a server that is restarted, instead of failing at once."""
 CREDENTIALS = f"tls-creds-x509,id=tls0,endpoint=client,dir={CERTIFICATES}"
 EVERYWHERE = ("", "0.0.0.0", "::")  # hosts that a server can listen on and nobody can connect to
 
@@ -75,6 +77,7 @@ def _qemu_options(address: Address, export: str, more: dict[str, str]) -> str:
 def qemu(address: Address, export: str, *, read_only: bool) -> list[str]:
     """Arguments for qemu-system, one after the other."""
     use = {"read-only": "on"} if read_only else {"discard": "unmap"}
+    use["reconnect-delay"] = str(RECONNECT_SECONDS)
     node = _qemu_options(address, export, {"node-name": "disk0", **use})
     tls = ["-object", CREDENTIALS] if address.tls else []
     return [*tls, "-blockdev", node, "-device", "virtio-blk-pci,drive=disk0"]
@@ -83,9 +86,11 @@ def qemu(address: Address, export: str, *, read_only: bool) -> list[str]:
 def qemu_nbd(address: Address, export: str, *, read_only: bool) -> list[str]:
     """A kernel device through qemu-nbd, which knows no URI with TLS; wants root and module nbd.
 
-    Nobody is to guess a format from what the guest wrote: a disk is raw.
+    Nobody is to guess a format from what the guest wrote: a disk is raw.  What is trimmed gets to
+    the server only if it is told so: it answers each TRIM, and passes none on by itself.
     """
-    words = ["qemu-nbd", *(["--read-only"] if read_only else []), "--connect=/dev/nbd0"]
+    use = "--read-only" if read_only else "--discard=unmap"
+    words = ["qemu-nbd", use, "--connect=/dev/nbd0"]
     if address.tls:
         options = _qemu_options(address, export, {})
         return [*words, "--object", CREDENTIALS, "--image-opts", options]
@@ -99,11 +104,13 @@ def libvirt(address: Address, export: str, *, read_only: bool) -> str:
     else:
         host = f"<host name={quoteattr(address.host)} port='{address.port}'/>"
     tls = " tls='yes'" if address.tls else ""
+    wait = f"<reconnect delay='{RECONNECT_SECONDS}'/>"
     lines = [
         "<disk type='network' device='disk'>",
         f"  <driver name='qemu' type='raw'{'' if read_only else ' discard=' + repr('unmap')}/>",
         f"  <source protocol='nbd' name={quoteattr(export)}{tls}>",
         f"    {host}",
+        f"    {wait}",
         "  </source>",
         "  <target dev='vda' bus='virtio'/>",
         *(["  <readonly/>"] if read_only else []),

@@ -364,7 +364,7 @@ def test_stock_clients_over_tls_with_what_attach_says(
     device, plain = "--connect=/dev/nbd0", tmp_path / "plain.sock"
     assert device in words["qemu-nbd"]
     bridge = [word.replace(device, f"--socket={plain}") for word in words["qemu-nbd"]]
-    running = subprocess.Popen([need_tool("qemu-nbd"), *bridge[1:]])
+    running = subprocess.Popen([need_tool("qemu-nbd"), "--persistent", *bridge[1:]])
     try:
         deadline = time.monotonic() + 20
         while not plain.exists():
@@ -373,6 +373,9 @@ def test_stock_clients_over_tls_with_what_attach_says(
             time.sleep(0.05)
         said = tool(need_tool("nbdinfo"), "--json", f"nbd+unix:///?socket={plain}")
         assert json.loads(said)["exports"][0]["export-size"] == (tmp_path / "copy").stat().st_size
+        trim = ("-f", "raw", "-c", "discard 0 64k", f"nbd+unix:///?socket={plain}")
+        tool(need_tool("qemu-io"), *trim)
+        assert "trimmed vda offset 0 length 65536" in home("events").out
     finally:
         running.terminate()
         running.wait(20)

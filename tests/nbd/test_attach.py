@@ -59,6 +59,7 @@ def test_qemu_gets_name_and_path(name: str) -> None:
     assert options["export"] == name
     assert options["server.path"] == str(ODD.path)
     assert options["discard"] == "unmap"
+    assert int(options["reconnect-delay"]) > 60, "a server is restarted without the guest's notice"
     assert blockdev(qemu(ODD, name, read_only=True))["read-only"] == "on"
 
 
@@ -89,6 +90,7 @@ def test_libvirt_is_xml(name: str, read_only: bool) -> None:
     assert source.get("name") == name
     assert disk.find("source/host").attrib == {"transport": "unix", "socket": str(ODD.path)}  # type: ignore[union-attr]
     assert (disk.find("readonly") is not None) == read_only
+    assert int(source.find("reconnect").get("delay")) > 60  # type: ignore[union-attr]
     tls = ElementTree.fromstring(
         libvirt(Address(host="h", port=5, tls=True), name, read_only=read_only)
     )
