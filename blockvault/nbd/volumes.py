@@ -253,8 +253,7 @@ class VaultCatalogue:
             chosen = position.volume(other or volume)
         except (BadRequest, NotFound):
             return None
-        named_as_ours = position._replace(volumes=(chosen._replace(name=volume),))
-        return _Differences(self._vault, named_as_ours, volume)
+        return _Differences(self._vault, volume, position, chosen.name)
 
     def _default(self) -> str:
         names = self.names()
@@ -267,12 +266,12 @@ class VaultCatalogue:
 
 
 class _Differences:
-    """Runs of one volume that differ from ``other``, kept until another state is asked about."""
+    """Runs of one volume that differ from another, kept until another state is asked about."""
 
-    def __init__(self, vault: Vault, other: Position, volume: str) -> None:
+    def __init__(self, vault: Vault, volume: str, position: Position, other: str) -> None:
         self._vault = vault
-        self._other = other
         self._volume = volume
+        self._against = position, other
         self._lock = threading.Lock()
         self._known: tuple[int, list[int], list[int]] | None = None
 
@@ -295,8 +294,7 @@ class _Differences:
     def _differing(self, position: Position) -> tuple[list[int], list[int]]:
         with self._lock:
             if self._known is None or self._known[0] != position.seq:
-                ours = position._replace(volumes=(position.volume(self._volume),))
-                (found,) = compare.diff(self._vault, ours, self._other)
+                found = compare.diff_volumes(self._vault, position, self._volume, *self._against)
                 starts = [start for start, _ in found.extents]
                 stops = [start + size for start, size in found.extents]
                 self._known = (position.seq, starts, stops)

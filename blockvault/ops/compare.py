@@ -50,6 +50,12 @@ def diff(vault: Vault, a: Position, b: Position) -> list[VolumeDiff]:
         ]
 
 
+def diff_volumes(vault: Vault, a: Position, name_a: str, b: Position, name_b: str) -> VolumeDiff:
+    """One volume of ``a`` against one of ``b``, whatever each is called; the name is ``a``'s."""
+    with _kept(vault, a, b):
+        return _volume_diff(vault, name_a, _sides(vault, a)[name_a], _sides(vault, b)[name_b])
+
+
 @contextmanager
 def _kept(vault: Vault, *positions: Position) -> Iterator[None]:
     """Nothing of these states is collected inside of the block, whatever is pruned."""

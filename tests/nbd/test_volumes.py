@@ -241,6 +241,21 @@ def test_differences_of_another_volume(catalogue: VaultCatalogue) -> None:
     assert found[0][0] == 0
 
 
+@pytest.mark.parametrize("ours", ["main/vdc", "main~0/vdc"])
+def test_volumes_have_their_own_writes_since_the_snapshot(vault: Vault, ours: str) -> None:
+    """They are looked up by the volume's name in its state, whatever it is compared with."""
+    with vault.session("main") as session:
+        for name in ("vdc", "vdd"):
+            session.create_volume(name, 20 * BLOCK)
+        session.snapshot("alike")
+        session.device("vdc").write(16 * BLOCK, b"ours")
+        session.device("vdd").write(0, b"theirs")
+        session.flush()
+        catalogue = VaultCatalogue(vault, {"main": session}, ["main~0"])
+        own = [(16 * BLOCK, BLOCK)] if ours == "main/vdc" else []
+        assert changed(catalogue, ours, "main:vdd") == [(0, BLOCK), *own]
+
+
 def test_differences_of_a_live_head_follow_it(catalogue: VaultCatalogue, session: Session) -> None:
     volume = catalogue.find("main/vda")
     changes = volume.changes("v1")
