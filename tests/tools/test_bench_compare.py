@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools.test_bench_figures import RATE, TIME, facts, results
+from tests.tools.test_bench_figures import PUBLISHED, RATE, TIME, facts, results
 from tools.bench import compare
 from tools.bench.plan import FULL
 from tools.bench.results import LIMIT, Results, Row
@@ -99,6 +99,15 @@ def test_a_row_that_asks_for_something_else_now_is_not_compared() -> None:
     assert f"| First imports together | 2.00 s | 1.00 s | – | {reason} |" in text
 
 
+@pytest.mark.parametrize(("runs", "verdict"), [(2, "(few runs)"), (3, "better")])
+def test_of_one_or_two_runs_nothing_is_called_better(runs: int, verdict: str) -> None:
+    new = changed()
+    del new.cells[TIME.key]["blockvault"].samples[runs:]
+    text = compare.page(results(), new)
+    (line,) = [line for line in text.splitlines() if line.startswith("| First imports")]
+    assert line.endswith(f" × | {verdict} |")
+
+
 def test_another_machine_is_said_and_compared() -> None:
     text = compare.page(results(), changed(processor="another", cores=64))
     said = "Not of one machine: a processor before, another now; cores 2 before, 64 now."
@@ -165,5 +174,5 @@ def test_what_rows_depend_on_is_in_the_plan() -> None:
 
 
 def test_every_row_says_what_it_depends_on() -> None:
-    published = Results.load(Path(__file__).parents[2] / "docs" / "benchmarks" / "results.json")
+    published = Results.load(PUBLISHED)
     assert [key for key in published.rows if not key.startswith(tuple(NEEDS))] == []

@@ -64,6 +64,17 @@ def test_what_waits_for_the_disk_is_limited_by_it(
     assert (before.median if before else None) == rate, "what was measured stays"
 
 
+def test_of_two_limits_the_lower_at_its_best_is_the_limit() -> None:
+    """And not the one whose median is lower: the best of it may be what nothing can reach."""
+    made = measured(EACH, blockvault=3_000)
+    for rate in (10_000, 10_000, 30_000):
+        made.add(EACH, LIMIT, rate)
+        made.add(FSYNC, LIMIT, 90e-6)
+    best = floors.floor(stated(made), EACH)
+    assert best is not None
+    assert best.median == pytest.approx(1 / 90e-6)
+
+
 @pytest.mark.parametrize("fact", ["processor", "file_system"])
 def test_the_disk_of_another_machine_says_nothing(fact: str) -> None:
     made, other = measured(EACH, limit=10_000.0), measured(FSYNC, limit=1e-3)
@@ -86,6 +97,17 @@ def test_no_request_is_answered_sooner_than_by_who_keeps_nothing() -> None:
     assert found.cells[row.key][LIMIT].samples == made.cells[row.key][QemuNbdRaw.name].samples
     assert found.rows[row.key].limit == SOONEST
     assert LIMIT not in made.cells[row.key], "what was measured stays"
+
+
+def test_of_two_yardsticks_the_sooner_at_its_best_is_the_limit() -> None:
+    row = Row("nbd-latency/randwrite-16", "NBD latency", "99.9 % within")
+    made = measured(row, blockvault=7e-3)
+    for idle, raw in ((3e-3, 2e-3), (3e-3, 2e-3), (1e-3, 2e-3)):
+        made.add(row, NbdkitMemory.name, idle)
+        made.add(row, QemuNbdRaw.name, raw)
+    best = floors.floor(stated(made), row)
+    assert best is not None
+    assert best.median == 1e-3
 
 
 @pytest.mark.parametrize(
@@ -203,7 +225,7 @@ def test_the_page_and_the_plots_state_the_disks_limit(tmp_path: Path) -> None:
     made = measured(EACH, blockvault=2_500.0, limit=11_348.0)
     made.add(FSYNC, LIMIT, 200e-6)
     page = report.page(made, plots=[], folder="f", raw="r", progress="")
-    assert "| 2,500 | – | – | – | 5,000, 2.00 × |" in page
+    assert "| 2,500 | – | – | 5,000, 2.00 × |" in page
     assert "| 2,500 | 5,000 |" in page
     assert "* limit: the protocol; or one durable write a flush" in page
     assert "11,348" not in page

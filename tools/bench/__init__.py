@@ -16,8 +16,8 @@ behind; whoever reports or compares only ever reads that.
     what to do      plan, inputs, synthetic, registry; beforehand refuses what would fail at the end
     the stage       bench (places and turns), commands, launcher, servers, beside, host
     results         results, their file (saved, shape), what a row was measured on (scope)
-    the page        report: headlines, growing, floors, plots; stated reads old results by the
-                    rules of today; stats and text for figures
+    the page        report: headlines (of which rows: sections), growing, method, floors, plots;
+                    stated reads old results by the rules of today; stats and text for figures
     since when      compare
     inside of work  guest (small writes), patch (a changed block), kernels (the limits)
     on their own    longlog, machines

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tools.bench.headlines import OURS
 from tools.bench.results import LIMIT, Results, Row
 from tools.bench.scope import IMAGES, UNKNOWN, Scope
-from tools.bench.stats import Summary, differs
+from tools.bench.sections import OURS
+from tools.bench.stats import FEW, Summary, differs
 from tools.bench.text import amount, ratio, spread, table
 
 NUMBERED = re.compile(r"\b([a-z]+)\d+([a-z]?)(?:-\d+)?\b")
@@ -23,8 +23,8 @@ SETTINGS = re.compile(r"^(?:\w+=(?:'[^']*'|[^\s'])* )+")
 
 
 class Change(NamedTuple):
-    """One row in both runs; ``verdict`` is "better", "worse", or "" for noise.  ``apart`` says why
-    the two cannot be compared, where that is so.
+    """One row in both runs; ``verdict`` is "better", "worse", or "" for what may be noise.
+    ``apart`` says why the two cannot be compared, where that is so.
     """
 
     row: Row
@@ -69,7 +69,8 @@ def _line(change: Change, titles: Mapping[str, int]) -> tuple[str, ...]:
     if change.apart:
         return (*figures, "–", f"not comparable: {change.apart}")
     moved = ratio(change.new.median / change.old.median) if change.old.median else "–"
-    return (*figures, moved, change.verdict or "(noise)")
+    few = min(change.old.runs, change.new.runs) < FEW
+    return (*figures, moved, change.verdict or ("(few runs)" if few else "(noise)"))
 
 
 def _title(change: Change, titles: Mapping[str, int]) -> str:

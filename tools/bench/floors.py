@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tools.bench.results import LIMIT, Results, Row
+from tools.bench.results import LIMIT, Cell, Results, Row
 from tools.bench.stats import Summary
 from tools.bench.text import amount, digits
 
@@ -21,11 +21,18 @@ def advantage(row: Row, one: Summary, other: Summary) -> float:
 def floor(results: Results, row: Row) -> Summary | None:
     """The best that was measured of the limit: what a machine allows it does not always do."""
     cell = results.cells.get(row.key, {}).get(LIMIT)
-    if cell is None or cell.summary() is None:
+    found = best(row, cell) if cell else None
+    if cell is None or not found:
+        return None
+    return Summary(found, found, found, len(cell.samples), found, found)
+
+
+def best(row: Row, cell: Cell) -> float | None:
+    """The best of a cell's samples; None unless something was measured."""
+    if cell.summary() is None:
         return None
     values = [sample.value for sample in cell.samples]
-    best = max(values) if row.more_is_better else min(values)
-    return Summary(best, best, best, len(values)) if best else None
+    return max(values) if row.more_is_better else min(values)
 
 
 def figure(results: Results, row: Row, name: str) -> Summary | None:

@@ -2,7 +2,7 @@
 
 Each line stands for one row, or for the biggest member of a series.  A column is a family of peers,
 of which the best in that row counts; what keeps no history, such as a raw file behind a server, is
-shown in the detail only.
+shown in the detail only.  ``sections`` says which rows and whom.
 """
 
 from __future__ import annotations
@@ -13,48 +13,9 @@ from typing import NamedTuple
 from tools.bench import floors
 from tools.bench.floors import EVEN, advantage
 from tools.bench.results import Results, Row
-from tools.bench.stats import Summary, differs
+from tools.bench.sections import OURS, SECTIONS, Line
+from tools.bench.stats import FEW, Summary, differs
 from tools.bench.text import digits, spread, table
-
-OURS = "blockvault"
-FEW = 3
-"""Of fewer runs it is said that they are few."""
-
-ARCHIVES = {
-    "borg": ("borg-fixed", "borg-default"),
-    "restic": ("restic",),
-    "bup, casync": ("bup", "casync"),
-    "qcow2 files": ("qcow2-files", "qcow2-chain"),
-    "btrfs": ("btrfs",),
-}
-DISKS = {
-    "qcow2, internal": ("qcow2-internal",),
-    "qcow2, chain": ("qcow2-chain",),
-    "btrfs": ("btrfs",),
-}
-SERVERS = {
-    "qcow2": ("qcow2",),
-    "qcow2, zstd": ("qcow2-zstd", "qcow2-compressing"),
-    "btrfs, just after a snapshot": ("btrfs-nbd",),
-}
-LATE_SERVERS = {
-    "qcow2, just after a snapshot": ("qcow2-snapshot",),
-    "qcow2, new chain of 10": ("qcow2-chain10",),
-    "btrfs, just after a snapshot": ("btrfs-nbd",),
-}
-LATE_NOTE = """The lines are states of blockvault's disk. Beside each stands the one figure of a
-peer, of a disk in the state that its column names; the sentence at the top counts it once, in the
-first line."""
-MACHINES = {"QEMU savevm": ("qemu-savevm",), "QEMU migrate": ("qemu-migrate",)}
-
-
-class Line(NamedTuple):
-    """``key`` is the row's, or that of a series with its ``@`` or ``/``; ``ours`` is the state of
-    blockvault that the line is about, where that is not the plain one."""
-
-    key: str
-    title: str = ""
-    ours: str = OURS
 
 
 class Lead(NamedTuple):
@@ -72,89 +33,14 @@ class Lead(NamedTuple):
         return self.sure and self.times >= 1 + EVEN
 
 
-class Section(NamedTuple):
-    """One table: its lines, the families of peers that are its columns, and a word about both."""
-
-    title: str
-    families: Mapping[str, Sequence[str]]
-    lines: tuple[Line, ...]
-    note: str = ""
-
-
-SECTIONS = (
-    Section(
-        "Disk images, kept state after state",
-        ARCHIVES,
-        (
-            Line("import/all", "First imports of all images"),
-            Line("import/unchanged"),
-            Line("export/"),
-            Line("size/", "Store after all images"),
-            Line("diff"),
-            Line("verify"),
-            Line("gc/forget"),
-            Line("gc/size"),
-            Line("memory/series"),
-        ),
-    ),
-    Section(
-        "Snapshots of one disk, each a whole command",
-        DISKS,
-        (
-            Line("latency/snapshot@"),
-            Line("latency/branch@"),
-            Line("latency/rollback@"),
-            Line("changes/diff@"),
-            Line("growth/snapshot@1000"),
-            Line("growth/snapshot@"),
-            Line("growth/read the oldest@"),
-        ),
-    ),
-    Section(
-        "A guest's disk over NBD, requests a second",
-        SERVERS,
-        tuple(
-            Line(f"nbd/{job}")
-            for job in (
-                *("randwrite-1", "randwrite-16", "randread-1", "randread-16"),
-                *("warmread-1", "warmread-16", "hotread-16"),
-                *("fsync-1", "fsync-32", "seqwrite", "seqread", "seqread-warm"),
-                *("exported", "sustained", "exported-worn"),
-            )
-        ),
-    ),
-    Section(
-        "The same disk with a history",
-        LATE_SERVERS,
-        (
-            Line("nbd/randwrite-16", "Random write just after a snapshot", "blockvault-snapshot"),
-            Line("nbd/randwrite-16", "Random write after many snapshots", "blockvault-many"),
-            Line("nbd/randwrite-16", "Random write on nested branches", "blockvault-nested"),
-            Line("nbd/randread-16", "Random read just after a snapshot", "blockvault-snapshot"),
-            Line("nbd/randread-16", "Random read after many snapshots", "blockvault-many"),
-            Line("nbd/randread-16", "Random read on nested branches", "blockvault-nested"),
-            Line("nbd/randread-made", "Random read of an old state"),
-            Line("nbd/seqread-made", "256 KiB sequential read of an old state"),
-        ),
-        LATE_NOTE,
-    ),
-    Section(
-        "Running machines",
-        MACHINES,
-        tuple(
-            Line(f"{size}/{row}")
-            for size in ("vm", "vm-large")
-            for row in ("pause", "restore", "clone")
-        ),
-    ),
-)
-
 NOTE = """The peers' columns say how many times better blockvault is, in **bold** where it is ahead
-by more than noise (the quartiles of both do not meet): 0.50 is half as good, 2.00 twice. The best
-program of a family counts; a † says that it was measured once or twice. The limit is the least
-that this machine needed for the bare work on the same bytes (the tables below say what that is),
-and behind it is how many times that blockvault takes. Where a contender does better than that, it
-is no limit: then it says *beaten* if blockvault does, and has a * behind it if a peer does."""
+by more than noise: 0.50 is half as good, 2.00 twice. By more than noise means that all samples of
+the one are better than all of the other; with eight runs and more of both, that their quartiles do
+not meet. The best program of a family counts; a † says that it was measured once or twice, which
+is too seldom to call anything a lead. The limit is the least that this machine needed for the bare
+work on the same bytes (the tables below say what that is), and behind it is how many times as
+much blockvault takes. Where a contender does better than that, it is no limit: then it says
+*beaten* if blockvault does, and has a * behind it if a peer does."""
 
 
 def page(results: Results) -> str:
@@ -193,11 +79,14 @@ class _Verdict:
                 self.leads.setdefault(family, []).append(lead)
 
     def text(self) -> str:
-        counts = [
-            f"of {family} in {sum(lead.ahead for lead in found)} of {len(found)} lines"
-            for family, found in self.leads.items()
-        ]
+        counts = [f"of {family} in {_counted(found)}" for family, found in self.leads.items()]
         return f"In short, blockvault is ahead {'; '.join(counts)}." if counts else ""
+
+
+def _counted(leads: Sequence[Lead]) -> str:
+    """In how many lines blockvault is ahead, and in how many that could not be seen."""
+    ahead, few = sum(lead.ahead for lead in leads), sum(lead.once for lead in leads)
+    return f"{ahead} of {len(leads)} lines" + (f" ({few} †)" if few else "")
 
 
 def why(results: Results, row: Row, name: str) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tools.bench import floors
-from tools.bench.headlines import OURS
 from tools.bench.results import LIMIT, Results, Row
+from tools.bench.sections import OURS
 from tools.bench.stated import stated
 
 

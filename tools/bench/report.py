@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from tools.bench import floors, growing, headlines
+from tools.bench import floors, growing, headlines, method
 from tools.bench.plots import Plot
-from tools.bench.results import LIMIT, Cell, Results, Row
+from tools.bench.results import LIMIT, Cell, Origin, Results, Row
 from tools.bench.stated import stated
 from tools.bench.text import amount, digits, spread, table
 
@@ -17,54 +17,13 @@ OPENING = """# Benchmarks
 
 How blockvault stands beside its peers: the same work on the same machine, every contender in turn
 in each run; figures are medians. Measured {days} on {processors} ({cores} cores, {memory}
-of memory, {file_system}) with blockvault {commits}. Made by `tools/bench/run`, from
-[all samples]({raw})."""
+of memory, {file_system}) with blockvault {commits}.
+Made by `tools/bench/run`, from [all samples]({raw})."""
 
 COSTS = """Processor seconds and peak memory of the same runs; behind a + the time that writing to
 the disk took afterwards, where a program left much of it to the system:"""
 NOT_IN_TURNS = "Some contenders were measured in runs of their own, so not in turn with the others."
 UNWRITTEN = 0.1  # of a command's time, from which on that is shown
-
-METHOD = """## Method
-
-* The series, the start and the latency begin with a warm-up that is thrown away (in the series it
-  checks each round trip byte for byte, and so does the first run); all else is measured from its
-  first run on.
-* In each run the contenders take turns, in an order that starts one further each time: in the
-  series and over NBD at every step, elsewhere with all that a run does with one of them.
-* Figures are medians of as many runs as stand above the table; behind those of fewer stands how
-  many. ± is half the distance of the quartiles, shown from 5 % on.{once}
-* Each command runs under a launcher of its own. Wall time is the launcher's clock; CPU and peak
-  memory are the kernel's (`wait4`), children included. The peak is that of the biggest process;
-  mapped pages of a file count, so a store that maps its file shows them.
-* What the kernel does for a program counts as that program's only while it waits: btrfs compresses
-  in threads of the kernel, so its processor seconds are too few.
-* Before the first row the memory that is free is filled with a file: a virtual machine may get each
-  page from its host only when it is first touched, which only who makes files longer would pay for.
-* Input is in the page cache. After each command the disk is synced, not timed here but kept in the
-  raw figures (`settle`): what a program left unwritten does not burden the next. So `cp` to btrfs
-  and `qemu-img` end before their data is on the disk, blockvault's imports after.
-* Sizes of stores are allocated bytes (`du`); for btrfs what the file system says is used.
-* NBD: fio and the server share the machine. Each run begins with disks that are made anew. Each
-  job has a server of its own, which begins when all that was written before is on the disk.
-* Where a disk is served, processor seconds and memory are the server's.
-* What a client has not flushed is as safe as each server makes it: qemu-nbd leaves it to the page
-  cache, blockvault stores all but the last of it meanwhile; rows that flush wait for the disk.
-  fio writes bytes that nothing compresses, so what compresses gains nothing by that here.
-* An import of blockvault is two processes, of which the smaller hashes, in some 20 MB beside the
-  peak of the bigger one.
-* `borg compact` and `restic forget` are told to leave nothing unused (`--threshold 0`,
-  `--max-unused 0`), as all others do; by themselves both leave some.
-* All samples of a row are of one machine; where that is not the first one named above, the table
-  says so.
-* Images ({images}): {inputs}.
-* {system}, Linux {kernel}, Python {python}; libraries of blockvault: {libraries}. Load of the
-  machine before and after: {load}. All parts together took {minutes} minutes.
-* To measure again: `tools/images/build DIR`, then `tools/bench/run --full --images DIR --report`;
-  in parts: `--rows series --part 1/5 --out 1.json` and so on, then `--load *.json --report`.
-  `--quick` takes three minutes and needs no images, `--compare OLD.json` says what changed since.
-
-"""
 
 
 def page(results: Results, *, plots: Sequence[Plot], folder: str, raw: str, progress: str) -> str:
@@ -83,7 +42,7 @@ def page(results: Results, *, plots: Sequence[Plot], folder: str, raw: str, prog
             for group, rows in results.groups().items()
         ),
         growing.page(results),
-        _method(results),
+        method.page(results),
         _commands(results),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -99,8 +58,18 @@ def _opening(results: Results, raw: str) -> str:
         cores=" and ".join(sorted({origin.cores for origin in origins}, key=int)),
         memory=amount(facts["memory"], "B"),
         file_system=" and ".join(sorted({origin.file_system for origin in origins})),
-        commits=", ".join(sorted({origin.commit for origin in origins})),
+        commits=_dated(origins),
         raw=raw,
+    )
+
+
+def _dated(origins: Iterable[Origin]) -> str:
+    """Each commit with the days on which it was measured."""
+    found: dict[str, set[str]] = {}
+    for origin in origins:
+        found.setdefault(origin.commit, set()).add(origin.when[:10])
+    return ", ".join(
+        f"{commit} ({', '.join(sorted(days))})" for commit, days in sorted(found.items())
     )
 
 
@@ -208,33 +177,6 @@ def _reasons(results: Results, rows: Sequence[Row]) -> str:
 
 def _progress(progress: str) -> str:
     return f"## What was made faster\n\n{progress.strip()}" if progress.strip() else ""
-
-
-def _method(results: Results) -> str:
-    versions = [
-        (name, facts["title"], facts["version"] or "–", facts["missing"] or "")
-        for name, facts in results.facts["contenders"].items()
-    ]
-    facts = results.facts
-    inputs = ", ".join(
-        f"{each['name']} ({amount(each['data'], 'B')} of data, {amount(each['new'], 'B')} new)"
-        for each in facts["inputs"]
-    )
-    text = METHOD.format(
-        libraries=", ".join(f"{n} {v}" for n, v in facts["libraries"].items()),
-        inputs=inputs,
-        load=f"{facts['load_before']:.1f} and {facts['load_after']:.1f}",
-        minutes=f"{facts['duration'] / 60:.0f}",
-        once=_once(facts["plan"].get("once", ())),
-        **{name: facts[name] for name in ("images", "system", "kernel", "python")},
-    )
-    head = ("", "what", "version", "missing because")
-    return text + table(head, versions)
-
-
-def _once(names: Sequence[str]) -> str:
-    """Who is asked once, since a round takes it minutes."""
-    return f" In the series {', '.join(names)} take part in one run only." if names else ""
 
 
 def _commands(results: Results) -> str:

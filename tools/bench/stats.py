@@ -7,14 +7,21 @@ import statistics
 from collections.abc import Sequence
 from typing import NamedTuple
 
+FEW = 3
+"""Of fewer samples it is said that they are few, and nothing is told from noise by them."""
+MANY = 8
+"""From as many on, the quartiles tell; those of fewer part too often by chance."""
+
 
 class Summary(NamedTuple):
-    """Median and spread (quartiles) of one cell's samples, in the row's unit."""
+    """Median, spread (quartiles) and range of one cell's samples, in the row's unit."""
 
     median: float
     low: float
     high: float
     runs: int
+    least: float
+    most: float
 
 
 def summarize(values: Sequence[float]) -> Summary:
@@ -25,7 +32,8 @@ def summarize(values: Sequence[float]) -> Summary:
         low, high = min(values), max(values)
     else:
         low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Summary(statistics.median(values), low, high, len(values))
+    middle = statistics.median(values)
+    return Summary(middle, low, high, len(values), min(values), max(values))
 
 
 class Slope(NamedTuple):
@@ -84,6 +92,15 @@ def _two_parts(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
 
 
 def differs(old: Summary, new: Summary, tolerance: float = 0.03) -> bool:
-    """Whether a change is more than noise: the quartiles do not overlap and the medians part."""
-    apart = new.low > old.high or new.high < old.low
-    return apart and abs(new.median - old.median) > tolerance * old.median
+    """Whether a change is more than noise: the samples lie apart, and the medians too.
+
+    Of many samples the middle halves have to; of fewer all.  With five on each side the quartiles
+    of one and the same distribution part in every fifth case, its whole ranges in less than one of
+    a hundred.
+    """
+    fewest = min(old.runs, new.runs)
+    if fewest < MANY:
+        apart = new.least > old.most or new.most < old.least
+    else:
+        apart = new.low > old.high or new.high < old.low
+    return fewest >= FEW and apart and abs(new.median - old.median) > tolerance * old.median

@@ -34,12 +34,17 @@ def find_program(name: str) -> str | None:
     return shutil.which(name, path=environment({})["PATH"])
 
 
-def first_version(*argv: str) -> str:
-    """The first version number that a program prints about itself."""
+def words_of(*argv: str) -> str:
+    """What a program prints about itself."""
     done = subprocess.run(
         argv, capture_output=True, text=True, check=False, env=environment({}), timeout=60
     )
-    found = re.search(r"\d+(\.\d+)+\S*|\b\d+\b", done.stdout or done.stderr)
+    return done.stdout or done.stderr
+
+
+def first_version(*argv: str) -> str:
+    """The first version number that a program prints about itself."""
+    found = re.search(r"\d+(\.\d+)+\S*|\b\d+\b", words_of(*argv))
     return found.group().strip("(),") if found else "unknown"
 
 

@@ -44,7 +44,7 @@ class BorgFixed(Archive):
     def forget(self, gone: Sequence[str], kept: Sequence[str]) -> list[Command]:
         return [
             self._borg("delete", f"{self._repository}::{gone[0]}", *gone[1:]),
-            self._borg("compact", "--threshold", "0", self._repository),
+            self._borg("compact", self._repository),
         ]
 
     @property
