@@ -87,9 +87,38 @@ def test_limits_are_measured_for_each_image(tmp_path: Path) -> None:
 
 
 def test_given_images_take_their_machine_from_the_prefix(tmp_path: Path) -> None:
-    (tmp_path / "a.img").touch()
-    first, second = inputs.given([str(tmp_path / "a.img"), f"other:{tmp_path / 'a.img'}"])
+    for name in ("a.img", "b.img"):
+        (tmp_path / name).touch()
+    first, second = inputs.given([str(tmp_path / "a.img"), f"other:{tmp_path / 'b.img'}"])
     assert (first.name, first.machine, second.machine) == ("a", "main", "other")
+
+
+@pytest.mark.parametrize("manifest", [False, True], ids=["files", "folder"])
+@pytest.mark.parametrize(
+    ("files", "taken"),
+    [
+        (["monday/disk.img", "tuesday/disk.img"], "tuesday/disk.img"),
+        (["monday/disk.img", "tuesday/disk.raw"], "tuesday/disk.raw"),
+        (["base.img", "all.img"], "all.img"),
+        (["unchanged.img"], "unchanged.img"),
+        (["again.img"], "again.img"),
+        (["main.img"], "main.img"),
+    ],
+)
+def test_images_whose_rows_or_states_would_be_one_are_refused(
+    tmp_path: Path, files: list[str], taken: str, manifest: bool
+) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    words = [str(tmp_path / file) for file in files]
+    if manifest:
+        states = [{"name": Path(each).stem, "file": each, "machine": "main"} for each in files]
+        (tmp_path / inputs.MANIFEST).write_text(json.dumps({"states": states}))
+        words = [str(tmp_path)]
+    with pytest.raises(ValueError, match="an image needs a name of its own") as refused:
+        inputs.given(words)
+    assert str(refused.value).startswith(f"{tmp_path / taken}: ")
 
 
 def test_a_folder_is_read_through_its_manifest(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from tools.bench import shape, synthetic
 
 MANIFEST = "series.json"
 STATE = {"name": str, "file": str, "machine": str}
+TAKEN = ("all", "unchanged", "again")
+"""What no image can be called: rows, and a state of the series, have these names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,23 @@ class Survey:
 def given(texts: Sequence[str]) -> list[Image]:
     """Images from the command line: a folder with a manifest, or files as ``[MACHINE:]FILE``."""
     if len(texts) == 1 and Path(texts[0]).is_dir():
-        return _from_manifest(Path(texts[0]))
+        return _named_apart(_from_manifest(Path(texts[0])))
     images = []
     for text in texts:
         machine, _, file = text.rpartition(":")
         path = _image(Path(file))
         images.append(Image(path.stem, path, machine or "main"))
+    return _named_apart(images)
+
+
+def _named_apart(images: list[Image]) -> list[Image]:
+    """The same images, of which each has rows, and a state in every store, by its name."""
+    taken = {*TAKEN, *(image.machine for image in images)}
+    for image in images:
+        if image.name in taken:
+            own = f"an image needs a name of its own, and {image.name!r} is taken"
+            raise ValueError(f"{image.path}: {own}")
+        taken.add(image.name)
     return images
 
 
