@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,19 +18,23 @@ import pytest
 
 from tests.conftest import find_tool
 from tests.tools.needs import need, need_programs
+from tests.tools.test_bench_figures import PUBLISHED
 from tools.bench import __main__ as cli
 from tools.bench import inputs, report
 from tools.bench.bench import Bench, turns
-from tools.bench.commands import Command, CommandFailed, command, run
+from tools.bench.commands import Command, CommandFailed, Cost, command, run
 from tools.bench.inputs import Image
 from tools.bench.peers.base import Archive, Contender, NotOffered
 from tools.bench.peers.btrfs import Btrfs
-from tools.bench.peers.nbd import LONG, PLAIN, SUSTAINED, NbdServer
+from tools.bench.peers.casync import Casync
+from tools.bench.peers.nbd import LONG, PLAIN, SUSTAINED, NbdServer, QemuNbd
+from tools.bench.peers.qcow2 import Qcow2Chain, Qcow2Files, Qcow2Internal
+from tools.bench.peers.restic import Restic
 from tools.bench.peers.yardsticks import NbdkitMemory
 from tools.bench.plan import FULL, GIB, MIB, QUICK
 from tools.bench.registry import ARCHIVES, MACHINES, SERVERS, everyone
 from tools.bench.results import Results
-from tools.bench.rows import latency, nbd, series
+from tools.bench.rows import changes, growth, latency, limits, memory, nbd, scale, series
 from tools.bench.servers import Server
 
 K = TypeVar("K", bound=Contender)
@@ -272,6 +277,91 @@ def test_servers_begin_on_a_clean_disk_and_runs_with_new_ones(
     assert steps == ["made", *job, *job] * 2
 
 
+@dataclasses.dataclass
+class Dirty:
+    """Whose writes the disk has not yet, and which command that was measured began meanwhile."""
+
+    writers: set[str] = dataclasses.field(default_factory=set)
+    burdened: list[str] = dataclasses.field(default_factory=list)
+    measured: int = 0
+
+    def run(self, commands: Sequence[Command], *, settle: bool = False, **_: object) -> Cost:
+        text = " ".join(word for each in commands for word in each.argv)
+        writers = {kind.name for kind in CLEAN if f"/{kind.name}/" in text}
+        if not settle:
+            self.writers |= writers
+            return Cost(1.0, 1.0, 0.0, 1)
+        if self.writers - writers:
+            self.burdened.append(f"{text}: {sorted(self.writers - writers)}")
+        self.writers.clear()
+        self.measured += 1
+        return Cost(1.0, 1.0, 0.0, 1)
+
+    def written(self, *_: object) -> None:
+        self.writers.add("the harness")
+
+
+CLEAN = (Qcow2Files, Casync, Qcow2Chain, Qcow2Internal)
+
+
+@pytest.mark.parametrize(
+    ("scenario", "kinds"),
+    [
+        (series, (Qcow2Files, Casync)),
+        (scale, (Qcow2Files, Casync)),
+        (memory, (Qcow2Files, Casync)),
+        (latency, (Qcow2Chain, Qcow2Internal)),
+        (changes, (Qcow2Chain,)),
+        (growth, (Qcow2Chain, Qcow2Internal)),
+    ],
+    ids=["series", "scale", "memory", "latency", "changes", "growth"],
+)
+def test_what_others_left_unwritten_burdens_no_command_that_is_measured(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, scenario: Any, kinds: Sequence[Any]
+) -> None:
+    dirty = Dirty()
+    figures = defaultdict(lambda: 1.0)
+    monkeypatch.setattr("tools.bench.bench.run", dirty.run)
+    monkeypatch.setattr("tools.bench.bench.flush_disk", dirty.writers.clear)
+    monkeypatch.setattr(inputs, "place", dirty.written)
+    monkeypatch.setattr(os, "utime", dirty.written)
+    monkeypatch.setattr(inputs, "same_bytes", lambda *_: True)
+    monkeypatch.setattr(limits, "commands", lambda *_: None)
+    monkeypatch.setattr(limits, "idle_peak", lambda: 1)
+    monkeypatch.setattr(series._Round, "_limits", lambda _: None)
+
+    def sparse(*_: object) -> Path:
+        dirty.written()
+        bench.input.write_bytes(b"")
+        return bench.input
+
+    def measure(_: Bench, images: Sequence[Image]) -> dict[str, Any]:
+        dirty.writers.clear()
+        return {image.name: figures for image in images}
+
+    monkeypatch.setattr(limits, "measure", measure)
+    for rows in (scale, memory, latency, changes, growth):
+        monkeypatch.setattr(rows, "sparse_image", sparse)
+    sizes = {"scale": (MIB,), "memory": (MIB,), "virtual": (MIB,), "changed": (1,)}
+    bench.plan = dataclasses.replace(TINY, runs=2, settle=True, snapshots=(1, 3), **sizes)
+    scenario.run(bench, kinds)
+    assert dirty.burdened == []
+    assert dirty.measured >= 2
+
+
+def test_exports_of_served_disks_begin_on_a_clean_disk(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dirty = Dirty({"the last job"})
+    monkeypatch.setattr("tools.bench.bench.run", dirty.run)
+    monkeypatch.setattr("tools.bench.bench.flush_disk", dirty.writers.clear)
+    monkeypatch.setattr(limits, "write_seconds", lambda *_: 1.0)
+    bench.plan = dataclasses.replace(TINY, settle=True)
+    with bench.lanes([QemuNbd]) as lanes:
+        nbd._export(bench, lanes, nbd.EXPORT, 0)
+    assert (dirty.burdened, dirty.measured) == ([], 1)
+
+
 def test_the_long_jobs_are_jobs_and_have_few_takers() -> None:
     assert set(LONG) < {job.key for job in nbd.JOBS}
     for key in LONG:
@@ -308,11 +398,39 @@ def test_quick_and_full_ask_for_enough_runs() -> None:
     assert 1024 * GIB in QUICK.virtual
     assert {1 * GIB, 64 * GIB, 1024 * GIB} <= set(FULL.virtual)
     names = {kind.name for kind in everyone()}
+    published = Results.load(PUBLISHED)
     assert set(QUICK.left_out) <= names
     for plan in (QUICK, FULL):
         once = set(plan.once)
         assert once <= {kind.name for kind in ARCHIVES} - set(plan.left_out)
         assert once <= set(plan.slow), "only for whom a round takes minutes"
+        quick = {name for name in once if round_of(published, name) < 60}
+        assert not quick, "a round of the published series took it less than a minute"
         assert not once & {"blockvault", "borg-fixed", "restic", "qcow2-files", "btrfs"}, (
             "of each family the first is measured as often as blockvault"
         )
+
+
+def round_of(results: Results, name: str) -> float:
+    """Seconds that the imports and exports of a round of the series take."""
+    exports = (key for key in results.rows if key.startswith("export/"))
+    keys = ("import/all", "import/unchanged", *exports)
+    found = (results.summary(key, name) for key in keys)
+    return sum(summary.median for summary in found if summary is not None)
+
+
+@pytest.mark.parametrize(
+    ("words", "sparse"),
+    [("      --sparse    restore files as sparse", True), ("      --target string", False)],
+    ids=["0.15", "0.14"],
+)
+def test_restic_is_asked_for_holes_where_it_makes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: str, sparse: bool
+) -> None:
+    restic = tmp_path / "restic"
+    restic.write_text(f"#!/bin/sh\n[ \"$*\" = 'restore --help' ] && echo '{words}'\n")
+    restic.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    (restore,) = Restic(tmp_path / "restic").restore("one", tmp_path / "out" / "disk.img")
+    assert ("--sparse" in restore.argv) == sparse
+    assert "--tag one" in " ".join(restore.argv)

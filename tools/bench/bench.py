@@ -22,6 +22,7 @@ from tools.bench.inputs import Image
 from tools.bench.peers.base import Contender, NotOffered
 from tools.bench.plan import Plan
 from tools.bench.results import Results, Row
+from tools.bench.stated import TIME_SAVED
 
 C = TypeVar("C", bound=Contender)
 P = ParamSpec("P")
@@ -139,13 +140,13 @@ class Bench:
         return range(part - 1, runs or self.plan.runs, parts)
 
     def clean_disk(self) -> None:
-        """Before what is measured by itself: what was written until then burdens nobody."""
+        """Before what is measured: what was written until then, untimed, burdens nobody."""
         if self.plan.settle:
             flush_disk()
 
     def too_slow(self, lane: Lane[C]) -> str | None:
         """Why a contender sits out rows that are repeated for many sizes, if it does."""
-        return "would take too long in every size" if lane.name in self.plan.slow else None
+        return TIME_SAVED if lane.name in self.plan.slow else None
 
     def save(self) -> None:
         """Write the results as they are, so that an interrupted run is not lost."""

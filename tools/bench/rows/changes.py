@@ -29,6 +29,7 @@ def run(bench: Bench, kinds: Sequence[type[Machine]]) -> None:
                 stride = SIZE // blocks // 4096 * 4096
                 lane.do(None, lane.contender.change, 0, blocks, blocks, stride)
                 lane.do(None, lane.contender.snapshot, names[1])
+            bench.clean_disk()
             for number in bench.numbers():
                 for lane in turns(lanes, number):
                     lane.attempt(_row(blocks), lane.contender.compare, *names)

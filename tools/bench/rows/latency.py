@@ -32,6 +32,7 @@ def run(bench: Bench, kinds: Sequence[type[Machine]]) -> None:
                 lane.do(None, lane.contender.create_disk, size, image)
             image.unlink()
             for number in (0, *(number + 1 for number in bench.numbers())):
+                bench.clean_disk()
                 for lane in turns(lanes, number):
                     _operations(lane, size, number)
     limits.commands(bench, "latency/")

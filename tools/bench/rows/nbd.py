@@ -125,6 +125,7 @@ def _all_of(
 def _export(bench: Bench, lanes: Sequence[Lane[NbdServer]], row: Row, number: int) -> None:
     if not _wanted(bench, EXPORTED):
         return
+    bench.clean_disk()
     for lane in turns(lanes, number):
         if lane.contender.does(EXPORTED):
             lane.attempt(row, lane.contender.take_out, bench.fresh_output())

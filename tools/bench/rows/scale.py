@@ -22,6 +22,7 @@ def run(bench: Bench, kinds: Sequence[type[Archive]]) -> None:
     """A disk is twice as big as its data, so that holes play a part."""
     for data in bench.plan.scale:
         sparse_image(bench, 2 * data, data)
+        bench.clean_disk()
         image = Image("made up", bench.input)
         for number in bench.numbers():
             say(f"by amount of data: {data // MIB} MiB, run {number + 1}")

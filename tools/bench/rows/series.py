@@ -41,7 +41,7 @@ PEAK = Row(
 def run(bench: Bench, kinds: Sequence[type[Archive]]) -> None:
     """Warm up on tiny images, thrown away but for the check of each round trip, then measure.
 
-    Contenders that need minutes for a round are asked once, and the page says so.
+    Contenders that need more than a minute for a round are asked once, and the page says so.
     """
     tiny = inputs.made_up(bench.work / "tiny", bench.plan.warm_up)
     say("series: warm-up")
@@ -103,6 +103,7 @@ class _Round:
 
     def _import(self, image: Image) -> None:
         inputs.place(image.path, self.bench.input)
+        self.bench.clean_disk()
         row = self._row(_import_row(image))
         for lane in self.lanes:
             save = lane.contender.save
@@ -128,6 +129,7 @@ class _Round:
         """The last state once more: other times on the file, so that nobody may trust those."""
         inputs.place(self.last.path, self.bench.input)
         os.utime(self.bench.input)
+        self.bench.clean_disk()
         for lane in self.lanes:
             save = lane.contender.save
             row = self._row(UNCHANGED)
@@ -162,6 +164,7 @@ class _Round:
     def _check_kept(self, lane: Lane[Archive]) -> None:
         target = self.bench.fresh_output()
         lane.do(None, lane.contender.restore, "again", target)
+        self.bench.clean_disk()
         if lane.out is None and not self._same(lane, target, self.last):
             self._put_out(lane, self.last, self._row(FORGET))
 
