@@ -211,6 +211,8 @@ def snapshot(
         remote = holder(vault.path, name)
         if remote is None:
             raise
+    # The server may be somebody else's.
+    author = vault.author if author is None else author
     made = remote.ask("snapshot", branch=name, message=message, author=author)
     return bytes.fromhex(made["id"])
 

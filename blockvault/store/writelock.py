@@ -99,8 +99,12 @@ class WriteLock:
             return self._poll(deadline, timeout)
         try:
             waiting.done.wait(max(0.0, deadline - time.monotonic()))
-        finally:
-            taken = waiting.finish()
+        except BaseException:
+            # An interrupt may come at the moment at which the lock is had.
+            if (taken := waiting.finish()) is not None:
+                _close(taken)
+            raise
+        taken = waiting.finish()
         if taken is None:
             raise _busy("another process", timeout)
         return taken

@@ -49,7 +49,8 @@ class Orders:
     def _status(self, request: Request) -> Result:
         supervisor = self._supervisor
         running, served, name = supervisor.running, supervisor.served, supervisor.branch.name
-        if running is None or served is None:
+        seen = served.status() if served is not None else {}
+        if running is None or not seen:
             raise NotFound(f"machine '{name}' is between two states")
         return {
             "pid": os.getpid(),
@@ -58,7 +59,7 @@ class Orders:
             "names": [f"{name}/{volume.name}" for volume in running.session.volumes],
             "copy_on_write": False,
             "tls": False,
-            **served.status(),
+            **seen,
             "machine": _machine_status(running),
         }
 
@@ -80,13 +81,26 @@ class Orders:
         if request.get("quiesce"):
             run = self._supervisor.run_dir
             quiet = agent.frozen(run.agent, run.frozen)
-        with self._supervisor.ordered() as running, quiet:
-            made = running.session.snapshot(message, author=author, attachments=running.files)
+        made = None
+        try:
+            with self._supervisor.ordered() as running, quiet:
+                made = running.session.snapshot(message, author=author, attachments=running.files)
+        except ToolFailed as error:
+            if made is None:
+                raise
+            raise ToolFailed(
+                f"snapshot {made.id.hex()} was recorded with the file systems frozen, but whether "
+                f"they have thawed since is not known: {error}",
+                kind=error.reason,
+            ) from error
         return {"id": made.id.hex()}
 
     def _flush(self, request: Request) -> Result:
-        with self._supervisor.ordered() as running:
-            running.session.flush()
+        # Not as an order: those take minutes for much memory, and every command asks this first.
+        running = self._supervisor.running
+        if running is None:
+            raise NotFound(f"machine '{self._supervisor.branch.name}' is between two states")
+        running.session.flush()
         return {}
 
     def _pause(self, request: Request) -> Result:

@@ -99,8 +99,8 @@ class Supervisor(Lifetime):
         """Give the branch another state and go on from that; return in words what was done."""
         with self.ordered() as running, self.vault.guard():
             target = plan(self.vault, rev, force=force)
-            exact = target.position.snapshot
-            rev = exact.hex() if exact else rev
+            # The very state, whatever time passes and the guest writes until the branch is moved.
+            rev = target.position.canonical
             if rewind.possible(running, target):
                 return self._rewind(running, target, rev)
             return self._start_over(lambda: self._roll_back(rev), force)

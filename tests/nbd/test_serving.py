@@ -125,6 +125,14 @@ def test_snapshots_of_a_live_volume(client: Client, home: Path) -> None:
         assert client.ask(m.write(0, b"and on it goes")) == (0, b"")
 
 
+def test_a_live_snapshot_is_made_by_who_asks(client: Client, home: Path) -> None:
+    """And not by whoever runs the server."""
+    with Vault.open(home) as other:
+        other.author = "alice@desk"
+        made = control.snapshot(other, "mine")
+        assert other.get_snapshot(made).author == "alice@desk"
+
+
 def test_a_snapshot_of_a_branch_that_nobody_serves(vault: Vault) -> None:
     vault.create_branch("quiet")
     made = control.snapshot(vault, "quiet", branch="quiet")

@@ -43,6 +43,32 @@ def test_one_at_a_time_and_busy_after_the_timeout(descriptors: tuple[int, int]) 
     second.release()
 
 
+def test_an_interrupt_at_the_moment_of_the_lock_leaves_it_free(
+    descriptors: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = map(WriteLock, descriptors)
+    first.acquire()
+    real = writelock._Waiting
+
+    def waiting(descriptor: int) -> writelock._Waiting:
+        made = real(descriptor)
+        wait = made.done.wait
+
+        def interrupted(timeout: float | None = None) -> bool:
+            first.release()
+            assert wait(20)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(made.done, "wait", interrupted)
+        return made
+
+    monkeypatch.setattr(writelock, "_Waiting", waiting)
+    with pytest.raises(KeyboardInterrupt):
+        second.acquire(20)
+    assert first.try_acquire(1)
+    first.release()
+
+
 def test_threads_wait_for_each_other(descriptors: tuple[int, int]) -> None:
     lock = WriteLock(descriptors[0])
     lock.acquire()

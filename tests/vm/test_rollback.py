@@ -36,7 +36,9 @@ def test_the_state_that_is_left_has_the_last_writes_of_the_guest(
     vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, inside: bool
 ) -> None:
     target = vault.branch().seq
-    monkeypatch.setattr(supervisor, "plan", Mock(return_value=Mock(**{"position.snapshot": None})))
+    monkeypatch.setattr(
+        supervisor, "plan", lambda vault, rev, **_: Mock(position=vault.resolve(rev))
+    )
     monkeypatch.setattr(rewind, "possible", lambda *_: inside)
     monkeypatch.setattr(rewind, "rewind", Mock())
     monkeypatch.setattr(Supervisor, "_begin", _begins)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,7 +20,7 @@ from blockvault.cli.vm import common
 from blockvault.errors import BadRequest, Busy, Conflict, Damaged, NotFound, ToolFailed, VaultError
 from blockvault.ops import attachments
 from blockvault.session import Session
-from blockvault.vm import command, disks, filling, hold, host, rundir
+from blockvault.vm import agent, command, disks, filling, hold, host, rundir
 from blockvault.vm.hold import switch_off
 from blockvault.vm.machine import CONFIG, Machine
 from blockvault.vm.orders import Orders
@@ -442,6 +444,31 @@ def test_a_rollback_waits_for_who_takes_the_branch_in_between(
     assert not world.free()
 
 
+def test_a_rollback_means_the_state_that_was_looked_up(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the guest writes until it has ended, and how long that takes, make no other of it."""
+    supervisor = world.supervisor()
+    supervisor.start()
+    assert supervisor.running is not None
+    session = supervisor.running.session
+    device = session.device(session.volumes[0].name)
+    device.write(0, b"then")
+    session.flush()
+    meant = world.vault.branch().seq
+    close = supervisor._close
+
+    def slow() -> None:
+        device.write(0, b"last")
+        session.flush()
+        close()
+
+    monkeypatch.setattr(supervisor, "_close", slow)
+    supervisor.go_back("main")
+    assert supervisor.before > meant
+    assert world.vault.device("main").read(0, 4) == b"then"
+
+
 def test_a_rollback_does_not_wait_for_ever(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     supervisor = world.supervisor()
     supervisor.start()
@@ -459,6 +486,48 @@ def test_a_rollback_does_not_wait_for_ever(world: World, monkeypatch: pytest.Mon
         supervisor.go_back("main~0")
     assert "a rollback failed" in world.left().ended
     served[0].close()
+
+
+def test_what_was_written_is_stored_whatever_order_is_under_way(world: World) -> None:
+    """Every command asks for that first, and an order may take minutes."""
+    supervisor = world.supervisor()
+    supervisor.start()
+    assert supervisor.running is not None
+    session = supervisor.running.session
+    session.device(session.volumes[0].name).write(0, b"now")
+    flush = Orders(supervisor).handlers()["flush"]
+    with ThreadPoolExecutor(1) as pool, supervisor.ordered():
+        assert pool.submit(flush, {}).result(20) == {}
+        assert world.vault.device("main").read(0, 3) == b"now"
+
+
+def test_a_snapshot_after_which_nothing_thaws_is_told_of(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = world.supervisor()
+    supervisor.start()
+
+    @contextmanager
+    def frozen(*_: object) -> Iterator[None]:
+        yield
+        raise ToolFailed("the guest's agent did not answer", kind="agent-silent")
+
+    monkeypatch.setattr(agent, "frozen", frozen)
+    with pytest.raises(ToolFailed, match="was recorded") as told:
+        Orders(supervisor).handlers()["snapshot"]({"quiesce": True, "message": "quiet"})
+    made = world.vault.get_snapshot(bytes.fromhex(str(told.value).split()[1]))
+    assert made.message == "quiet"
+    assert told.value.reason == "agent-silent"
+
+
+def test_a_machine_whose_disks_are_not_served_yet_is_between_two_states(world: World) -> None:
+    """As when a rollback starts another QEMU: who asks for all servers passes it over."""
+    supervisor = world.supervisor()
+    supervisor.start()
+    assert supervisor.served is not None
+    assert supervisor.served.status() == {}
+    with pytest.raises(NotFound, match="between two states"):
+        Orders(supervisor).handlers()["status"]({})
 
 
 THROW_AWAY = How(throw_away=True)

@@ -43,8 +43,10 @@ def run(vault: Vault, branch: str, revision: str, force: bool, as_json: bool) ->
     except NotFound:
         done: dict[str, Any] = {"before": vault.rollback(branch, revision), "told": None}
     else:
-        # Only the machine knows what its guest wrote last.
-        done = remote.ask("vm-rollback", revision=revision, force=force)
+        # Only the machine knows what its guest wrote last; but a time is meant in the zone, and is
+        # counted from the moment, in which it is typed.
+        asked = vault.resolve(revision).canonical if "@{" in revision else revision
+        done = remote.ask("vm-rollback", revision=asked, force=force)
     if as_json:
         output.write_json({"branch": branch, **done})
         return
