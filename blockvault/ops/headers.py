@@ -6,7 +6,7 @@ server at the other end of a URL.  A VMDK names its extents in text, as QEMU rea
     RW 4192256 SPARSE "disk-s001.vmdk"
 
 The text is a file of its own, or lies in a sparse one that claims to have no capacity; and an
-extent that is sparse may be such a one again.  A qcow2 image may have its data in another file.
+extent that has a header may be such a one again.  A qcow2 image may have its data in another file.
 What an image stands on is not opened by who asks for its description, so that tells of it.
 """
 
@@ -17,6 +17,7 @@ import re
 import stat
 import struct
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from blockvault.errors import BadRequest
@@ -28,6 +29,8 @@ _SECTOR = 512
 _TEXT = 1 << 20
 """Bytes of text that QEMU reads at most."""
 _EXTENT = re.compile(rb'\b(?:RW|RDONLY|NOACCESS)\s+[+-]?\d+\s*(\S{1,10}?)\s*"([^"\r\n\0]{1,511})')
+_PLAIN, _HEADED = {b"FLAT", b"VMFS"}, {b"SPARSE", b"VMFSSPARSE", b"SESPARSE"}
+"""The types of extents: what a guest has written and nothing else, and what a header describes."""
 _QCOW2, _VERSION, _FEATURES, _DATA_FILE = b"QFI\xfb", slice(4, 8), slice(72, 80), 4
 _LENGTH = slice(100, 104)
 _EXTENSION, _NAMES_DATA = struct.Struct(">4sI"), b"DATA"
@@ -87,13 +90,22 @@ def _data_files(head: bytes) -> Iterator[str]:
 def _extents(path: Path, folder: Path, seen: set[str]) -> Iterator[str]:
     """The extents of a VMDK, and what those name in their turn: in the folder of the first one."""
     for kind, name in _EXTENT.findall(_text(path)):
+        _refuse_unknown(path, kind)
         other = beside(path, folder, os.fsdecode(name))
-        if kind == b"SPARSE" and other.exists() and _read(other, 0, 4) == _SPARSE and _text(other):
+        if kind not in _PLAIN and _read(other, 0, 4) == _SPARSE and _text(other):
             refuse_again(other, seen)
             yield str(other)
             yield from _extents(other, folder, seen)
         elif os.path.realpath(other) not in seen:
             yield str(other)
+
+
+def _refuse_unknown(image: Path, kind: bytes) -> None:
+    """``BadRequest`` for an extent of which nobody knows what QEMU would look for in it."""
+    if kind not in _PLAIN | _HEADED:
+        raise BadRequest(
+            f"{image} has an extent of an unknown type, {os.fsdecode(kind)}", kind="backing-file"
+        )
 
 
 def refuse_again(image: Path, seen: set[str]) -> None:
@@ -114,8 +126,9 @@ def _text(path: Path) -> bytes:
 
 
 def _read(path: Path, offset: int, length: int) -> bytes:
-    with open(path, "rb") as file:
-        if offset > file.seek(0, os.SEEK_END):
-            return b""
-        file.seek(offset)
-        return file.read(length)
+    """Bytes of a file, those that are there; qemu-img says why one cannot be opened."""
+    with suppress(FileNotFoundError, PermissionError), open(path, "rb") as file:
+        if offset <= file.seek(0, os.SEEK_END):
+            file.seek(offset)
+            return file.read(length)
+    return b""

@@ -196,21 +196,28 @@ def _decode(path: Path, image_format: str, target: Path, allow_backing: bool) ->
 def _check_others(path: Path, image_format: str, allow_backing: bool) -> None:
     """Refuse the files that an image refers to, or only what is no file; so for what it stands on.
 
-    Of one that stands on an image of an unknown format, QEMU finds out that format.
+    And that of which it does not say the format: QEMU would go by what a guest has written there.
     """
     seen: set[str] = set()
-    while image_format:
+    while True:
         headers.refuse_again(path, seen)
         for other in headers.others(path, image_format):
             _refuse_other(path, other, allow_backing)
         info = image_info(path, image_format)
         others = [info[key] for key in ("backing-filename", "full-backing-filename") if key in info]
-        for other in others + _data_files(path, info):
+        for other in others + data_files(path, info):
             _refuse_other(path, other, allow_backing)
         if "backing-filename" not in info:
             return
-        path = headers.beside(path, path.parent, info["backing-filename"])
-        image_format = info.get("backing-filename-format", "")
+        name, base_format = info["backing-filename"], info.get("backing-filename-format")
+        base = headers.beside(path, path.parent, name)
+        if base_format is None:
+            raise BadRequest(
+                f"{path} does not say in which format {name} is, on which it stands; "
+                f"'qemu-img rebase -u -F FORMAT -b {name} {path}' has it say so",
+                kind="backing-file",
+            )
+        path, image_format = base, base_format
 
 
 class _Room:
@@ -246,7 +253,7 @@ def _refuse_other(path: Path, other: str, allow_backing: bool) -> None:
         )
 
 
-def _data_files(path: Path, info: dict[str, Any]) -> list[str]:
+def data_files(path: Path, info: dict[str, Any]) -> list[str]:
     """External data files and extents that an image's header names."""
     data = info.get("format-specific", {}).get("data", {})
     named = [data["data-file"]] if data.get("data-file") else []

@@ -218,13 +218,18 @@ def _source(folder: Path, disk: Disk) -> compose.Source:
 
 
 def _all_inside(folder: Path, vmdk: Path) -> bool:
-    """Whether an image stands on no other, and all of its extents are files of the folder."""
-    inside = folder.resolve()
-    if not all(
-        Path(each).resolve().is_relative_to(inside) for each in headers.others(vmdk, "vmdk")
-    ):
+    """Whether an image stands on no other, and all of its extents are files of the folder.
+
+    Those that its header names, before QEMU opens them; then those that QEMU has found.
+    """
+
+    def inside(other: str) -> bool:
+        return Path(other).resolve().is_relative_to(folder.resolve())
+
+    if not all(map(inside, headers.others(vmdk, "vmdk"))):
         return False
-    return "backing-filename" not in images.image_info(vmdk, "vmdk")
+    info = images.image_info(vmdk, "vmdk")
+    return "backing-filename" not in info and all(map(inside, images.data_files(vmdk, info)))
 
 
 # -- and out -----------------------------------------------------------------------------------

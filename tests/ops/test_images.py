@@ -125,9 +125,13 @@ def in_a_sparse_one(path: Path, name: object, kind: str = "FLAT") -> None:
     path.write_bytes(header.ljust(1024, b"\0") + DESCRIPTOR.format(kind=kind, name=name).encode())
 
 
+HEADED = ["SPARSE", "VMFSSPARSE", "SESPARSE"]
+"""Types of extents in which QEMU looks for a header."""
+
+
 @pytest.mark.parametrize("trusted", [False, True])
 @pytest.mark.parametrize("name", ["{place}/pipe", "pipe", "nbd+unix:///x?socket={place}/socket"])
-@pytest.mark.parametrize("how", [descriptor, in_a_sparse_one, "nested"])
+@pytest.mark.parametrize("how", [descriptor, in_a_sparse_one, *HEADED])
 def test_qemu_sees_no_image_that_names_what_is_no_file(
     vault: Vault,
     tmp_path: Path,
@@ -140,9 +144,9 @@ def test_qemu_sees_no_image_that_names_what_is_no_file(
     monkeypatch.setattr(programs, "run", lambda *_, **__: pytest.fail("qemu-img was asked"))
     os.mkfifo(tmp_path / "pipe")
     top, named = tmp_path / "top.vmdk", name.format(place=tmp_path)
-    if how == "nested":
+    if how in HEADED:
         (tmp_path / "sub").mkdir()
-        descriptor(top, "sub/inner.vmdk", "SPARSE")
+        descriptor(top, "sub/inner.vmdk", how)
         in_a_sparse_one(tmp_path / "sub" / "inner.vmdk", named)
     else:
         how(top, named)
@@ -150,6 +154,20 @@ def test_qemu_sees_no_image_that_names_what_is_no_file(
         import_images(vault, [Image(top, "v")], allow_backing=trusted)
     assert refused.value.reason == "backing-file"
     assert vault.branch().tip is None
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+@pytest.mark.parametrize("kind", ["VMFSRDM", "sparse", "SPARSE2"])
+def test_an_extent_of_a_type_that_is_not_known_is_refused(
+    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, trusted: bool
+) -> None:
+    """Another QEMU may follow it, to wherever that leads."""
+    monkeypatch.setattr(programs, "run", lambda *_, **__: pytest.fail("qemu-img was asked"))
+    (tmp_path / "inner.vmdk").write_bytes(bytes(64 << 10))
+    descriptor(tmp_path / "top.vmdk", "inner.vmdk", kind)
+    with pytest.raises(BadRequest, match=f"unknown type, {kind}") as refused:
+        import_images(vault, [Image(tmp_path / "top.vmdk", "v")], allow_backing=trusted)
+    assert refused.value.reason == "backing-file"
 
 
 @pytest.mark.parametrize("deep", [False, True], ids=["itself", "what it stands on"])
@@ -181,6 +199,41 @@ def test_a_trusted_image_stands_on_files_only(
     with pytest.raises(BadRequest, match="neither a file") as refused:
         import_images(vault, [Image(top if deep else image, "v")], allow_backing=True)
     assert refused.value.reason == "backing-file"
+
+
+def test_a_trusted_image_says_in_which_format_it_stands_on_another(
+    vault: Vault, raw: Path, tmp_path: Path, qemu_img: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """QEMU would find a header that a guest has written there, and follow that."""
+    top = tmp_path / "top.qcow2"
+    qemu_img("create", "-f", "qcow2", "-F", "raw", "-b", raw, top)
+    old = top.read_bytes()
+    assert old.count(b"\xe2\x79\x2a\xca") == 1
+    top.write_bytes(old.replace(b"\xe2\x79\x2a\xca", b"none"))  # as old programs wrote them
+    run = programs.run
+
+    def described(command: list[str], *arguments: Any, **named: Any) -> str:
+        assert "convert" not in command
+        return run(command, *arguments, **named)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(programs, "run", described)
+        with pytest.raises(BadRequest, match="in which format") as refused:
+            import_images(vault, [Image(top, "v")], allow_backing=True)
+    assert refused.value.reason == "backing-file"
+    assert f"rebase -u -F FORMAT -b {raw} {top}'" in str(refused.value)
+    qemu_img("rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", raw, top)
+    import_images(vault, [Image(top, "v")], allow_backing=True)
+    assert vault.open_volume("main~0").read() == DATA
+
+
+def test_an_image_that_stands_on_nothing_that_is_there(
+    vault: Vault, tmp_path: Path, qemu_img: Run
+) -> None:
+    top, base = tmp_path / "top.qcow2", tmp_path / "base.qcow2"
+    qemu_img("create", "-u", "-f", "qcow2", "-F", "qcow2", "-b", base, top, "1M")
+    with pytest.raises(ToolFailed, match=base.name):
+        import_images(vault, [Image(top, "v")], allow_backing=True)
 
 
 def test_the_data_of_a_trusted_qcow2_is_in_a_file(

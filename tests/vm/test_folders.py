@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import struct
 import subprocess
 import sys
 import uuid
@@ -18,6 +19,7 @@ import pytest
 
 from blockvault import Vault
 from blockvault.errors import BadRequest, Busy, Conflict, Damaged, NotFound, VaultError
+from blockvault.ops import headers, programs
 from blockvault.vm import folders, references
 from blockvault.vm.folders import Folder, bring_in, give_back, recognise
 from blockvault.vm.machine import OWN, Machine
@@ -299,6 +301,44 @@ def test_snapshots_of_the_hypervisors_own(tmp_path: Path, disk: Callable[..., Pa
         with pytest.raises(BadRequest, match="snapshots of its hypervisor") as caught:
             recognise(tmp_path / name)
         assert caught.value.reason == "backing-file"
+
+
+def reaching_out(folder: Path, kind: str) -> Path:
+    """A machine whose disk has an extent in the folder, which has one in a file of the host."""
+    secret = folder.with_name("secret")
+    noise(secret, 64 << 10)
+    text = '# Disk DescriptorFile\nversion=1\nCID=1\nparentCID=ffffffff\ncreateType="vmfsSparse"\n'
+    folder.mkdir()
+    (folder / "m.vmx").write_text('scsi0:0.fileName = "disk.vmdk"\n')
+    (folder / "disk.vmdk").write_text(f'{text}RW 128 {kind} "disk-s001.vmdk"\n')
+    head = struct.pack("<4sIIQQQQ", b"KDMV", 1, 3, 0, 128, 2, 20).ljust(1024, b"\0")
+    (folder / "disk-s001.vmdk").write_bytes(head + f'{text}RW 128 FLAT "{secret}" 0\n'.encode())
+    return secret
+
+
+@pytest.mark.parametrize("kind", ["SPARSE", "VMFSSPARSE", "SESPARSE", "VMFSRDM"])
+def test_no_extent_of_an_extent_is_outside_of_the_folder(
+    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(programs, "run", lambda *_, **__: pytest.fail("qemu-img was asked"))
+    reaching_out(tmp_path / "folder", kind)
+    with pytest.raises(BadRequest) as refused:
+        bring_in(vault, tmp_path / "folder", "guest")
+    assert refused.value.reason == "backing-file"
+    assert [branch.name for branch in vault.branches()] == ["main"]
+
+
+@pytest.mark.parametrize("kind", ["SPARSE", "VMFSSPARSE"])
+def test_what_qemu_finds_outside_of_the_folder_counts_as_well(
+    vault: Vault, tmp_path: Path, need_tool: Tool, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Should it read a header in another way than we do."""
+    need_tool("qemu-img")
+    secret = reaching_out(tmp_path / "folder", kind)
+    monkeypatch.setattr(headers, "others", lambda *_: iter(()))
+    with pytest.raises(BadRequest, match=f"another file, .*{secret.name}") as refused:
+        bring_in(vault, tmp_path / "folder", "guest")
+    assert refused.value.reason == "backing-file"
 
 
 @pytest.mark.parametrize("path", ["../x", "/etc/x", "a/../../x", ""])
