@@ -1,7 +1,8 @@
 """What to keep: rules over the snapshots of one line of history, as borg and restic know them.
 
     last N                     the newest N
-    hourly … yearly N          of the last N hours, days, … with a snapshot, the newest one each
+    hourly … yearly N          of the last N hours, days, … with a snapshot, the newest one each,
+                               and those of the same microsecond
     within TIME                all that are at most so much older than the newest
     tags PATTERN...            those with such a tag; without this rule any tag keeps its snapshot
     events TIME                how long every write stays reachable; snapshots in that time stay too
@@ -10,6 +11,8 @@ A snapshot stays if any rule wants it.  Without a rule of the first three kinds 
 Times count back from the newest snapshot, or for ``events`` from the newest event; but from the
 clock where that is behind them.  So nothing is thrown away by a clock that runs ahead, nor by one
 that ran ahead when something was recorded; but by one that did both, and still does, it may be.
+What was recorded after that has one and the same time until the clock gets there: nobody can tell
+how long it was between two of those, and all of them stay where one does.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, tzinfo
 from fnmatch import fnmatchcase
-from itertools import islice
+from itertools import chain, groupby, islice
+from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from blockvault.errors import BadRequest, Unsupported
@@ -110,20 +114,23 @@ def _chosen(
     if policy.within and newest_first:
         since = min(newest_first[0].time_us, now_us) - policy.within
         yield "within", [each for each in newest_first if each.time_us >= since]
+    by_time = attrgetter("time_us")
+    moments = [(time_us, list(same)) for time_us, same in groupby(newest_first, by_time)]
     for name, period in _PERIODS.items():
-        yield name, islice(_newest_of_each(newest_first, period, zone), getattr(policy, name))
+        newest = islice(_newest_of_each(moments, period, zone), getattr(policy, name))
+        yield name, chain.from_iterable(newest)
 
 
 def _newest_of_each(
-    newest_first: Sequence[Candidate],
+    moments: Iterable[tuple[int, list[Candidate]]],
     period: Callable[[datetime], tuple[int, ...]],
     zone: tzinfo | None,
-) -> Iterable[Candidate]:
+) -> Iterable[list[Candidate]]:
     before: tuple[int, ...] | None = None
-    for each in newest_first:
-        at = period(datetime.fromtimestamp(each.time_us // SECOND, UTC).astimezone(zone))
+    for time_us, same in moments:
+        at = period(datetime.fromtimestamp(time_us // SECOND, UTC).astimezone(zone))
         if at != before:
-            yield each
+            yield same
         before = at
 
 

@@ -53,6 +53,17 @@ def test_within_counts_from_a_clock_that_is_behind_the_newest() -> None:
         assert sorted(oid[0] for oid in found) == expected
 
 
+@pytest.mark.parametrize("now", [DAYS[1], DAYS[30], NOW])
+def test_what_cannot_be_told_apart_in_time_stays_together(now: int) -> None:
+    """Recorded after a clock had been ahead: with the time of the jump, whenever it was."""
+    times = [*DAYS[:5], *[DAYS[20]] * 7]
+    for policy in (Policy(hourly=1), Policy(daily=1), Policy(yearly=7)):
+        found = retention.kept(policy, candidates(*times), now, UTC)
+        assert sorted(oid[0] for oid in found) == [5, 6, 7, 8, 9, 10, 11]
+    found = retention.kept(Policy(daily=3), candidates(*times), now, UTC)
+    assert sorted(oid[0] for oid in found) == [3, 4, *range(5, 12)], "as one day"
+
+
 def test_hours_without_a_snapshot_do_not_count() -> None:
     assert stays(Policy(daily=3), DAYS[0], DAYS[1], DAYS[20], DAYS[39]) == [1, 2, 3]
 
