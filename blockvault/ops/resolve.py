@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from blockvault.errors import NotFound
 from blockvault.ids import short
 from blockvault.model import events, history, projections, refs
+from blockvault.model.projected import WaypointRow
 from blockvault.model.snapshot import Snapshot
 from blockvault.ops import positions, snapshots
 from blockvault.ops.positions import Position
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from blockvault.vault import Vault
 
 split_volume = refs.split_volume
+
+_NO_LIMIT = 1 << 62
 
 
 def resolve(vault: Vault, text: str, *, exact: bool = False) -> Position:
@@ -40,6 +43,9 @@ class _Resolver:
         self.vault = vault
         self.revision = revision
         self.exact = exact
+        self.asked = ""
+        self.line: list[tuple[int, int]] = []
+        """The branches that were gone through, each with the last event of it that belongs."""
 
     def run(self) -> Position:
         base = self._base()
@@ -93,18 +99,20 @@ class _Resolver:
         at = self.revision.at
         with self.vault.read() as reader:
             row = projections.get_branch(reader, branch)
+            self.asked = row.name
             if at is None:
                 return positions.after(self.vault, reader, branch, row.last_seq, True)
             if isinstance(at, refs.AtSeq):
                 found = self._at_seq(reader, branch, at.seq)
             else:
                 found = self._at_time(reader, branch, at.time_us)
-            return found._replace(asked=row.name)
+            return found._replace(asked=self.asked)
 
     def _at_seq(self, reader: Reader, branch: int, seq: int) -> Position:
         last = reader.last().seq
         if seq > last:
             raise self._no(f"the log ends at event {last}")
+        self.line = [(branch, _NO_LIMIT)]
         while seq < branch:
             row = projections.get_branch(reader, branch)
             if not row.source:
@@ -112,11 +120,13 @@ class _Resolver:
             if not projections.has_branch(reader, row.source):
                 raise self._pruned(reader, branch, f"what '{row.name}' came from")
             branch, seq = row.source, min(seq, row.source_seq)
+            self.line.append((branch, row.source_seq))
         return self._after(reader, branch, seq)
 
     def _at_time(self, reader: Reader, branch: int, time_us: int) -> Position:
-        limit = 1 << 62
+        limit = _NO_LIMIT
         while True:
+            self.line.append((branch, limit))
             cut = projections.cut(reader, branch)
             if cut and time_us < cut.time_us and not _began_after(reader, branch, time_us):
                 # What was pruned may have come after the place where our line left the branch.
@@ -124,14 +134,17 @@ class _Resolver:
                 if left is not None and left.time_us <= time_us:
                     return self._after(reader, branch, limit)
                 at = projections.waypoint_at_time(reader, branch, time_us)
-                raise self._pruned(reader, branch, _shown(time_us), at)
+                raise self._pruned(reader, branch, _shown(time_us), min(limit, at))
             found = projections.trail_at_time(reader, branch, time_us)
+            seq = branch - 1
             if found is not None:
                 seq = min(limit, positions.last_until(reader, branch, found[0], time_us))
-                if seq >= branch:
-                    later = positions.following(reader, branch, found[0], seq)
-                    self._check_clock(later, seq, limit)
-                    return self._after(reader, branch, seq)
+            first = found or next(projections.trail(reader, branch, reverse=False), None)
+            if first is not None:
+                later = positions.following(reader, branch, first[0], seq)
+                self._check_clock(later, seq, limit)
+            if seq >= branch:
+                return self._after(reader, branch, seq)
             row = projections.get_branch(reader, branch)
             if not row.source:
                 raise self._no(f"branch '{row.name}' began after {_shown(time_us)}")
@@ -177,17 +190,22 @@ class _Resolver:
         return snapshots.load(self.vault, oid)
 
     def _pruned(self, reader: Reader, branch: int, what: str, seq: int = 0) -> NotFound:
-        """Says what is kept of the branch on both sides of ``seq``."""
-        row = projections.get_branch(reader, branch)
-        kept = projections.waypoints(reader, branch, reverse=False)
-        after = next((at for at, _ in kept if at > seq), row.last_seq)
+        """Says what is kept on both sides of event ``seq``, up to the branch that was asked for.
+
+        By the name of that one: what it came from may have none by now.
+        """
         before = next(projections.waypoints(reader, branch, seq), None)
-        names = [f"{row.name}@{{#{at}}}" for at in ([before[0]] if before else []) + [after]]
+        after = next(self._kept_after(reader, seq), None)
+        names = [f"{self.asked}@{{#{found[0]}}}" for found in (before, after) if found]
         return NotFound(
             f"'{self.revision.text}' names no state: {what} was pruned; "
             f"the nearest states that were kept: {', '.join(names)}",
             kind="pruned",
         )
+
+    def _kept_after(self, reader: Reader, seq: int) -> Iterator[tuple[int, WaypointRow]]:
+        for branch, limit in reversed(self.line):
+            yield from projections.waypoints(reader, branch, limit, start=seq + 1, reverse=False)
 
     def _no(self, why: str) -> NotFound:
         return NotFound(f"'{self.revision.text}' names no state: {why}", kind="no-revision")

@@ -272,7 +272,7 @@ def test_a_branch_goes_back_to_what_was_pruned_of_its_source(
     """It came from main as that was before the cut, and was made after it."""
     second = events.now_us() // 1_000_000 + 60
     monkeypatch.setattr(events, "now_us", lambda: second * 1_000_000)
-    write(vault, "main", b"old")
+    old = write(vault, "main", b"old")
     vault.tag("old", "main~0")
     source = write(vault, "main", b"start", snapshot=False)
     second += 10
@@ -280,7 +280,8 @@ def test_a_branch_goes_back_to_what_was_pruned_of_its_source(
     second += 10
     vault.create_branch("b", f"main@{{#{source}}}")
     forget.execute(vault, prune.plan(vault, Policy(last=1, events=0), "main"))
-    with pytest.raises(NotFound, match="were kept: main@") as refused:
+    nearest = rf"were kept: b@\{{#{old}\}}, b@\{{#{vault.branch('b').id}\}}$"
+    with pytest.raises(NotFound, match=nearest) as refused:
         vault.resolve(f"b@{{@{second - 5}}}", exact=exact)
     assert refused.value.reason == "pruned"
     assert vault.open_volume(f"b@{{@{second}}}").read(5) == b"start"
@@ -359,6 +360,38 @@ def test_a_moment_before_a_pruned_branch_is_one_of_its_source(
         assert vault.open_volume(f"b@{{@{start + 15}}}").read(4) == b"more"
     with pytest.raises(NotFound, match="'main' began after"):
         vault.resolve(f"b@{{@{start - 3600}}}")
+
+
+@pytest.mark.parametrize("deleted", [False, True])
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("through", ["b", "c"])
+def test_what_was_kept_beside_a_pruned_state_goes_by_the_name_that_was_asked_for(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch, through: str, kept: bool, deleted: bool
+) -> None:
+    """What it came from may have gone on, or be deleted, and another may be called so by now."""
+    second = events.now_us() // 1_000_000 + 60
+    monkeypatch.setattr(events, "now_us", lambda: second * 1_000_000)
+    one = write(vault, "main", b"one")
+    second += 10
+    pruned, moment = write(vault, "main", b"two", snapshot=False), second
+    second += 10
+    left = write(vault, "main", b"left", snapshot=kept)
+    beginning = vault.create_branch("b", "main").id
+    vault.create_branch("c", "b")
+    write(vault, "main", b"not of b")
+    forget.execute(vault, prune.plan(vault, Policy(last=1, events=0), "main"))
+    if deleted:
+        vault.switch("b")
+        vault.delete_branch("main")
+        vault.create_branch("main", "b~0")
+        write(vault, "main", b"another")
+    for text in (f"#{pruned}", f"@{moment + 5}"):
+        with pytest.raises(NotFound, match="was pruned") as refused:
+            vault.resolve(f"{through}@{{{text}}}")
+        before, after = (f"{through}@{{#{seq}}}" for seq in (one, left if kept else beginning))
+        assert refused.value.message.endswith(f"kept: {before}, {after}")
+        assert vault.open_volume(before).read(3) == b"one"
+        assert vault.open_volume(after).read(4) == b"left"
 
 
 def test_a_clock_that_was_ahead_throws_nothing_away(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ import blockvault.folding
 from blockvault import Vault
 from blockvault.errors import BadRequest, NotFound, VaultError
 from blockvault.model import events
+from blockvault.ops.ingest import Image, import_images
 from tests.oracle import BLOCK, noise
 
 SIZE = 20 * BLOCK + 50
@@ -197,6 +199,44 @@ def test_moments_after_a_clock_that_was_ahead(
     now = start + 3600_000_000
     assert vault.open_volume("main@{now}").read(6) == b"mended"
     assert vault.open_volume("main@{1 minute ago}").read(3) == b"two"
+
+
+@pytest.mark.parametrize("source", ["main", "young", ""])
+def test_moments_of_a_branch_that_was_made_while_the_clock_was_ahead(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch, source: str
+) -> None:
+    """Whether it was there at a moment, or was to come from what was there, nobody knows."""
+    now = start = events.now_us()
+    monkeypatch.setattr(events, "now_us", lambda: now)
+    snapshot(vault, "one")
+    now = start + 60_000_000
+    vault.create_branch("young", "main")
+    now = start + 3600_000_000
+    if source:
+        vault.create_branch("test", source)
+    else:
+        import_images(vault, [Image(raw_image(vault), "v")], branch="test")
+    now = start + 300_000_000
+    with vault.session("test") as session:
+        session.device("v").write(0, b"two")
+        session.snapshot("two")
+    vault.create_branch("grandchild", "test")
+    for branch in ("test", "grandchild"):
+        beginning = vault.branch(branch).id
+        for text in ("1 minute ago", "now"):
+            with pytest.raises(NotFound, match=f"clock was ahead when event {beginning} "):
+                vault.resolve(f"{branch}@{{{text}}}")
+    assert vault.open_volume("young@{now}").read(3) == b"one"
+    now = start + 3600_000_000
+    assert vault.open_volume("test@{now}").read(3) == b"two"
+    if source:
+        assert vault.open_volume("test@{59 minutes 30 seconds ago}").read(3) == b"one"
+
+
+def raw_image(vault: Vault) -> Path:
+    path = vault.path.with_name("disk.raw")
+    path.write_bytes(noise(7, SIZE))
+    return path
 
 
 def test_a_clock_that_jumped_within_one_commit(
