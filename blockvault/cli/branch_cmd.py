@@ -68,11 +68,11 @@ def run(
         return
     gone = None
     if action == "move":
-        old, new = (name, revision) if revision else (vault.head, name)
+        old, new = (vault.head, name) if revision is None else (name, revision)
         vault.rename_branch(old, new)
         name, said = new, f"Renamed branch {old} to {new}"
     elif action == "delete":
-        if revision:
+        if revision is not None:
             raise click.UsageError("--delete takes one name")
         gone = vault.branch(name)._replace(deleted=True)
         vault.delete_branch(name)
@@ -82,8 +82,9 @@ def run(
         said = f"Restored branch {name}" + (f" as {revision}" if revision else "")
         name = revision or name
     else:
-        vault.create_branch(name, revision or "HEAD")
-        said = f"Created branch {name} at {revision or 'HEAD'}"
+        start = "HEAD" if revision is None else revision
+        vault.create_branch(name, start)
+        said = f"Created branch {name} at {start}"
     if as_json:
         output.write_json(_json(gone or vault.branch(name), vault.head))
     else:

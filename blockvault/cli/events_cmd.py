@@ -100,7 +100,7 @@ def _limits(
     from blockvault.ops.refs import branch_of
 
     branch, last = None, None
-    if revision:
+    if revision is not None:
         position = vault.resolve(revision, exact=True)
         branch = position.branch or None
         if branch_of(vault, revision) != position.name:

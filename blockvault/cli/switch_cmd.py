@@ -30,9 +30,9 @@ def run(vault: Vault, branch: str, revision: str | None, create: bool) -> None:
     HEAD then means this branch, and commands use it unless told otherwise.  No file and no running
     machine is touched.
     """
-    if revision and not create:
+    if revision is not None and not create:
         raise click.UsageError("REV is only used with --create")
     if create:
-        vault.create_branch(branch, revision or "HEAD")
+        vault.create_branch(branch, "HEAD" if revision is None else revision)
     vault.switch(branch)
     output.write(f"Switched to {'new ' if create else ''}branch {branch}")

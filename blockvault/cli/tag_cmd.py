@@ -53,7 +53,7 @@ def run(
         tag = next((tag for tag in vault.tags() if tag.name == name), None)
         vault.delete_tag(name)
     else:
-        tag = vault.tag(name, revision or "HEAD", force=force)
+        tag = vault.tag(name, "HEAD" if revision is None else revision, force=force)
     if tag is None:
         return
     if as_json:
