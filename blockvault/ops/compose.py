@@ -65,6 +65,7 @@ def compose(
     The branch is made when it does not exist; volumes of it that are not named stay as they are.
     """
     snapshots.check_words(message, author)
+    ingest.to_be_made(vault, branch)
     with ExitStack() as stack:
         stack.enter_context(vault.guard())
         opened = {

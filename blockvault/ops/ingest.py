@@ -53,6 +53,7 @@ def import_images(
     """
     _check_names(images_)
     snapshots.check_words(message, author)
+    to_be_made(vault, branch)
     with ExitStack() as stack:
         stack.enter_context(vault.guard())
         sources = [
@@ -112,11 +113,21 @@ class Target(NamedTuple):
 
 def hold_target(vault: Vault, name: str | None, stack: ExitStack) -> Target:
     """The named branch under a lease, the current one for None, or one that is to be made."""
-    if name is not None and name not in {branch.name for branch in refs.listing(vault)}:
-        check_new_name(name)
+    if name is not None and to_be_made(vault, name):
         return Target(vault, snapshots.NewBranch(name), ())
     session = stack.enter_context(vault.session(name, holder="an import"))
     return Target(vault, session.branch.id, session.checkpoint())
+
+
+def to_be_made(vault: Vault, name: str | None) -> bool:
+    """Whether there is no branch of this name yet; ``BadRequest`` if a new one may not have it.
+
+    Asked first where what is recorded takes long.
+    """
+    if name is None or name in {branch.name for branch in refs.listing(vault)}:
+        return False
+    check_new_name(name)
+    return True
 
 
 def _check_names(images_: Sequence[Image]) -> None:

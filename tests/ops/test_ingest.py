@@ -15,7 +15,17 @@ from blockvault import Vault
 from blockvault.errors import BadRequest, Busy, Conflict, Damaged, IOFailed, NotFound
 from blockvault.ids import ZERO_ID, object_id
 from blockvault.model import tree
-from blockvault.ops import check, checkin, checkout, compare, compose, hasher, intake, repair
+from blockvault.ops import (
+    check,
+    checkin,
+    checkout,
+    compare,
+    compose,
+    hasher,
+    images,
+    intake,
+    repair,
+)
 from blockvault.ops.hashing import Request
 from blockvault.ops.images import RawImage
 from blockvault.ops.ingest import Image, import_images
@@ -298,6 +308,20 @@ def test_what_cannot_be_imported(
     with pytest.raises(kind):
         import_images(vault, [Image(tmp_path / name, *rest) for name, *rest in images])
     assert vault.branch().seq == seq
+
+
+@pytest.mark.parametrize("name", ["heads/new", "a..b"])
+def test_a_branch_that_may_not_be_called_so_is_refused_before_anything_is_read(
+    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """An image of another format would be decoded first."""
+    image = tmp_path / "disk.qcow2"
+    image.write_bytes(noise(1, BLOCK))
+    monkeypatch.setattr(images, "opened", lambda *_: pytest.fail("it was opened"))
+    with pytest.raises(BadRequest, match="not a valid name"):
+        import_images(vault, [Image(image, "v")], branch=name)
+    with pytest.raises(BadRequest, match="not a valid name"):
+        compose.compose(vault, name, [compose.Source("v", image=image)], {})
 
 
 def test_the_branch_is_held_meanwhile(vault: Vault, image: Path) -> None:

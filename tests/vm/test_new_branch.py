@@ -13,7 +13,7 @@ import pytest
 
 from blockvault import Vault
 from blockvault.cli.vm import clone_cmd, common, start_cmd
-from blockvault.errors import IOFailed, NotFound
+from blockvault.errors import BadRequest, IOFailed, NotFound
 from blockvault.vm import planning
 from blockvault.vm.rundir import Process, State
 
@@ -125,6 +125,14 @@ def test_a_guest_without_its_process_keeps_its_branch(run: Any, words: Any) -> N
 def test_a_branch_that_was_there_stays(run: Any, vault: Vault, revision: str) -> None:
     assert run(fails, start_cmd, revision) == ["main"]
     assert run(starts, start_cmd, revision) == ["main"]
+
+
+def test_a_clone_that_may_not_be_called_so_is_refused_before_anything_is_recorded(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(common, "machine", lambda *_: pytest.fail("its source was asked"))
+    with pytest.raises(BadRequest, match="'tags/' before a name"):
+        run(starts, clone_cmd, "main", "tags/new")
 
 
 def test_a_clone_that_cannot_be_planned_leaves_no_branch(

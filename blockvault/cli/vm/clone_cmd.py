@@ -31,10 +31,12 @@ def run(source: str, new: str, paused: bool, as_json: bool) -> None:
     of those reseeds its random numbers; what else the two share is said.
     """
     with Fork() as fork, open_vault() as vault:
+        from blockvault.model.names import check_new_name
         from blockvault.vm.planning import How, plan
 
         if any(each.name == new for each in vault.branches()):
             raise Conflict(f"branch '{new}' exists already", kind="branch-exists")
+        check_new_name(new)  # before the source is recorded
         remote = common.machine(vault, source)
         snapshot = remote.ask("vm-snapshot", message=f"cloned as {new}", author=None)["id"]
         with common.new_branch(vault, new, snapshot):
