@@ -9,8 +9,9 @@ in ``meta``.  A collection condemns what it found dead, begins the next epoch, a
 before every guard of the earlier ones is gone; what those wrote meanwhile it has then read in the
 log.  Guards of the new epoch find the condemned objects unknown and store them anew.  Where such a
 file cannot be made or is somebody else's, the folder is locked instead: collections wait for that
-in any epoch.  Only who may not write the vault has no guard, since no event can follow.  A forked
-child has no part in the guards of its parent: it neither keeps nor ends them.
+in any epoch.  Only who may not write the vault has no guard, since no event can follow; and who
+only reads goes on without one that cannot be had.  A forked child has no part in the guards of its
+parent: it neither keeps nor ends them.
 
 *Pin.*  Who reads one state for long holds a pin on its trees instead, so that a collection need not
 wait: a locked file that lists them.  A pin is made under a guard that saw the state in the tables.
@@ -89,21 +90,24 @@ class Guards:
         return bool(self._held)
 
     @contextmanager
-    def guard(self) -> Iterator[None]:
-        """Nothing that is looked up inside of the block is collected before its end."""
-        at = self._enter()
+    def guard(self, *, reading: bool = False) -> Iterator[None]:
+        """Nothing that is looked up inside of the block is collected before its end.
+
+        ``IOFailed`` where a guard cannot be had; for ``reading`` it then is done without.
+        """
+        at = self._enter(reading)
         try:
             yield
         finally:
             self._leave(at)
 
-    def _enter(self) -> int:
+    def _enter(self, reading: bool) -> int:
         with self._mutex:
             while True:
                 at = self._spare[0] if self._spare else self._epoch()
                 fd, count = self._held.get(at, (-1, 0))
-                if not count:
-                    fd = self._lock(at)
+                if not count or (fd < 0 and not reading):
+                    fd = self._lock(at, reading)
                     # A collection may have begun the next epoch before it could see our lock.
                     if self._epoch() != at:
                         _close(fd)
@@ -134,18 +138,18 @@ class Guards:
         with self._store.read() as reader:
             return epoch(reader)
 
-    def _lock(self, at: int) -> int:
+    def _lock(self, at: int, reading: bool) -> int:
         """Lock the file of epoch ``at``: the spare one, which then is one no more, or a new one."""
         if self._spare is not None:
             fd, self._spare = self._spare[1], None
             fcntl.flock(fd, fcntl.LOCK_SH)
             return fd
-        fd = self._open(self._directory / f"epoch.{at}")
+        fd = self._open(self._directory / f"epoch.{at}", reading)
         if fd >= 0:
             fcntl.flock(fd, fcntl.LOCK_SH)
         return fd
 
-    def _open(self, path: Path) -> int:
+    def _open(self, path: Path, reading: bool) -> int:
         try:
             files.folder(self._directory)
             return files.opened(path)
@@ -154,6 +158,8 @@ class Guards:
                 return -1
             with contextlib.suppress(OSError):
                 return os.open(self._directory, os.O_RDONLY | os.O_CLOEXEC)
+            if reading:
+                return -1
             raise faults.from_os(error, path) from error
 
 

@@ -135,13 +135,14 @@ class Vault:
         """
         return self.store.give_back(least)
 
-    def guard(self) -> AbstractContextManager[None]:
+    def guard(self, *, reading: bool = False) -> AbstractContextManager[None]:
         """What is looked up or stored inside of the block is not collected before its end.
 
         Held by whoever resolves a revision or prepares objects, until the event that names them is
-        committed; reading needs none, an open device keeps what it reads.
+        committed.  An open device keeps what it reads; for the look before that, ``reading`` does
+        without a guard where none can be had.
         """
-        return self.guards.guard()
+        return self.guards.guard(reading=reading)
 
     def new_objects(self, *, sparing: bool = False) -> ObjectWriter:
         """A collector for objects that a later transaction will store; under a guard.
@@ -167,7 +168,7 @@ class Vault:
         self, rev: str, volume: str | None = None, *, exact: bool = False
     ) -> reading.StateDevice:
         """A volume at any moment of the past, as a read-only device."""
-        with self.guard():
+        with self.guard(reading=True):
             return reading.open_device(self, self.resolve(rev, exact=exact), volume)
 
     def pin(self, rev: str) -> Pin:

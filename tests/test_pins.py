@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from blockvault import Vault, pins
 from blockvault.errors import IOFailed, NoSpace
+from blockvault.ops import checkout, compare
 from blockvault.pins import Pin
 from tests.oracle import BLOCK
 
@@ -145,6 +147,46 @@ def test_a_guard_that_cannot_be_is_told(vault: Vault, monkeypatch: pytest.Monkey
     with pytest.raises(IOFailed), vault.guard():
         pass
     assert not vault.guards.held
+
+
+def test_who_may_not_enter_the_folder_of_guards_reads_and_writes_nothing(
+    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one of a group that may write the vault, whose owner has made the folder."""
+    make = os.open
+    place = os.fspath(vault.path / "pins")
+
+    def limited(path: Any, *arguments: Any, **keywords: Any) -> int:
+        if os.fspath(path).startswith(place):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        return make(path, *arguments, **keywords)
+
+    vault.guards.close()
+    monkeypatch.setattr(os, "open", limited)
+    assert vault.device("main").read(0, 5) == b"there"
+    checkout.execute(vault, checkout.plan(vault, "main", tmp_path / "out"))
+    disk = tmp_path / "out" / "v.raw"
+    assert disk.read_bytes() == vault.open_volume("main").read()
+    assert not compare.diff_file(vault, "main", "v", disk).extents
+    with vault.guard(reading=True), pytest.raises(IOFailed, match=r"pins/epoch\.0"):
+        vault.snapshot()
+    assert vault.branch().tip is None
+
+
+def test_who_begins_to_write_beside_who_reads_without_a_guard_has_one(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vault.guards.close()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", Mock(side_effect=OSError(errno.EMFILE, "no descriptor is free")))
+        reading = vault.guard(reading=True)
+        reading.__enter__()
+    assert pins.drained(vault.path, 0)
+    with vault.guard():
+        assert not pins.drained(vault.path, 0)
+        reading.__exit__(None, None, None)
+        assert not pins.drained(vault.path, 0)
+    assert pins.drained(vault.path, 0)
 
 
 def test_a_forked_child_takes_no_pin_away(

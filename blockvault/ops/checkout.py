@@ -76,7 +76,7 @@ def plan(
     if directory.exists() and not directory.is_dir():
         raise BadRequest(f"{directory} is not a directory")
     targets.refuse_inside(vault.path, directory)
-    with vault.guard():
+    with vault.guard(reading=True):
         return _plan(vault, vault.resolve(rev), directory, volumes, force)
 
 

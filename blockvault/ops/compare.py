@@ -126,7 +126,7 @@ def diff_file(
     from blockvault.ops.intake import Intake
 
     opened = images.opened(path, images.format_of(path, format), vault.path, False)
-    with vault.guard(), opened as source:
+    with vault.guard(reading=True), opened as source:
         position = vault.resolve(rev)
         chosen = position.volume(volume, "with --volume")
         nodes = Scratch(vault.objects)

@@ -256,7 +256,7 @@ def open_device(vault: Vault, position: Position, volume: str | None) -> StateDe
     """The named volume, or the only one, at a position; what it reads stays as long as it lives."""
     chosen = position.volume(volume)
     pin = None
-    with vault.guard():
+    with vault.guard(reading=True):
         overlay = states.overlays(vault, position).get(chosen.name, Overlay())
         # A disk that takes nothing must still be read.  Without a pin a state that is pruned and
         # collected meanwhile ends in a clear error, never in wrong bytes.
