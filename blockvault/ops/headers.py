@@ -47,15 +47,23 @@ def others(path: Path, image_format: str) -> Iterator[str]:
         yield from _extents(path, path.parent, {os.path.realpath(path)})
     elif image_format == "qcow2":
         for name in _data_files(_read(path, 0, _EXTENSIONS)):
-            yield str(beside(path, path.parent, name))
+            yield str(beside(path, Path(), name))  # as QEMU has it
 
 
 def beside(image: Path, folder: Path, name: str) -> Path:
     """What an image in this folder means by a name; ``BadRequest`` if that is no file.
 
+    Behind ``file:`` QEMU looks from where it was started.
+    """
+    plain = name.removeprefix("file:")
+    return _file(image, folder if plain == name else Path(), plain)
+
+
+def _file(image: Path, folder: Path, name: str) -> Path:
+    """A file by its path from a folder; ``BadRequest`` if it is none.
+
     That is what QEMU takes for a protocol, and what may do something when it is opened.
     """
-    name = name.removeprefix("file:")
     other = folder / name
     fit = ":" not in name.partition("/")[0]
     try:
@@ -91,7 +99,7 @@ def _extents(path: Path, folder: Path, seen: set[str]) -> Iterator[str]:
     """The extents of a VMDK, and what those name in their turn: in the folder of the first one."""
     for kind, name in _EXTENT.findall(_text(path)):
         _refuse_unknown(path, kind)
-        other = beside(path, folder, os.fsdecode(name))
+        other = _file(path, folder, os.fsdecode(name))
         if kind not in _PLAIN and _read(other, 0, 4) == _SPARSE and _text(other):
             refuse_again(other, seen)
             yield str(other)

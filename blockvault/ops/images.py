@@ -275,5 +275,8 @@ def image_info(path: Path, image_format: str) -> dict[str, Any]:
 
 
 def file_name(path: Path) -> str:
-    """A file name that qemu cannot take for a protocol (``nbd:…``) or an option."""
-    return f"file:{os.path.abspath(path)}"
+    """A file name that qemu cannot take for a protocol (``nbd:…``) or an option.
+
+    With ``..`` as it stands, since that may be behind a link.
+    """
+    return f"file:{path.absolute()}"

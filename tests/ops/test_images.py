@@ -157,6 +157,57 @@ def test_qemu_sees_no_image_that_names_what_is_no_file(
 
 
 @pytest.mark.parametrize("trusted", [False, True])
+def test_to_an_extent_a_name_is_a_path_whatever_it_begins_with(
+    vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trusted: bool
+) -> None:
+    """Else another file would be looked at than the one that QEMU opens."""
+    monkeypatch.setattr(programs, "run", lambda *_, **__: pytest.fail("qemu-img was asked"))
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b").write_bytes(bytes(64 << 10))
+    (tmp_path / "elsewhere").mkdir()
+    os.mkfifo(tmp_path / "elsewhere" / "b")
+    (tmp_path / "file:a").symlink_to("elsewhere")
+    descriptor(tmp_path / "top.vmdk", "file:a/b")
+    with pytest.raises(BadRequest, match="neither a file"):
+        import_images(vault, [Image(tmp_path / "top.vmdk", "v")], allow_backing=trusted)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("-u", "-F", "raw", "-b", "file:there"),
+        ("-u", "-F", "qcow2", "-b", "link/../base.qcow2"),
+        ("-o", "data_file=there"),
+    ],
+)
+def test_a_trusted_image_is_looked_at_as_qemu_does(
+    vault: Vault, tmp_path: Path, qemu_img: Run, monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    """Some names count from where that was started, and ``..`` may be behind a link."""
+    folder, here, behind = (tmp_path / name for name in ("folder", "here", "behind"))
+    for place in (folder, here, behind, behind / "it"):
+        place.mkdir()
+    (folder / "link").symlink_to(behind / "it")
+    qemu_img("create", "-f", "qcow2", folder / "base.qcow2", "1M")
+    pipe = here / "there"
+    qemu_img("create", "-u", "-f", "qcow2", "-F", "raw", "-b", pipe, behind / "base.qcow2", "1M")
+    monkeypatch.chdir(folder)
+    qemu_img("create", "-f", "qcow2", *words, "top.qcow2", "1M")
+    (folder / "there").write_bytes(bytes(1 << 20))
+    monkeypatch.chdir(here)
+    os.mkfifo(pipe)
+    run = programs.run
+
+    def described(command: list[str], *arguments: Any, **named: Any) -> str:
+        assert "convert" not in command
+        return run(command, *arguments, **named)
+
+    monkeypatch.setattr(programs, "run", described)
+    with pytest.raises(BadRequest, match="there, which is neither a file"):
+        import_images(vault, [Image(folder / "top.qcow2", "v")], allow_backing=True)
+
+
+@pytest.mark.parametrize("trusted", [False, True])
 @pytest.mark.parametrize("kind", ["VMFSRDM", "sparse", "SPARSE2"])
 def test_an_extent_of_a_type_that_is_not_known_is_refused(
     vault: Vault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, trusted: bool
