@@ -1,7 +1,7 @@
 """Files that are there whole or not at all, and whose those are that root makes.
 
-What root does in somebody's vault must not lock its owner out: so all that is made there, by whom
-ever, belongs to the owner of the directory that it is in.
+What root does in somebody's vault must not lock its owner out: so all that is made there to stay,
+by whom ever, belongs to the owner of the directory that it is in.
 """
 
 from __future__ import annotations

@@ -34,6 +34,7 @@ _DONE = {
     "records": "log records that became part of a gap",
     "given_back": "bytes that the file system has back",
     "unreadable[]": "numbers of frames that cannot be read and stay as they are",
+    "foreign[]": "directories of other users beside the data, in use or left by killed commands",
 }
 
 
@@ -178,6 +179,11 @@ def _show(plan: Plan) -> None:
 
 
 def _tell(done: Collected) -> None:
+    for path in done.foreign:
+        output.write(
+            f"{output.clean(path)} is another user's; if a killed command left it, gc removes it "
+            "when that user runs it"
+        )
     if not done.complete:
         output.write(
             "An operation that began earlier is still running: nothing was removed yet; "

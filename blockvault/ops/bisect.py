@@ -242,7 +242,7 @@ def socket_folder() -> AbstractContextManager[Path]:
     return scratch.folder(Path(tempfile.gettempdir()), SOCKETS)
 
 
-def clean(directory: Path) -> None:
-    """Remove both where a killed process left them."""
-    scratch.clean(directory, STATES)
+def clean(directory: Path) -> list[Path]:
+    """Remove both where a killed process left them; return what others have in the directory."""
     scratch.clean(Path(tempfile.gettempdir()), SOCKETS)
+    return scratch.clean(directory, STATES)

@@ -64,7 +64,10 @@ class Plan:
 
 @dataclass(slots=True)
 class Collected:
-    """What a collection did; ``complete`` is False if somebody who began earlier is not done."""
+    """What a collection did; ``complete`` is False if somebody who began earlier is not done.
+
+    ``foreign`` are directories beside the data that other users made, and can remove.
+    """
 
     plan: Plan
     complete: bool = False
@@ -75,6 +78,7 @@ class Collected:
     records: int = 0
     given_back: int = 0
     unreadable: list[int] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
 
     def followed_by(self, other: Collected) -> Collected:
         """Both as one; what the second leaves is what is left."""
@@ -122,20 +126,23 @@ def freed_by(vault: Vault, what: PrunePlan, *, progress: Progress = silent) -> t
 
 def collect(vault: Vault, *, wait: float = WAIT, progress: Progress | None = None) -> Collected:
     """Collect what can be collected; ``Busy`` if another collection is at it."""
-    _clean(vault.path)
+    foreign = [str(path) for path in _clean(vault.path)]
     with pins.sole(vault.path, "gc"):
         collection = Collection(vault, progress or silent)
         done = collection.run(wait)
         if done.complete and collection.behind:
             done = done.followed_by(Collection(vault, progress or silent).run(wait))
+        done.foreign = foreign
         return done
 
 
-def _clean(path: Path) -> None:
-    """Remove what killed processes left beside the data."""
-    bisect.clean(path)
-    scratch.clean(path, images.DECODED)
-    scratch.clean(path, compaction.BUILDING)
+def _clean(path: Path) -> list[Path]:
+    """Remove what killed processes left beside the data; return what other users have there."""
+    return [
+        *bisect.clean(path),
+        *scratch.clean(path, images.DECODED),
+        *scratch.clean(path, compaction.BUILDING),
+    ]
 
 
 class _Choice:

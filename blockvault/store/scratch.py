@@ -1,7 +1,10 @@
 """Directories that end with the process that made them, and what a killed one left of them.
 
 Each is locked for as long as it is in use, and the kernel gives the lock back however its process
-ends.  So a directory that nobody has locked is left over, and anybody may remove it.
+ends.  So a directory that nobody has locked is left over, and whoever has made it may remove it.
+
+That of root in somebody's vault stays root's: programs write there by name, and the owner of the
+vault could put a link in the place of what they write to.
 """
 
 from __future__ import annotations
@@ -26,14 +29,17 @@ def folder(parent: Path, prefix: str) -> Iterator[Path]:
         os.close(lock)
 
 
-def clean(parent: Path, prefix: str) -> None:
-    """Remove the directories that killed processes of ours left."""
-    for path in parent.glob(f"{prefix}*"):
+def clean(parent: Path, prefix: str) -> list[Path]:
+    """Remove the directories that killed processes of ours left; return those of other users."""
+    foreign = []
+    for path in sorted(parent.glob(f"{prefix}*")):
         with contextlib.suppress(OSError):
-            lock = _locked(path) if path.lstat().st_uid == os.geteuid() else None
-            if lock is not None:
+            if path.lstat().st_uid != os.geteuid():
+                foreign.append(path)
+            elif (lock := _locked(path)) is not None:
                 shutil.rmtree(path, ignore_errors=True)
                 os.close(lock)
+    return foreign
 
 
 def _made(parent: Path, prefix: str) -> tuple[Path, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from blockvault import Vault, pins
 from blockvault.cli import main
 from blockvault.ops import policy, prune
+from tests.conftest import skip
 
 BLOCK = 4096
 
@@ -203,6 +205,16 @@ def test_pruning_what_nothing_is_left_of_says_so(world) -> None:
     again = world("prune", "--keep-last", "99", "--keep-events", "0")
     assert "Forgot 0 snapshots" in again.out
     assert "gc" not in again.out
+
+
+def test_gc_tells_of_what_another_user_left(world) -> None:
+    if os.geteuid():
+        skip("only root can give files away")
+    left = world.path / ".blockvault" / "import-x"
+    left.mkdir()
+    os.chown(left, 1234, 4321)
+    assert f"{left} is another user's" in world("gc").out
+    assert world("gc", "--json").json["done"]["foreign"] == [str(left)]
 
 
 def test_repair_is_refused_beside_gc_before_it_looks(world) -> None:

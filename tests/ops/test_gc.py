@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, suppress
@@ -13,11 +14,11 @@ from blockvault.encoding import pack, unpack
 from blockvault.errors import Busy, Damaged
 from blockvault.ids import object_id
 from blockvault.model.retention import Policy
-from blockvault.ops import check, export, forget, gc, ingest, marksfile, prune, rebuild
+from blockvault.ops import check, export, forget, gc, images, ingest, marksfile, prune, rebuild
 from blockvault.ops.mark import Marker
 from blockvault.ops.marks import Marks
 from blockvault.ops.turns import Turns
-from blockvault.store import shared, tables
+from blockvault.store import compaction, shared, tables
 from blockvault.store.types import Writer
 from blockvault.store.writetxn import LmdbWriter
 from blockvault.vault import Vault
@@ -128,6 +129,22 @@ def marked(vault: Vault) -> tuple[bytes, int]:
 
     Counting(vault, marks).run()
     return marks.parts()[2], gathered
+
+
+def test_what_another_user_left_is_told_of_until_that_one_collects(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody else can remove what a killed command of root's was writing."""
+    left = [vault.path / f"{prefix}x" for prefix in (images.DECODED, compaction.BUILDING)]
+    for path in left:
+        path.mkdir()
+        (path / "data").write_bytes(b"data")
+    maker = os.geteuid()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "geteuid", lambda: maker + 1)
+        assert gc.collect(vault).foreign == [str(path) for path in left]
+    assert gc.collect(vault).foreign == []
+    assert not any(path.exists() for path in left)
 
 
 def test_of_a_leaf_that_changed_only_the_changes_are_looked_up(
