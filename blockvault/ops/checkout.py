@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.errors import BadRequest, Conflict, IOFailed
 from blockvault.ids import ZERO_ID
-from blockvault.model import diff, events, refs, tree
+from blockvault.model import diff, tree
 from blockvault.model.diff import Side
 from blockvault.model.snapshot import Volume
-from blockvault.ops import Progress, copying, images, manifest, silent, states, targets
+from blockvault.ops import Progress, copying, images, manifest, refs, silent, states, targets
 from blockvault.ops.intake import Intake
 from blockvault.ops.manifest import Entry, Manifest
 from blockvault.ops.reading import StateDevice, of_volume, open_device, try_pin
@@ -203,7 +203,7 @@ def execute(vault: Vault, what: Plan, *, progress: Progress | None = None) -> Pl
     held = Manifest(
         vault.options.vault_id.hex(),
         what.position.text,
-        _branch(what.position),
+        _branch(vault, what.position),
         None,  # until the last file is there
         what.before.entries if what.before else (),
     )
@@ -241,12 +241,9 @@ def _make(directory: Path) -> None:
         raise IOFailed(f"{directory} cannot be made: {error.strerror}") from None
 
 
-def _branch(position: Position) -> str | None:
+def _branch(vault: Vault, position: Position) -> str | None:
     """The branch that was asked for; None for a tag, a snapshot or a moment, though on a branch."""
-    asked = refs.parse(position.text, events.now_us())
-    names = (refs.HEAD, position.name, f"heads/{position.name}")
-    plain = asked.at is None and not asked.steps and asked.base in names
-    return position.name if plain else None
+    return position.name if refs.branch_of(vault, position.text) == position.name else None
 
 
 def _snapshot(what: Plan) -> str | None:

@@ -57,11 +57,9 @@ def written(target: Path, *, force: bool, sync: bool = False) -> Iterator[tuple[
                 filesystem.sync_path(temporary)
         if force:
             _make_alike(temporary, place)
-        else:
-            temporary.chmod(0o666 & ~_umask())
-        if force:
             temporary.replace(place)
         else:
+            temporary.chmod(0o666 & ~_umask())
             _put(temporary, place, target)
     finally:
         os.close(fd)
