@@ -256,6 +256,34 @@ def test_volumes_have_their_own_writes_since_the_snapshot(vault: Vault, ours: st
         assert changed(catalogue, ours, "main:vdd") == [(0, BLOCK), *own]
 
 
+@pytest.mark.parametrize("name", ["main/vda", "main~0/vda", "side/vda", "{moment}/vda"])
+@pytest.mark.parametrize("other", ["main", "main~0", "side", "{moment}"])
+def test_differences_of_another_volume_are_those_of_the_disks(
+    vault: Vault, name: str, other: str
+) -> None:
+    """Also where what was written since the last snapshot is not in its tree yet."""
+    vault.create_branch("side", "main~0")
+    with vault.session("side") as session:
+        session.device("vda").write(3 * BLOCK, b"side")
+        session.device("vdb").write(4 * BLOCK, b"side")
+    with vault.session("main") as session:
+        session.device("vdb").write(0, b"one" * BLOCK)
+        session.snapshot("nearly alike")
+        session.device("vdb").write(0, b"y" * BLOCK)
+        session.flush()
+        moment = vault.resolve("main").canonical
+        session.device("vda").write(7 * BLOCK, b"z" * BLOCK)
+        session.flush()
+        catalogue = VaultCatalogue(vault, {"main": session})
+        ours, theirs = name.format(moment=moment), f"{other.format(moment=moment)}/vdb"
+        a = read(catalogue, ours, 0, SIZE)
+        b = read(catalogue, theirs, 0, 10 * BLOCK).ljust(SIZE, b"\0")
+        blocks = [at for at in range(0, SIZE, BLOCK) if a[at : at + BLOCK] != b[at : at + BLOCK]]
+        found = changed(catalogue, ours, theirs.replace("/", ":"))
+        assert found is not None
+        assert [at for start, size in found for at in range(start, start + size, BLOCK)] == blocks
+
+
 def test_differences_of_a_live_head_follow_it(catalogue: VaultCatalogue, session: Session) -> None:
     volume = catalogue.find("main/vda")
     changes = volume.changes("v1")
