@@ -64,6 +64,9 @@ def run(
     only when it is complete; of a symbolic link, what it points at is replaced.  With - as FILE the
     raw bytes go to standard output.
 
+    An image of another format than raw has whole sectors: of a volume whose size is no multiple of
+    512 bytes it is larger by less than that.
+
     The system brings the file to the disk in its own time, as with cp: after a power cut in the
     seconds that follow, it may be missing or incomplete.  With --sync it is on the disk, name and
     content, when the command ends, which takes longer.

@@ -72,7 +72,8 @@ def run(
     Only blocks that the vault does not hold yet are stored, wherever they were seen before.
 
     Raw images and block devices are read as they are, holes skipped; other formats are read
-    through qemu-img.
+    through qemu-img.  A file that begins as an image of another format and is named as a raw one,
+    as cloud images are that end in .img, is refused until --format says what it is.
 
     With --machine, the disks of a machine that is switched off become volumes, and its other files
     are kept as they are; 'checkout --machine' gives the folder back.

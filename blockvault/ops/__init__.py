@@ -12,7 +12,8 @@ Which state is meant: a revision is resolved to a position, and that is read as 
 In and out:
 
     images    image files as runs of bytes         ingest    images -> volumes of a snapshot
-    headers   what an image file refers to         programs  those of others: qemu-img
+    formats   which format an image file has       headers   what an image file refers to
+    programs  those of others: qemu-img
     intake    the bytes of images -> objects, trees, commits; hasher, hashing beside it
     export    volume -> image file or stream (targets), by copying or streaming, ahead
     checkout  snapshot -> a directory of files (manifest, overwrite); checkin back

@@ -122,10 +122,10 @@ def diff_file(
 ) -> VolumeDiff:
     """One volume of a revision against an image file; nothing is stored."""
     # Much to import, and two revisions need none of it.
-    from blockvault.ops import images
+    from blockvault.ops import formats, images
     from blockvault.ops.intake import Intake
 
-    opened = images.opened(path, images.format_of(path, format), vault.path, False)
+    opened = images.opened(path, formats.to_import(path, format), vault.path, False)
     with vault.guard(reading=True), opened as source:
         position = vault.resolve(rev)
         chosen = position.volume(volume, "with --volume")

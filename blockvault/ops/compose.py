@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from blockvault.errors import BadRequest, NotFound
+from blockvault.errors import BadRequest, Conflict, NotFound
 from blockvault.ids import ZERO_ID
 from blockvault.model.names import check_volume_name
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import (
     Progress,
     attachments,
+    formats,
     images,
     ingest,
     resolve,
@@ -64,6 +65,7 @@ def compose(
 
     The branch is made when it does not exist; volumes of it that are not named stay as they are.
     """
+    _check_names(sources)
     snapshots.check_words(message, author)
     ingest.to_be_made(vault, branch)
     with ExitStack() as stack:
@@ -78,7 +80,7 @@ def compose(
         total = sum(image.size for image in opened.values())
         intake = Intake(vault, progress or silent, total)
         for source in sources:
-            name = check_volume_name(source.volume)
+            name = source.volume
             image = opened.get(name)
             if image is not None:
                 volumes[name] = intake.volume(name, image, volumes.get(name))
@@ -93,9 +95,16 @@ def compose(
         return target.record(volumes.values(), origin, message, author, kept)
 
 
+def _check_names(sources: Sequence[Source]) -> None:
+    names = [check_volume_name(source.volume) for source in sources]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise Conflict(f"volume '{twice[0]}' is given twice")
+
+
 def _open(vault: Vault, source: Source) -> AbstractContextManager[RawImage]:
     assert source.image is not None
-    chosen = images.format_of(source.image, source.format)
+    chosen = formats.to_import(source.image, source.format)
     return images.opened(source.image, chosen, vault.path, source.trusted)
 
 

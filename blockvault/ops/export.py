@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from blockvault.device import Device
 from blockvault.errors import BadRequest, Busy, Conflict, NoSpace
-from blockvault.ops import Progress, copying, images, programs, silent, streaming, targets
+from blockvault.ops import Progress, copying, formats, programs, silent, streaming, targets
 
 if TYPE_CHECKING:
     from blockvault.ops.reading import StateDevice
@@ -59,7 +59,7 @@ def export(
         data = streaming.stream(device, target, 0, device.size, report)
         return Exported(device.name, device.size, data, None)
     targets.refuse_inside(vault.path, target)
-    chosen = images.format_to_write(target, format)
+    chosen = formats.to_export(target, format)
     if target.is_block_device():
         if chosen != "raw":
             raise BadRequest(f"{target} is a block device: it gets the raw bytes, not {chosen}")
@@ -159,8 +159,8 @@ def _convert(raw: Path, image_format: str) -> None:
     try:
         programs.run(
             [
-                *("qemu-img", "convert", "-f", "raw", "-O", image_format, "-W"),
-                *(images.file_name(raw), images.file_name(made)),
+                *("qemu-img", "convert", "-f", "raw", *formats.to_write(image_format), "-W"),
+                *(formats.file_name(raw), formats.file_name(made)),
             ],
             f"the {image_format} image could not be written",
         )

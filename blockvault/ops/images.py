@@ -1,9 +1,8 @@
 """Disk image files as what they mean to a guest: a size, and runs of data between holes.
 
 Raw files and block devices are read as they are.  Every other format is qemu-img's to decode: it
-writes the guest's bytes into a sparse temporary file.  The format is stated or taken from the file
-name, never probed from the content: a guest can write a qcow2 header into a raw disk, and a prober
-would then open whatever file that header names.
+writes the guest's bytes into a sparse temporary file.  Which format it is, the content does not
+decide (``formats``).
 """
 
 from __future__ import annotations
@@ -21,17 +20,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from blockvault.errors import BadRequest, IOFailed, NoSpace, NotFound
-from blockvault.ops import headers, programs
+from blockvault.ops import formats, headers, programs
 from blockvault.store import scratch
-
-FORMATS = ("raw", "qcow2", "vmdk", "vdi", "vhdx", "vpc")
-"""What can be imported and exported, by qemu's names; ``vpc`` is VirtualPC's and Azure's vhd."""
 
 DECODED = "import-"
 """Begins the name of a directory for an image that is being decoded."""
 
-_SUFFIXES = {".qcow2": "qcow2", ".vmdk": "vmdk", ".vdi": "vdi", ".vhdx": "vhdx", ".vhd": "vpc"}
-_RAW_SUFFIXES = ("", ".img", ".raw", ".bin", ".ext4", ".iso", ".dd")
 _BLKGETSIZE64 = 0x80081272
 _INFO_SECONDS = 60
 _RESERVE, _RESERVE_SHARE = 256 << 20, 4
@@ -114,29 +108,6 @@ class RawImage:
             into[want:] = bytes(len(into) - want)
 
 
-def format_to_write(path: Path, stated: str | None) -> str:
-    """The format of a new image: what was stated, or its ending says; else raw."""
-    return _SUFFIXES.get(path.suffix.lower(), "raw") if stated is None else format_of(path, stated)
-
-
-def format_of(path: Path, stated: str | None) -> str:
-    """The image format: what was stated, or what the file name's ending says."""
-    if stated is not None:
-        if stated not in FORMATS:
-            raise BadRequest(f"unknown format '{stated}': use one of {', '.join(FORMATS)}")
-        return stated
-    suffix = path.suffix.lower()
-    if suffix in _SUFFIXES:
-        return _SUFFIXES[suffix]
-    if suffix in _RAW_SUFFIXES or path.is_block_device():
-        return "raw"
-    raise BadRequest(
-        f"the format of {path} is not clear from its name; say it with --format "
-        f"({', '.join(FORMATS)})",
-        kind="format-unknown",
-    )
-
-
 def not_an_image(path: Path) -> BadRequest:
     """The error for a folder, a socket and the like."""
     return BadRequest(f"{path} is neither a file nor a block device", kind="not-an-image")
@@ -184,8 +155,8 @@ def _decode(path: Path, image_format: str, target: Path, allow_backing: bool) ->
     room = _Room(path, target.parent)
     programs.run(
         [
-            *("qemu-img", "convert", "-f", image_format, "-O", "raw", "-S", "4k"),
-            *("-W", "-t", "unsafe", file_name(path), file_name(target)),
+            *("qemu-img", "convert", "-O", "raw", "-S", "4k", "-W", "-t", "unsafe"),
+            *(*formats.to_read(path, image_format), formats.file_name(target)),
         ],
         f"{path} could not be read as {image_format}",
         watch=room.check,
@@ -266,17 +237,9 @@ def data_files(path: Path, info: dict[str, Any]) -> list[str]:
 def image_info(path: Path, image_format: str) -> dict[str, Any]:
     """What ``qemu-img info`` says of an image.  What its header names is opened (``headers``)."""
     text = programs.run(
-        ["qemu-img", "info", "--output=json", "-U", "-f", image_format, file_name(path)],
+        ["qemu-img", "info", "--output=json", "-U", "-f", image_format, formats.file_name(path)],
         f"{path} is not a {image_format} image",
         seconds=_INFO_SECONDS,
     )
     info: dict[str, Any] = json.loads(text)
     return info
-
-
-def file_name(path: Path) -> str:
-    """A file name that qemu cannot take for a protocol (``nbd:…``) or an option.
-
-    With ``..`` as it stands, since that may be behind a link.
-    """
-    return f"file:{path.absolute()}"

@@ -17,7 +17,7 @@ from blockvault.model import events
 from blockvault.model.checks import as_text
 from blockvault.model.names import check_new_name, check_volume_name
 from blockvault.model.snapshot import Snapshot, Volume
-from blockvault.ops import Progress, images, refs, silent, snapshots
+from blockvault.ops import Progress, formats, images, refs, silent, snapshots
 from blockvault.ops.images import RawImage
 from blockvault.ops.intake import Intake
 
@@ -142,5 +142,5 @@ def _check_names(images_: Sequence[Image]) -> None:
 
 
 def _opened(vault: Vault, image: Image, allow_backing: bool) -> AbstractContextManager[RawImage]:
-    chosen = images.format_of(image.path, image.format)
+    chosen = formats.to_import(image.path, image.format)
     return images.opened(image.path, chosen, vault.path, allow_backing)

@@ -27,7 +27,7 @@ from blockvault.errors import BadRequest, Damaged, VaultError
 from blockvault.ids import object_id
 from blockvault.model import projections, tree
 from blockvault.model.snapshot import Snapshot
-from blockvault.ops import Progress, check, damage, images, rebuild, silent
+from blockvault.ops import Progress, check, damage, formats, images, rebuild, silent
 from blockvault.ops.check_trees import Below
 from blockvault.ops.damage import Touched
 from blockvault.ops.report import Report
@@ -284,7 +284,7 @@ def _from_vault(other: Vault, wanted: Iterable[bytes]) -> Iterator[Pair]:
 
 def _from_image(vault: Vault, path: Path, wanted: Set[bytes]) -> Iterator[Pair]:
     size, left = vault.options.block_size, set(wanted)
-    with images.opened(path, images.format_of(path, None), vault.path, False) as image:
+    with images.opened(path, formats.by_name(path), vault.path, False) as image:
         for start, end in image.data_runs():
             for at in range(start // size * size, end, _LOOK_BYTES):
                 data = image.read(at, min(_LOOK_BYTES, -(-(end - at) // size) * size))

@@ -25,7 +25,16 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from blockvault.errors import BadRequest, Busy, Conflict, Damaged, IOFailed, NotFound
-from blockvault.ops import Progress, attachments, compose, export, headers, images, programs
+from blockvault.ops import (
+    Progress,
+    attachments,
+    compose,
+    export,
+    formats,
+    headers,
+    images,
+    programs,
+)
 from blockvault.vm import references
 from blockvault.vm.machine import OWN
 
@@ -165,7 +174,7 @@ def _names(paths: list[Path], suffix: bool = False) -> dict[Path, str]:
 
 def _disk(folder: Path, path: Path, volume: str) -> Disk:
     where = path.relative_to(folder).as_posix()
-    image_format = images.format_of(path, None)
+    image_format = formats.by_name(path)
     if image_format == "vmdk":
         return Disk(volume, where, image_format, _vmdk_options(path))
     if image_format == "vdi":
@@ -281,7 +290,7 @@ def _write_disk(
             programs.run(
                 [
                     *("qemu-img", "convert", "-f", "raw", "-O", disk.format, "-o", disk.options),
-                    *(images.file_name(raw), images.file_name(target)),
+                    *(formats.file_name(raw), formats.file_name(target)),
                 ],
                 f"{target} could not be written as {disk.format} ({disk.options})",
             )

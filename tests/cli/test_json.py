@@ -12,7 +12,7 @@ import pytest
 from blockvault import Vault
 from blockvault.cli import main
 from blockvault.cli.common import FORMATS, Command
-from blockvault.ops import images
+from blockvault.ops import formats
 
 READING = {
     "log": "log --all",
@@ -141,4 +141,4 @@ def test_text_of_any_kind_survives(world) -> None:
 
 
 def test_formats_are_those_of_the_importer() -> None:
-    assert FORMATS == images.FORMATS
+    assert FORMATS == formats.FORMATS

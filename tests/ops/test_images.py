@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import struct
@@ -15,12 +16,12 @@ import pytest
 
 from blockvault import Vault
 from blockvault.errors import BadRequest, Busy, Conflict, IOFailed, NoSpace, ToolFailed
-from blockvault.ops import check, compare, copying, export, images, programs
+from blockvault.ops import check, compare, copying, export, formats, programs
 from blockvault.ops.ingest import Image, import_images
 from tests.conftest import skip
 from tests.oracle import BLOCK, noise
 
-FORMATS = [name for name in images.FORMATS if name != "raw"]
+FORMATS = [name for name in formats.FORMATS if name != "raw"]
 SUFFIX = {"vpc": ".vhd"}
 SIZE = 5 << 20
 DATA = noise(1, 200_000) + bytes(3 << 20) + noise(2, 70_000)
@@ -59,11 +60,34 @@ def test_out_and_in_again(
     qemu_img("compare", "-f", "raw", "-F", name, raw, target)
     import_images(vault, [Image(target, "again")])
     again = vault.open_volume("main~0", "again").read()
-    assert again[:SIZE] == DATA
-    assert not any(again[SIZE:]), "some formats have sizes in units of their own"
-    if name != "vpc":
-        assert compare.diff_file(vault, "main~0", "v", target).extents == ()
+    assert again == DATA
+    told = json.loads(qemu_img("info", "--output=json", "-f", name, target))
+    assert told["virtual-size"] == SIZE
+    assert compare.diff_file(vault, "main~0", "v", target).extents == ()
     assert not list(vault.path.glob("import-*")), "nothing is left of the decoded image"
+
+
+@pytest.mark.parametrize("subformat", ["dynamic", "fixed"])
+def test_a_vhd_comes_in_to_its_end_whatever_geometry_it_has(
+    vault: Vault, raw: Path, tmp_path: Path, qemu_img: Run, subformat: str
+) -> None:
+    """Those who follow its specification round that down, and give their guests all of the disk."""
+    data = DATA[:-512] + noise(3, 512)
+    raw.write_bytes(data)
+    image = tmp_path / "of a, b=c.vhd"
+    options = f"force_size=on,subformat={subformat}"
+    qemu_img("convert", "-f", "raw", "-O", "vpc", "-o", options, raw, image)
+    made = bytearray(image.read_bytes())
+    for at in {0, len(made) - 512} if subformat == "dynamic" else {len(made) - 512}:
+        footer = made[at : at + 512]
+        assert footer.startswith(b"conectix")
+        footer[28:32], footer[56:60] = b"vbox", struct.pack(">HBB", 150, 4, 17)
+        footer[64:68] = bytes(4)
+        footer[64:68] = struct.pack(">I", ~sum(footer) & 0xFFFFFFFF)
+        made[at : at + 512] = footer
+    image.write_bytes(made)
+    import_images(vault, [Image(image, "v")])
+    assert vault.open_volume("main~0").read() == data
 
 
 @pytest.mark.parametrize("name", ["qcow2", "vmdk"])
@@ -412,8 +436,23 @@ def test_a_raw_disk_is_never_probed(vault: Vault, raw: Path, tmp_path: Path, qem
     """A guest may write a header of another format into its disk; it stays bytes."""
     inner = tmp_path / "guest.img"
     qemu_img("create", "-f", "qcow2", "-b", raw, "-F", "raw", inner)
-    import_images(vault, [Image(inner, "v")])
+    import_images(vault, [Image(inner, "v", "raw")])
     assert vault.open_volume("main~0").read() == inner.read_bytes()
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_an_image_that_is_named_as_a_raw_one_waits_for_a_word(
+    vault: Vault, raw: Path, tmp_path: Path, qemu_img: Run, name: str
+) -> None:
+    image = tmp_path / "cloud.img"
+    qemu_img("convert", "-f", "raw", "-O", name, raw, image)
+    with pytest.raises(BadRequest, match=f"begins as a {name} image") as refused:
+        import_images(vault, [Image(image, "v")])
+    assert refused.value.reason == "format-unknown"
+    assert vault.branch().tip is None
+    import_images(vault, [Image(image, "v", name), Image(image, "container", "raw")])
+    assert vault.open_volume("main~0", "v").read()[:SIZE] == DATA
+    assert vault.open_volume("main~0", "container").read() == image.read_bytes()
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -437,7 +476,7 @@ def test_a_missing_tool_is_named(
      ("a.iso", None, "raw"), ("a.qcow2", "raw", "raw"), ("a.xyz", "vdi", "vdi")],
 )  # fmt: skip
 def test_formats_by_name(file: str, stated: str | None, found: str) -> None:
-    assert images.format_of(Path(file), stated) == found
+    assert formats.to_import(Path(file), stated) == found
 
 
 # -- block devices ---------------------------------------------------------------------------------

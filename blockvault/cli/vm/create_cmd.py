@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from blockvault.cli import complete, history, output
-from blockvault.cli.common import command, parse_size, size_option, with_vault
+from blockvault.cli.common import FORMATS, command, parse_size, size_option, with_vault
 from blockvault.cli.vm.common import runtime
 from blockvault.errors import BadRequest, NotFound
 
@@ -24,6 +24,7 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
     examples={
         "blockvault vm create web --memory 512M --disk vda=main:vda": "From a volume of main.",
         "blockvault vm create new --disk vda=10G --disk cd=debian.iso": "An empty disk, an image.",
+        "blockvault vm create web --disk vda=qcow2:noble.img": "An image that is no raw one.",
         "blockvault vm create main --memory 1G --cpus 2": "All volumes of main are its disks.",
     },
     shape=history.SNAPSHOT_SHAPE,
@@ -33,7 +34,8 @@ FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 @click.option("--cpus", default=1, show_default=True, help="Processors of the machine.")
 @click.option(
     "--disk", "disks", metavar="NAME=SOURCE", multiple=True,
-    help="A disk: REV:VOLUME, a SIZE such as 10G (empty), or an image file.  "
+    help="A disk: REV:VOLUME, a SIZE such as 10G (empty), or an image file, as FORMAT:FILE where "
+    "its name does not tell its format.  "
     "[default: the volumes of the branch]",
 )  # fmt: skip
 @click.option("--kernel", type=FILE, help="Boot this kernel; it is kept in the vault.")
@@ -77,7 +79,7 @@ def run(
     runtime()  # where what QEMU told before is kept
     sources = [_source(vault, text) for text in disks]
     names = [source.volume for source in sources] or _volumes(vault, branch)
-    if firmware == "uefi" and NVRAM not in _volumes(vault, branch):
+    if firmware == "uefi" and NVRAM not in {*names, *_volumes(vault, branch)}:
         sources.append(Source(NVRAM, image=host.firmware()[1], format="raw"))
     made = Machine(
         memory=memory,
@@ -113,15 +115,17 @@ def _volumes(vault: Vault, branch: str) -> list[str]:
 
 
 def _source(vault: Vault, text: str) -> Source:
-    """``NAME=REV:VOLUME``, ``NAME=SIZE`` or ``NAME=IMAGE``."""
+    """``NAME=REV:VOLUME``, ``NAME=SIZE``, ``NAME=IMAGE`` or ``NAME=FORMAT:IMAGE``."""
     from blockvault.ops.compose import Source
 
     name, equals, value = text.partition("=")
     if not (name and equals and value):
         raise BadRequest(f"{text!r} is not NAME=REV:VOLUME, NAME=SIZE or NAME=IMAGE")
-    path = Path(value)
-    if value.startswith(("/", "./", "../")) or path.is_file() or path.is_block_device():
-        return Source(name, image=path)
+    if _is_image(value):
+        return Source(name, image=Path(value))
+    stated, _, file = value.partition(":")
+    if stated in FORMATS and _is_image(file):
+        return Source(name, image=Path(file), format=stated)
     revision, volume = vault.split(value)
     if volume is not None:
         return Source(name, revision=revision, of=volume)
@@ -131,3 +135,9 @@ def _source(vault: Vault, text: str) -> Source:
         raise NotFound(
             f"{value!r} is no image file, no size, and no REV:VOLUME", kind="no-image"
         ) from None
+
+
+def _is_image(text: str) -> bool:
+    """Whether this means a file: it is one, or is written as the path of one."""
+    path = Path(text)
+    return text.startswith(("/", "./", "../")) or path.is_file() or path.is_block_device()
