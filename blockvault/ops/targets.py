@@ -11,7 +11,9 @@ from pathlib import Path
 from blockvault import files
 from blockvault.errors import BadRequest, Conflict, IOFailed, NotFound
 from blockvault.ops import copying
-from blockvault.store import filesystem
+from blockvault.store import filesystem, scratch
+
+_UNFINISHED = ".unfinished-"
 
 
 def refuse_inside(vault: Path, target: Path) -> None:
@@ -67,6 +69,34 @@ def written(target: Path, *, force: bool, sync: bool = False) -> Iterator[tuple[
     if sync:
         with copying.writing(f"{target} is whole, but a power cut may undo that"):
             filesystem.sync_names(place.parent)
+
+
+@contextmanager
+def written_folder(target: Path) -> Iterator[Path]:
+    """A directory in ``target`` whose content becomes that of it when the block ends well.
+
+    ``target`` is made, or is empty; otherwise it is left so.
+    """
+    new = not os.path.lexists(target)
+    _refuse_full(target)
+    target.mkdir(parents=True, exist_ok=True)
+    try:
+        with scratch.folder(target, _UNFINISHED) as place:
+            yield place
+            _refuse_full(target, place)
+            for path in place.iterdir():
+                path.rename(target / path.name)
+    except BaseException:
+        if new:
+            with contextlib.suppress(OSError):
+                target.rmdir()
+        raise
+
+
+def _refuse_full(target: Path, *ours: Path) -> None:
+    scratch.clean(target, _UNFINISHED)
+    if target.exists() and (not target.is_dir() or {*target.iterdir()} - {*ours}):
+        raise Conflict(f"{target} exists and is not an empty directory", kind="file-exists")
 
 
 def _make_alike(fresh: Path, place: Path) -> None:

@@ -30,6 +30,7 @@ handover    such a state taken into the vault, and given back to a QEMU that wai
 stream      QEMU's migration stream taken apart, so that pages are stored as pages
 mirror      disks of such a QEMU copied while its guest runs
 folders     machines of VirtualBox, VMware, Hyper-V and Xen as folders of files
+traits      what the headers of their disks tell, again in those that qemu-img writes
 references  the disks that their configurations name
 
     guest ── virtio-blk ── QEMU ── NBD, unix socket ── session (branch) ── vault

@@ -8,8 +8,7 @@
 Disks become volumes, so they share blocks with everything else; every other file is kept byte for
 byte as an attachment, none under a name by which this program keeps something: its ``machine.json``
 would be a command line for QEMU.  ``folder.json`` says where each was.  On the way out qemu-img
-writes disks in the format that they had, and identities that VirtualBox checks are put back into
-their headers.
+writes disks in the format that they had, and they get their identities back (``traits``).
 
 The machine must be switched off or suspended.  Disks that stand on others (the hypervisor's own
 snapshots) are refused: what they stand on may lie anywhere.
@@ -24,7 +23,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
-from blockvault.errors import BadRequest, Busy, Conflict, Damaged, IOFailed, NotFound
+from blockvault.errors import BadRequest, Busy, Damaged, IOFailed, NotFound
 from blockvault.ops import (
     Progress,
     attachments,
@@ -34,8 +33,9 @@ from blockvault.ops import (
     headers,
     images,
     programs,
+    targets,
 )
-from blockvault.vm import references
+from blockvault.vm import references, traits
 from blockvault.vm.machine import OWN
 
 if TYPE_CHECKING:
@@ -54,11 +54,6 @@ _DEPTH = 3
 _IGNORED = re.compile(r"\.(log|lck|tmp)$|^\.|-prev$|~$", re.IGNORECASE)
 _LOCKS = ("*.lck", "*.vmx.lck")
 _VMDK_PART = re.compile(r"-(flat|[sf]\d{3}|delta|ctk)\.vmdk$", re.IGNORECASE)
-_VMDK_TYPE = re.compile(rb'createType="([A-Za-z]+)"')
-_VMDK_ADAPTER = re.compile(rb'ddb\.adapterType\s*=\s*"([A-Za-z]+)"')
-_VMDK_HEAD = 1 << 16
-_VDI_IDENTITY = slice(0x188, 0x1C8)
-"""Where a VDI header has its four UUIDs; a .vbox file names a disk by the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,24 +170,8 @@ def _names(paths: list[Path], suffix: bool = False) -> dict[Path, str]:
 def _disk(folder: Path, path: Path, volume: str) -> Disk:
     where = path.relative_to(folder).as_posix()
     image_format = formats.by_name(path)
-    if image_format == "vmdk":
-        return Disk(volume, where, image_format, _vmdk_options(path))
-    if image_format == "vdi":
-        with open(path, "rb") as file:
-            return Disk(volume, where, image_format, "", file.read(0x1C8)[_VDI_IDENTITY].hex())
-    return Disk(volume, where, image_format)
-
-
-def _vmdk_options(path: Path) -> str:
-    """Subformat and adapter from a VMDK's descriptor: a file of its own, or inside of the disk."""
-    with open(path, "rb") as file:
-        head = file.read(_VMDK_HEAD)
-    words = []
-    if found := _VMDK_TYPE.search(head):
-        words.append(f"subformat={found[1].decode()}")
-    if found := _VMDK_ADAPTER.search(head):
-        words.append(f"adapter_type={found[1].decode()}")
-    return ",".join(words)
+    options = traits.vmdk_options(path) if image_format == "vmdk" else ""
+    return Disk(volume, where, image_format, options, traits.identity(path, image_format))
 
 
 # -- in ----------------------------------------------------------------------------------------
@@ -256,18 +235,16 @@ def give_back(vault: Vault, rev: str, folder: Path, *, progress: Progress | None
             "writes its volumes",
             kind="no-machine",
         )
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise Conflict(f"{folder} exists and is not an empty directory", kind="file-exists")
     found = Folder.decode(attachments.content(vault, known.attachments, DESCRIPTION))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, path in found.files.items():
-        kept = attachments.find(known.attachments, name)
-        if kept is None:
-            raise Damaged(f"the snapshot lacks attachment '{name}' of its machine")
-        with open(_place(folder, path), "xb") as file:
-            attachments.restore(vault, kept, file.fileno())
-    for disk in found.disks:
-        _write_disk(vault, rev, disk, _place(folder, disk.path), progress)
+    with targets.written_folder(folder) as place:
+        for name, path in found.files.items():
+            kept = attachments.find(known.attachments, name)
+            if kept is None:
+                raise Damaged(f"the snapshot lacks attachment '{name}' of its machine")
+            with open(_place(place, path), "xb") as file:
+                attachments.restore(vault, kept, file.fileno())
+        for disk in found.disks:
+            _write_disk(vault, rev, disk, _place(place, disk.path), progress)
     return found
 
 
@@ -281,7 +258,8 @@ def _write_disk(
     vault: Vault, rev: str, disk: Disk, target: Path, progress: Progress | None
 ) -> None:
     """The disk in the format that it had; one that qemu-img cannot write as it was is sparse."""
-    if not disk.options:
+    options = traits.writable(disk.options)
+    if not options:
         export.export(vault, rev, disk.volume, target, format=disk.format, progress=progress)
     else:
         raw = target.with_name(f"{target.name}.raw")
@@ -289,14 +267,12 @@ def _write_disk(
             export.export(vault, rev, disk.volume, raw, format="raw", progress=progress)
             programs.run(
                 [
-                    *("qemu-img", "convert", "-f", "raw", "-O", disk.format, "-o", disk.options),
+                    *("qemu-img", "convert", "-f", "raw", "-O", disk.format, "-o", options),
                     *(formats.file_name(raw), formats.file_name(target)),
                 ],
-                f"{target} could not be written as {disk.format} ({disk.options})",
+                f"{disk.path} could not be written as {disk.format} ({options})",
             )
         finally:
             raw.unlink(missing_ok=True)
     if disk.identity:
-        with open(target, "r+b") as file:
-            file.seek(_VDI_IDENTITY.start)
-            file.write(bytes.fromhex(disk.identity))
+        traits.identify(target, disk.format, disk.identity)

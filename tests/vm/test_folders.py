@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import struct
 import subprocess
 import sys
@@ -18,9 +19,9 @@ from pathlib import Path
 import pytest
 
 from blockvault import Vault
-from blockvault.errors import BadRequest, Busy, Conflict, Damaged, NotFound, VaultError
+from blockvault.errors import BadRequest, Busy, Conflict, Damaged, NotFound, ToolFailed, VaultError
 from blockvault.ops import headers, programs
-from blockvault.vm import folders, references
+from blockvault.vm import folders, references, traits
 from blockvault.vm.folders import Folder, bring_in, give_back, recognise
 from blockvault.vm.machine import OWN, Machine
 from blockvault.vm.planning import plan
@@ -99,7 +100,26 @@ def xen(folder: Path, disk: Callable[..., Path]) -> None:
     (folder / "guest.cfg").write_text("disk = ['root.qcow2,qcow2,xvda']\n")
 
 
-MAKERS = {"virtualbox": virtualbox, "vmware": vmware, "hyper-v": hyper_v, "xen": xen}
+def appliance(folder: Path, disk: Callable[..., Path]) -> None:
+    """One of VirtualBox's whose disks are not in its own format."""
+    for name, options in (("a", "streamOptimized"), ("b", "monolithicFlat")):
+        path = disk(folder / f"{name}.vmdk", "vmdk", f"subformat={options}")
+        with open(path, "r+b") as file:
+            before, last, rest = file.read(1 << 16).partition(b"ddb.toolsVersion")
+            lines = f'ddb.uuid.image="{uuid.uuid4()}"\nddb.uuid.parent="{uuid.UUID(int=0)}"\n'
+            file.seek(len(before))
+            file.write(lines.encode() + last + rest.partition(b"\0")[0])
+    disk(folder / "c.vhd", "vpc")
+    (folder / "web.vbox").write_text("<VirtualBox/>")
+
+
+MAKERS = {
+    "appliance": appliance,
+    "virtualbox": virtualbox,
+    "vmware": vmware,
+    "hyper-v": hyper_v,
+    "xen": xen,
+}
 
 
 @pytest.mark.parametrize("kind", MAKERS)
@@ -109,7 +129,7 @@ def test_in_and_out_again(
     folder, again = tmp_path / "folder", tmp_path / "again"
     MAKERS[kind](folder, disk)
     found, made = bring_in(vault, folder, "guest", message="in")
-    assert found.kind == kind
+    assert found.kind == ("virtualbox" if kind == "appliance" else kind)
     assert [volume.name for volume in made.volumes] == sorted(d.volume for d in found.disks)
     give_back(vault, "guest", again)
     for each in found.disks:
@@ -121,6 +141,73 @@ def test_in_and_out_again(
     # Taken in again, nothing differs.
     _, second = bring_in(vault, again, "guest")
     assert second.volumes == made.volumes
+
+
+def test_what_virtualbox_compares_comes_back(
+    vault: Vault, tmp_path: Path, disk: Callable[..., Path]
+) -> None:
+    folder, again = tmp_path / "folder", tmp_path / "again"
+    appliance(folder, disk)
+    bring_in(vault, folder, "guest")
+    give_back(vault, "guest", again)
+    for name in ("a.vmdk", "b.vmdk"):
+        before, after = ((each / name).read_bytes()[: 1 << 16] for each in (folder, again))
+        lines = re.findall(rb"ddb\.uuid\S+", before)
+        assert len(lines) == 2
+        assert re.findall(rb"ddb\.uuid\S+", after) == lines
+    before, after = ((each / "c.vhd").read_bytes() for each in (folder, again))
+    assert after[:512] == after[-512:]
+    assert after[0x44:0x54] == before[0x44:0x54]
+    footer = bytearray(after[-512:])
+    footer[0x40:0x44] = bytes(4)
+    assert after[-0x1C0:-0x1BC] == (~sum(footer) & 0xFFFFFFFF).to_bytes(4, "big")
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["now", "as it was recorded before"])
+def test_disks_of_a_datastore_come_back(
+    vault: Vault,
+    tmp_path: Path,
+    disk: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    known: bool,
+) -> None:
+    """qemu-img reads what it cannot write: a flat one is written as such, another one sparse."""
+    folder, again = tmp_path / "folder", tmp_path / "again"
+    vmware(folder, disk)
+    image = folder / "db.vmdk"
+    text = image.read_text().replace("monolithicFlat", "vmfs").replace(" FLAT ", " VMFS ")
+    text = text.replace('flat.vmdk" 0', 'flat.vmdk"').replace('"lsilogic"', '"pvscsi"')
+    image.write_text(text)
+    if known:
+        monkeypatch.setattr(traits, "writable", lambda options: options)
+    found, _ = bring_in(vault, folder, "guest")
+    assert (found.disks[1].options == "subformat=vmfs,adapter_type=pvscsi") == known
+    monkeypatch.undo()
+    give_back(vault, "guest", again)
+    same_disk(image, again / "db.vmdk", "vmdk")
+    assert 'createType="monolithicFlat"' in (again / "db.vmdk").read_text()
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["a new one", "an empty one"])
+def test_nothing_is_left_of_a_folder_that_cannot_be_written(
+    vault: Vault,
+    tmp_path: Path,
+    disk: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    made: bool,
+) -> None:
+    folder, again = tmp_path / "folder", tmp_path / "again"
+    vmware(folder, disk)
+    bring_in(vault, folder, "guest")
+    if made:
+        again.mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(traits, "writable", lambda _: "subformat=none")
+        with pytest.raises(ToolFailed):
+            give_back(vault, "guest", again)
+    assert again.exists() == made
+    give_back(vault, "guest", again)
+    assert {path.name for path in again.iterdir()} == {path.name for path in folder.iterdir()}
 
 
 def test_disks_are_those_of_the_revision(
