@@ -124,7 +124,17 @@ class _After:
                     break
                 if waypoint.snapshot:
                     found.add(waypoint.snapshot)
-        return found
+        # The plan has seen to it for what it keeps itself.
+        return found.union(*map(self._files_of, found & self.plan.forgotten))
+
+    def _files_of(self, oid: bytes) -> set[bytes]:
+        """The snapshot whose attachments this one has, or inherits."""
+        while not self._raw(oid).attachments:
+            parents = self._parents(oid)
+            if not parents:
+                return set()
+            oid = parents[0]
+        return {oid}
 
     def _untags(self, name: str) -> bool:
         tag = projections.tag_named(self.reader, name)

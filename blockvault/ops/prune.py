@@ -10,8 +10,9 @@ and with it all that a session of the branch works on.
 Snapshots are chosen line by line: a line is what was recorded on a branch and all that its head
 descends from.  One that several lines share stays if any of them wants it.  A tag keeps a snapshot
 if the policy of any of its lines says so; for what is on no line, such as a moment that the tag
-froze, that of the vault.  A deleted branch stays whole as long as its deletion is younger than the
-window; then it goes whole.
+froze, that of the vault.  What stays without attachments keeps the snapshot that it inherits them
+from: a machine's configuration.  A deleted branch stays whole as long as its deletion is younger
+than the window; then it goes whole.
 """
 
 from __future__ import annotations
@@ -117,6 +118,7 @@ class _Planner:
         self._strays()
         for oid, hold in projections.holds(self.reader):
             self._keep([oid], f"held: {hold.text}" if hold.text else "held")
+        self._files()
         verdicts = sorted(map(self._verdict, self.rows), key=lambda v: -v.snapshot.time_us)
         gone = {each.snapshot.id for each in verdicts if not each.kept}
         return Plan(
@@ -188,6 +190,20 @@ class _Planner:
         recent = (oid for oid in strays if self.snapshots[oid].time_us > limit)
         self._keep(recent, "recent" if self.general else "not asked for")
         self._tagged(strays, self.general)
+
+    def _files(self) -> None:
+        """Keep what snapshots of disks alone inherit from: it says what the machine is."""
+        from_whom: dict[bytes, bytes] = {}
+        for oid in sorted(self.rows, key=lambda oid: self.rows[oid].seq):
+            found = self.snapshots[oid]
+            parents = [from_whom[parent] for parent in found.parents if parent in from_whom]
+            if found.attachments:
+                from_whom[oid] = oid
+            elif parents:
+                from_whom[oid] = parents[0]
+        for oid in [oid for oid in self.rows if self.reasons[oid]]:
+            if from_whom.get(oid, oid) != oid:
+                self._keep([from_whom[oid]], f"files of {short(oid)}")
 
     def _tagged(self, line: set[bytes], policy: Policy | None) -> None:
         """Keep what of a line has a tag that its policy keeps."""

@@ -12,7 +12,8 @@ from blockvault.ids import short
 from blockvault.model import events, projections
 from blockvault.model.retention import Policy
 from blockvault.model.snapshot import Snapshot
-from blockvault.ops import base, check, forget, gc, policy, prune, rebuild, refs
+from blockvault.ops import attachments, base, check, forget, gc, policy, prune, rebuild, refs
+from blockvault.ops.compose import Source, compose
 from blockvault.ops.positions import Position
 from blockvault.ops.turns import Turns
 from blockvault.store.eventlog import Record
@@ -63,6 +64,47 @@ def test_a_long_line_is_forgotten(vault: Vault) -> None:
     assert [snapshot.id for snapshot in vault.log()] == [*made[:-4:-1], made[0]]
     assert not check.verify(vault).problems
     assert rebuild.rebuild(vault).changed_rows == 0
+
+
+CONFIGURED = {"machine.json": b"{}"}
+
+
+def configured(vault: Vault) -> bytes:
+    """A machine's branch, and snapshots of its disks alone behind its configuration."""
+    made = compose(vault, "web", [Source("v", size=1 << 20)], CONFIGURED)
+    for text in (b"one", b"two", b"three"):
+        write(vault, "web", text)
+    return made.id
+
+
+def config(vault: Vault) -> bytes | None:
+    found = attachments.inherited(vault, vault.resolve("web"), "machine.json")
+    return found and attachments.content(vault, found.attachments, "machine.json")
+
+
+def test_what_a_machine_is_stays_with_its_newest_disks(vault: Vault) -> None:
+    made = configured(vault)
+    plan = prune.plan(vault, Policy(last=1, events=0))
+    (why,) = [each.reasons for each in plan.verdicts if each.snapshot.id == made]
+    assert why == (f"files of {short(vault.resolve('web~0').snapshot or b'')}",)
+    assert len(forget.execute(vault, plan).snapshots) == 2
+    gc.collect(vault)
+    assert config(vault) == b"{}"
+    assert not check.verify(vault).problems
+
+
+def test_files_stay_for_what_got_a_name_since_the_plan(vault: Vault) -> None:
+    made = configured(vault)
+    with vault.session("web") as session:
+        session.snapshot("files of its own", attachments=vault.get_snapshot(made).attachments)
+    plan = prune.plan(vault, Policy(last=1, events=0))
+    assert made in plan.forgotten
+    vault.create_branch("other", "web~1")
+    forget.execute(vault, plan)
+    gc.collect(vault)
+    found = attachments.inherited(vault, vault.resolve("other"), "machine.json")
+    assert found is not None
+    assert not check.verify(vault).problems
 
 
 def test_what_stood_on_a_snapshot_that_goes(vault: Vault) -> None:
