@@ -63,10 +63,12 @@ def snapshot_from(
     ``Conflict`` where the branch was changed in the same place, unless ``force`` prefers the file.
     """
     snapshots.check_words(message, author)
-    held = _held(vault, directory)
-    name = _checked_out(held, directory) if branch is None else branch
-    files = _files(held, directory)
+    _held(vault, directory)
     with ExitStack() as stack:
+        stack.enter_context(manifest.alone(directory))
+        held = _held(vault, directory)
+        name = _checked_out(held, directory) if branch is None else branch
+        files = _files(held, directory)
         stack.enter_context(vault.guard())
         target = ingest.hold_target(vault, name, stack)
         if branch is None:
@@ -85,13 +87,13 @@ def snapshot_from(
             source.check_unchanged()
         kept = state.kept(taken)
         made = target.record(state.volumes.values(), str(directory), message, author, kept)
-    entries = [
-        _seen(state.entry(entry) if entry in taken else entry, sources.get(entry.file))
-        for entry in files
-    ]
-    oid = made.id.hex()
-    snapshot = oid if _of(made, entries) else None
-    manifest.save(directory, Manifest(held.vault, oid, name, snapshot, tuple(entries)))
+        entries = [
+            _seen(state.entry(entry) if entry in taken else entry, sources.get(entry.file))
+            for entry in files
+        ]
+        oid = made.id.hex()
+        snapshot = oid if _of(made, entries) else None
+        manifest.save(directory, Manifest(held.vault, oid, name, snapshot, tuple(entries)))
     return made
 
 

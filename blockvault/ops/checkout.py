@@ -197,9 +197,19 @@ def execute(vault: Vault, what: Plan, *, progress: Progress | None = None) -> Pl
 
     In the end all of it is on the disk, the names too.
     """
-    report, done = progress or silent, 0
-    total = sum(item.bytes_to_write for item in what.items)
     _make(what.directory)
+    with manifest.alone(what.directory):
+        if manifest.load(what.directory) != what.before:
+            raise Conflict(
+                f"the files of {what.directory} were written by another command since they were "
+                "looked at; nothing was changed, run it again",
+                kind="checkout-changed",
+            )
+        return _execute(vault, what, progress or silent)
+
+
+def _execute(vault: Vault, what: Plan, report: Progress) -> Plan:
+    done, total = 0, sum(item.bytes_to_write for item in what.items)
     held = Manifest(
         vault.options.vault_id.hex(),
         what.position.text,

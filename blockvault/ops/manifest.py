@@ -8,12 +8,14 @@ is known without reading it; a file that somebody wrote to is read again.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from blockvault import files
-from blockvault.errors import BadRequest, IOFailed
+from blockvault.errors import BadRequest, Busy, IOFailed
 from blockvault.store import filesystem
 
 FILE_NAME = ".blockvault-checkout.json"
@@ -72,6 +74,19 @@ def fingerprint(path: Path) -> tuple[int, int, int]:
     except FileNotFoundError:
         return WRITING
     return (info.st_size, info.st_mtime_ns, info.st_ino)
+
+
+@contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Hold a checkout's directory: two who write its files would mix them and call them whole."""
+    with files.locked(directory, 0) as ours:
+        if not ours:
+            raise Busy(
+                f"another process writes to the files of {directory}; nothing was changed. Try "
+                "again when it is done",
+                kind="checkout-busy",
+            )
+        yield
 
 
 def load(directory: Path) -> Manifest | None:

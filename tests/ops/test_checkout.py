@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from blockvault import Vault
-from blockvault.errors import BadRequest, Conflict, IOFailed, NoSpace, NotFound
+from blockvault.errors import BadRequest, Busy, Conflict, IOFailed, NoSpace, NotFound
 from blockvault.ops import (
     attachments,
     checkin,
@@ -104,6 +104,21 @@ def test_some_volumes_leave_the_other_files(vault: Vault, folder: Path) -> None:
     assert found(folder) == contents(vault, "v2") | {"vda.raw": contents(vault, "v1")["vda.raw"]}
     with pytest.raises(NotFound):
         go(vault, "v1", folder, volumes=["vdb"])
+
+
+def test_two_at_once_mix_no_files(vault: Vault, folder: Path) -> None:
+    go(vault, "v1", folder)
+    one, other = (checkout.plan(vault, rev, folder) for rev in ("v2", "main"))
+    checkout.execute(vault, one)
+    with pytest.raises(Conflict, match="run it again") as refused:
+        checkout.execute(vault, other)
+    assert refused.value.reason == "checkout-changed"
+    assert found(folder) == contents(vault, "v2")
+    with manifest.alone(folder):
+        for act in (lambda: go(vault, "v1", folder), lambda: checkin.snapshot_from(vault, folder)):
+            with pytest.raises(Busy, match="nothing was changed"):
+                act()
+    assert found(folder) == contents(vault, "v2")
 
 
 def test_changes_of_somebody_else_stay(vault: Vault, folder: Path) -> None:
