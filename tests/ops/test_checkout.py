@@ -637,6 +637,8 @@ def test_a_new_file_takes_no_name_that_the_branch_has(vault: Vault, folder: Path
 def test_an_attachment_is_not_collected_while_it_is_written(
     vault: Vault, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with vault.session() as session, vault.guard():
+        session.snapshot("with its own", attachments=attachments.keep(vault, {"notes": b"v3"}))
     plan, copy = checkout.plan(vault, "v1", folder), copying.copy_out
 
     def later(device: StateDevice, *arguments: Any) -> None:
@@ -722,7 +724,9 @@ def test_memory_of_disks_that_nobody_changed_stays_though_their_snapshot_is_prun
             gone = session.snapshot("as it runs", attachments=attachments.keep(vault, files))
         go(vault, "main", folder)
         session.device("vda").write(0, b"as it runs later")
-        session.snapshot("later")
+        with vault.guard():
+            notes = attachments.keep(vault, {"notes": b"v4"})
+            session.snapshot("later", attachments=notes)
     forget.execute(vault, prune.plan(vault, Policy(last=1, events=0)))
     with pytest.raises(NotFound):
         vault.get_snapshot(gone.id)
