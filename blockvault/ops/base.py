@@ -66,6 +66,18 @@ class Account:
         return apart and end <= self._seq and all(chain == gap.chain for chain in ahead)
 
 
+    def needs(self, record: Record) -> bool:
+        """Whether the prune left the record, or a part of it, in the log."""
+        at = bisect_right(self._starts, record.last_seq)
+        return record.last_seq >= self._seq or bool(at and self._reach[at - 1] > record.first_seq)
+
+
+def newest_account(vault: Vault) -> Account | None:
+    """What the newest prune says; None if there is none."""
+    latest = find(vault)
+    return Account(latest) if latest else None
+
+
 def find(vault: Vault) -> Base | None:
     """The newest prune of the vault, from the row in ``meta`` that names it."""
     with vault.read() as reader:

@@ -12,6 +12,7 @@ twice however many states share it, and a block costs four bytes of memory.
 
 from __future__ import annotations
 
+import contextlib
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,9 +21,10 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
+from blockvault.errors import NotFound
 from blockvault.ids import ZERO_ID, short
 from blockvault.model import projections, tree
-from blockvault.model.snapshot import Volume
+from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import Progress, positions, refs, silent, snapshots, states
 from blockvault.store import tables
 
@@ -96,6 +98,11 @@ class _State(NamedTuple):
 
 def collect(vault: Vault) -> Stats:
     """Walk every state of the vault and measure the store."""
+    with vault.guard():
+        return _collect(vault)
+
+
+def _collect(vault: Vault) -> Stats:
     nodes = tree.Scratch(vault.objects)
     found = list(_states(vault, nodes))
     owners = _Owners(vault, nodes)
@@ -148,7 +155,7 @@ def _states(vault: Vault, nodes: tree.Scratch) -> Iterator[_State]:
     with vault.read() as reader:
         ids = [oid for oid, _ in projections.snapshots(reader)]
         now = reader.last().time_us
-    for snapshot in sorted((snapshots.load(vault, oid) for oid in ids), key=lambda s: s.time_us):
+    for snapshot in sorted(_still_there(vault, ids), key=lambda s: s.time_us):
         oid = snapshot.id
         volumes = snapshot.volumes + snapshot.attachments
         yield _State(short(oid), False, True, snapshot.time_us, volumes)
@@ -156,6 +163,13 @@ def _states(vault: Vault, nodes: tree.Scratch) -> Iterator[_State]:
         position = positions.head_of(vault, branch)
         volumes = states.folded(vault, position, nodes)
         yield _State(branch.name, True, position.snapshot is None, now, volumes)
+
+
+def _still_there(vault: Vault, ids: Iterable[bytes]) -> Iterator[Snapshot]:
+    """Those that no prune has taken since they were listed."""
+    for oid in ids:
+        with contextlib.suppress(NotFound):
+            yield snapshots.load(vault, oid)
 
 
 def _growth(found: Iterable[_State], first: Counter[int], block: int) -> list[Growth]:

@@ -109,7 +109,8 @@ class ObjectWriter:
             for frame in frames:
                 self._pending.difference_update(frame.ids)
             # What is pending was not in our own commit, so that one is as good a look as the first.
-            if number == self._looked_at + 1:
+            # One that stored nothing may have been none: its number went to somebody else's.
+            if frames and number == self._looked_at + 1:
                 self._looked_at = number
             if not self._pending:
                 self._looked_at = 0

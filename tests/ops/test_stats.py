@@ -8,7 +8,8 @@ import pytest
 
 from blockvault import Vault
 from blockvault.model.retention import Policy
-from blockvault.ops import forget, gc, policy, prune, stats
+from blockvault.model.snapshot import Snapshot
+from blockvault.ops import forget, gc, policy, prune, snapshots, stats
 from tests.oracle import BLOCK, noise
 
 Blocks = set[tuple[str, bytes]]
@@ -73,6 +74,31 @@ def test_growth_goes_by_the_day_of_the_first_snapshot_that_holds_a_block(
                 session.snapshot(str(step))
         grown = [count // BLOCK for _, count in stats.collect(vault).growth]
     assert grown == [10, 3, 2]
+
+
+def test_what_is_pruned_meanwhile_is_not_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Vault.create(tmp_path) as vault:
+        with vault.session() as session:
+            head = session.create_volume("v", 100 * BLOCK)
+            for step in range(3):
+                head.write(0, noise(step, 5 * BLOCK))
+                session.snapshot(str(step))
+        load, done = snapshots.load, []
+
+        def loads(vault: Vault, oid: bytes) -> Snapshot:
+            if not done:
+                done.append(forget.execute(vault, prune.plan(vault, Policy(last=1, events=0))))
+                gc.collect(vault, wait=0)
+            return load(vault, oid)
+
+        plan = prune.plan(vault, Policy(last=1, events=0))
+        monkeypatch.setattr(prune, "plan", lambda *_: plan)
+        monkeypatch.setattr(snapshots, "load", loads)
+        (only,) = stats.collect(vault).snapshots
+    assert only.logical == 100 * BLOCK
+    assert len(done[0].snapshots) == 2
 
 
 def test_what_a_prune_would_free_and_what_a_collection_could_already(tmp_path: Path) -> None:

@@ -11,9 +11,21 @@ import pytest
 
 from blockvault.ids import object_id
 from blockvault.model import tree
-from blockvault.ops import attachments, check, check_frames, check_trees, damage
+from blockvault.model.retention import Policy
+from blockvault.ops import (
+    attachments,
+    base,
+    check,
+    check_frames,
+    check_trees,
+    damage,
+    forget,
+    gc,
+    prune,
+)
 from blockvault.ops.check_frames import Scan
 from blockvault.store import tables
+from blockvault.store.eventlog import Record
 from blockvault.vault import Vault
 
 BLOCK = 4096
@@ -288,6 +300,35 @@ def test_a_rate_is_kept(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(check_frames.time, "sleep", slept.append)
     check.verify(vault, scan=Scan(rate=1000))
     assert max(slept) > 5
+
+
+@pytest.mark.parametrize("collected", [False, True])
+def test_what_is_forgotten_during_the_walk_is_no_damage(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch, collected: bool
+) -> None:
+    """A prune comes after the first record was met; a collection has taken records, or has not."""
+    walk, policy = base.records, Policy(last=1, events=0)
+    with vault.session() as session:
+        for number in range(4):
+            session.device().write(0, noise(100 + number))
+            session.snapshot(f"{number}")
+    forget.execute(vault, prune.plan(vault, policy))
+    before = list(walk(vault))
+
+    def records(vault: Vault) -> Iterator[Record]:
+        monkeypatch.setattr(base, "records", walk)
+        yield before[0]
+        with vault.session() as session:
+            session.device().write(0, noise(200))
+            session.snapshot("since")
+        forget.execute(vault, prune.plan(vault, policy))
+        gc.collect(vault)
+        yield from before[1:] if collected else walk(vault)
+
+    monkeypatch.setattr(base, "records", records)
+    report = check.Report()
+    check._Roots(vault, report)._log({})
+    assert not report.problems
 
 
 def test_frames_stored_meanwhile_are_no_problem(vault: Vault) -> None:
