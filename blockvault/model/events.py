@@ -45,6 +45,10 @@ DATA_CODES: Final = frozenset({WROTE, ZEROED, TRIMMED, BARRIER})
 WAYPOINT_CODES: Final = frozenset(
     {BRANCH_CREATED, CHECKPOINTED, IMPORTED, SNAPSHOTTED, ROLLED_BACK, VOLUME_CHANGED}
 )
+CONTENT_CODES: Final = DATA_CODES | WAYPOINT_CODES
+"""What moves a branch on."""
+POINT_CODES: Final = WAYPOINT_CODES | {BARRIER}
+"""After these a branch is as a real disk could have shown it after a power cut."""
 
 
 def now_us() -> int:

@@ -12,7 +12,7 @@ leaves ``last_seq`` and the trail alone.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from blockvault.encoding import pack
@@ -52,36 +52,43 @@ def apply_record(tables: WritableTables, first_seq: int, time_us: int, rows: Seq
     """Fold one record: ``rows`` as ``unpack_rows`` gives them or a session builds them."""
     fold = _Fold(tables, first_seq, time_us)
     for seq, row in enumerate(rows, first_seq):
-        fold.step(seq, row)
-    fold.finish()
+        if row[0] not in events.DATA_CODES:
+            _STEPS[row[0]](fold, seq, row)
+    fold.finish(_moves(first_seq, rows))
 
 
 def trail_rows(
     tables: Tables, first_seq: int, time_us: int, rows: Sequence[Row]
 ) -> Iterator[tuple[bytes, bytes]]:
     """The rows that a record before a base has in the trail, for a replay that begins there."""
-    moved: dict[int, _Moved] = {}
-    for seq, row in enumerate(rows, first_seq):
-        code = row[0]
-        if code not in events.DATA_CODES and code not in events.WAYPOINT_CODES:
-            continue
-        branch = seq if code == events.BRANCH_CREATED else row[2]
-        at = moved.setdefault(branch, _Moved())
-        at.last_seq = seq
-        if code in events.WAYPOINT_CODES or code == events.BARRIER:
-            at.barrier_seq = seq
-    for branch, at in moved.items():
+    for branch, at in _moves(first_seq, rows).items():
         if has_branch(tables, branch):
             yield key(branch, first_seq), pack((at.last_seq, at.barrier_seq, time_us))
 
 
 class _Moved:
-    """Where a branch stands within the record being folded."""
+    """Where a record leaves a branch; 0 for a point that is not in it."""
 
     __slots__ = ("barrier_seq", "last_seq")
 
     def __init__(self) -> None:
         self.last_seq = self.barrier_seq = 0
+
+
+def _moves(first_seq: int, rows: Sequence[Row]) -> dict[int, _Moved]:
+    """Each branch that a record moves on, in the order in which it first does."""
+    moved: dict[int, _Moved] = {}
+    for seq, row in enumerate(rows, first_seq):
+        code = row[0]
+        if code in events.CONTENT_CODES:
+            branch = seq if code == events.BRANCH_CREATED else row[2]
+            at = moved.get(branch)
+            if at is None:
+                at = moved[branch] = _Moved()
+            at.last_seq = seq
+            if code in events.POINT_CODES:
+                at.barrier_seq = seq
+    return moved
 
 
 class _Fold:
@@ -91,25 +98,15 @@ class _Fold:
         self.tables = tables
         self.first_seq, self.time_us = first_seq, time_us
         self.rows: dict[int, BranchRow] = {}
-        self.moved: dict[int, _Moved] = {}
 
-    def step(self, seq: int, row: Row) -> None:
-        code, branch = row[0], row[2]
-        if code in events.DATA_CODES:
-            moved = self._move(branch, seq)
-            if code == events.BARRIER:
-                moved.barrier_seq = seq
-        else:
-            _STEPS[code](self, seq, row)
-
-    def finish(self) -> None:
-        for branch, moved in self.moved.items():
+    def finish(self, moved: Mapping[int, _Moved]) -> None:
+        for branch, at in moved.items():
             self.update(
                 branch,
-                last_seq=moved.last_seq,
-                barrier_seq=moved.barrier_seq or self.branch(branch).barrier_seq,
+                last_seq=at.last_seq,
+                barrier_seq=at.barrier_seq or self.branch(branch).barrier_seq,
             )
-            trail = (moved.last_seq, moved.barrier_seq, self.time_us)
+            trail = (at.last_seq, at.barrier_seq, self.time_us)
             self.tables.put(TRAIL, key(branch, self.first_seq), pack(trail))
         for branch, row in self.rows.items():
             self.tables.put(BRANCHES, key(branch), pack(row))
@@ -120,13 +117,6 @@ class _Fold:
 
     def update(self, branch: int, **changes: Any) -> None:
         self.rows[branch] = self.branch(branch)._replace(**changes)
-
-    def _move(self, branch: int, seq: int) -> _Moved:
-        moved = self.moved.get(branch)
-        if moved is None:
-            moved = self.moved[branch] = _Moved()
-        moved.last_seq = seq
-        return moved
 
     # names
 
@@ -254,7 +244,6 @@ class _Fold:
         set_now = snapshot is not None or tip != before.tip or row[0] == events.ROLLED_BACK
         tip_seq = (seq if set_now else before.tip_seq) if tip is not None else 0
         self.update(branch, waypoint_seq=seq, tip=tip, tip_seq=tip_seq)
-        self._move(branch, seq).barrier_seq = seq
 
     def _recorded(self, snapshot: bytes, seq: int, branch: int) -> None:
         """The first event that names a snapshot is where it is found; a tag's has no branch."""

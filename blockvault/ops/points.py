@@ -104,8 +104,8 @@ def _in_record(vault: Vault, branch: int, first: int, codes: frozenset[int]) -> 
         yield seq
 
 
-_BARRIERS = _ends("barrier_seq", events.WAYPOINT_CODES | {events.BARRIER})
-_EVENTS = _ends("last_seq", events.WAYPOINT_CODES | events.DATA_CODES)
+_BARRIERS = _ends("barrier_seq", events.POINT_CODES)
+_EVENTS = _ends("last_seq", events.CONTENT_CODES)
 
 LEVELS: list[tuple[str, Lister]] = [
     ("snapshot", _snapshots),

@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from blockvault.store.types import Reader, Record
     from blockvault.vault import Vault
 
-_POINTS = events.WAYPOINT_CODES | {events.BARRIER}
-_CONTENT = events.DATA_CODES | events.WAYPOINT_CODES
-
 
 class Position(NamedTuple):
     """One state: the waypoint's ``volumes`` and the branch's events after it, up to ``seq``.
@@ -126,7 +123,8 @@ def _name(row: BranchRow) -> str | None:
 
 def last_until(reader: Reader, branch: int, first_seq: int, time_us: int) -> int:
     """The last content event of one record whose time is at or before ``time_us``."""
-    until = [at for at, when in _rows(reader, branch, first_seq, _CONTENT) if when <= time_us]
+    rows = _rows(reader, branch, first_seq, events.CONTENT_CODES)
+    until = [at for at, when in rows if when <= time_us]
     return until[-1] if until else first_seq - 1
 
 
@@ -134,7 +132,7 @@ def following(reader: Reader, branch: int, first_seq: int, seq: int) -> tuple[in
     """Number and time of what comes after event ``seq``: a content event of the record that begins
     at ``first_seq``, or the next record of the branch.
     """
-    for at, when in _rows(reader, branch, first_seq, _CONTENT):
+    for at, when in _rows(reader, branch, first_seq, events.CONTENT_CODES):
         if at > seq:
             return at, when
     later = next(projections.trail(reader, branch, start=seq + 1, reverse=False), None)
@@ -164,9 +162,10 @@ def _consistent(reader: Reader, branch: int, row: BranchRow, seq: int) -> int:
         if 0 < trail.barrier_seq <= seq:
             return trail.barrier_seq
         if trail.barrier_seq:
-            barriers = [at for at, _ in _rows(reader, branch, first_seq, _POINTS) if at <= seq]
-            if barriers:
-                return barriers[-1]
+            rows = _rows(reader, branch, first_seq, events.POINT_CODES)
+            points = [at for at, _ in rows if at <= seq]
+            if points:
+                return points[-1]
     raise Damaged(f"branch '{row.name}' has no beginning", kind="log-inconsistent")
 
 
