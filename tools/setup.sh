@@ -80,7 +80,7 @@ offered() {
 
 # Install what is missing, or say so.
 need_programs() {
-    local missing
+    local missing log=
     missing=$(missing_packages "$@" | sort -u | tr '\n' ' ')
     if [ -z "$missing" ]; then
         [ $# -gt 0 ] || know_packages

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import skip
+from tests.tools.test_setup import System
 
 Demo = Callable[[str], subprocess.CompletedProcess[str]]
 DEMO = Path(__file__).resolve().parents[2] / "tools" / "demo"
@@ -67,3 +68,27 @@ def test_a_folder_with_something_in_it_is_refused_at_once(demo: Demo, tmp_path: 
     done = demo("used")
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"demo: {tmp_path / 'used'} is not empty\n"
+
+
+@pytest.mark.parametrize("words", [("out",), ()], ids=["a folder", "a temporary one"])
+def test_what_the_environment_calls_as_it_does_is_left_alone(
+    tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    """A demonstration that ends at its first command, since there is no Python's library."""
+    system = System(tmp_path)
+    named = {name: tmp_path / name for name in ("work", "kept")}
+    for folder in named.values():
+        folder.mkdir()
+        (folder / "precious").touch()
+    venv = system.home / "venv"
+    system.python(venv / "bin/python", "3.12")
+    system.python(venv / "bin/python3", "3.12")
+    (venv / ".blockvault-dev").touch()
+    env = {"BLOCKVAULT_VENV": str(venv), **{name: str(path) for name, path in named.items()}}
+    done = system.set_up(f"{DEMO} {' '.join(words)}", **env)
+    assert "A real disk" in done.stdout, done.stderr
+    assert done.returncode != 0
+    for folder in named.values():
+        assert [path.name for path in folder.iterdir()] == ["precious"]
+    left = {path.name for path in system.home.iterdir()}
+    assert left == {"pyproject.toml", "venv", *words}

@@ -27,7 +27,8 @@ class System:
         for folder in (self.bin, self.home):
             folder.mkdir()
         self.notes.touch()
-        for name in ("cat", "cp", "mkdir", "mktemp", "rm", "sh", "sort", "tail", "touch", "tr"):
+        plain = ("cat", "cp", "dirname", "ls", "mkdir", "mktemp", "rm", "sh", "sort", "tail")
+        for name in (*plain, "touch", "tr"):
             (self.bin / name).symlink_to(shutil.which(name) or name)
         for minor in range(11, 15):  # of a system whose sbin is its bin
             self.program(f"python3.{minor}", "exit 1")
@@ -205,6 +206,15 @@ def test_apt_without_lists_is_asked_for_them_before_it_is_believed(no_casync: Sy
     asked = no_casync.asked_of_apt().splitlines()
     assert asked[0] == "-qq update"
     assert asked[-1].endswith(" casync")
+
+
+def test_a_log_that_the_environment_names_is_not_that_of_apt(system: System) -> None:
+    system.python("python3", "3.12")
+    own = system.home / "own.log"
+    own.write_text("kept\n")
+    done = system.set_up("need_programs", log=str(own))
+    assert "install" in system.asked_of_apt(), done.stderr
+    assert own.read_text() == "kept\n"
 
 
 LISTED = "500 http://deb.debian.org/debian stable/main amd64 Packages"
