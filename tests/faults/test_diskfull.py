@@ -77,6 +77,10 @@ def test_a_session_keeps_its_writes_until_there_is_room(disk: Path) -> None:
         assert not crash_case.problems(vault)
 
 
+BIG = ("import",)
+"""The commands for whose bytes there can be no room, however a file system has counted it."""
+
+
 @pytest.mark.parametrize("words", [
     ("snapshot", "-m", "x"), ("import", "IMAGE", "-m", "x"), ("branch", "b", "main"),
     ("tag", "t"), ("rollback", "main", "main~1"), ("checkout", "main", "OUT"),
@@ -89,8 +93,12 @@ def test_commands_on_a_full_disk(disk: Path, scratch: Path, words: tuple[str, ..
     image.write_bytes(os.urandom(1 << 20))
     names = {"IMAGE": str(image), "OUT": str(disk / "out")}
     ballast = smalldisk.fill(disk)
+    with Vault.open(disk) as opened:
+        before = opened.resolve("main~1").snapshot
     failed = command(disk, *(names.get(word, word) for word in words))
     assert failed.returncode in (0, NoSpace.exit_code), failed.stderr
+    if words[0] in BIG:
+        assert failed.returncode, "there is no room for that"
     if failed.returncode:
         assert failed.stderr.count("\n") == 1
         assert "space" in failed.stderr or "full" in failed.stderr
@@ -101,7 +109,33 @@ def test_commands_on_a_full_disk(disk: Path, scratch: Path, words: tuple[str, ..
     if failed.returncode:
         again = command(disk, *(names.get(word, word) for word in words))
         assert again.returncode == 0, again.stderr
+    with Vault.open(disk) as opened:
+        assert came_to_be(opened, words, Path(names["OUT"]), image, before)
     assert command(disk, "verify").returncode == 0
+
+
+def came_to_be(
+    vault: Vault, words: tuple[str, ...], out: Path, image: Path, before: object
+) -> bool:
+    """Whether what a command promised by ending well is there."""
+    disk = vault.device("main", "vda").read(0, ledger.SIZE)
+    match words[0]:
+        case "snapshot":
+            return next(iter(vault.log("main"))).message == "x"
+        case "import":
+            return vault.device("main", "vda").read(0, 1 << 20) == image.read_bytes()
+        case "branch":
+            return vault.resolve("b").snapshot == vault.resolve("main").snapshot
+        case "tag":
+            return "t" in {tag.name for tag in vault.tags()}
+        case "rollback":
+            return vault.resolve("main").snapshot == before
+        case "checkout":
+            return (out / "vda.raw").read_bytes() == disk
+        case "export":
+            return out.read_bytes() == disk
+    Vault.open(out).close()
+    return True
 
 
 def test_opening_on_a_full_disk_never_kills(disk: Path) -> None:

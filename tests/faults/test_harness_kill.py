@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import lmdb_case
-from tools.faults.kill import Victim, until
+from tools.faults.kill import EndedEarly, Victim, until
 
 FORGETFUL = """
 import os, sys
@@ -56,9 +56,15 @@ def test_a_program_that_promises_too_early_is_caught(scratch: Path) -> None:
 
 def test_a_victim_that_ends_by_itself_tells_how() -> None:
     victim = Victim([sys.executable, "-c", "print('once'); raise SystemExit(3)"])
-    victim.wait_for(5)
+    victim.wait_for(5, ended_is_fine=True)
     assert victim.join() == 3
     assert victim.lines == ["once"]
+
+
+def test_who_waits_for_more_than_a_victim_promises_is_told_why() -> None:
+    victim = Victim([sys.executable, "-c", "import sys; print('once'); sys.exit('broken')"])
+    with pytest.raises(EndedEarly, match=r"promised 1 of 2: broken"):
+        victim.wait_for(2)
 
 
 def test_what_a_victim_says_on_stderr_is_kept() -> None:

@@ -15,7 +15,7 @@ from blockvault import Vault
 from tests.faults import ledger
 from tests.faults.ledger import Reached
 from tools.faults.children import Child
-from tools.faults.kill import Victim
+from tools.faults.kill import EndedEarly, Victim
 
 TAKE_OVER = 1.0
 """Seconds until a writer that stands by has the branch of a killed one; the median of all kills."""
@@ -67,14 +67,14 @@ class Cast:
 
     def kill_a_writer(self, branch: str) -> None:
         victim, heir = self._writers[branch], self._waiting[branch]
-        self._take(victim.kill())
+        self._end(victim)
         self.waits.append(heir.wait_for(1))
         self._writers[branch], self._waiting[branch] = heir, self._start(branch)
 
     def kill_a_reader(self) -> None:
         reader = self._readers.pop()
         reader.wait_for(1)
-        self._take(reader.kill())
+        self._end(reader)
         self._readers.append(self._start("-"))
 
     def collect(self) -> dict[str, Reached]:
@@ -86,8 +86,11 @@ class Cast:
     def end(self) -> None:
         everybody = [*self._readers, *self._writers.values(), *self._waiting.values()]
         for victim in everybody:
-            self._take(victim.kill())
-            assert not victim.errors, victim.errors
+            self._end(victim)
+
+    def _end(self, victim: Victim) -> None:
+        self._take(victim.kill())
+        assert not victim.errors, victim.errors
 
     def _take(self, lines: list[str]) -> None:
         self.promised = ledger.promised(lines, self.promised)
@@ -140,9 +143,19 @@ def test_a_stopped_writer_holds_up_neither_reader_nor_its_own_death(stage: Stage
     heir = stage.start("main")
     promised = ledger.promised(writer.kill())
     heir.wait_for(1)
-    ledger.promised(heir.kill(), promised)
-    reader.kill()
+    promised = ledger.promised(heir.kill(), promised)
+    promised = ledger.promised(reader.kill(), promised)
+    for each in (writer, heir, reader):
+        assert not each.errors, each.errors
     assert not ledger.lost(stage.path, promised)
+
+
+def test_a_stand_by_that_breaks_takes_nothing_over(stage: Stage) -> None:
+    """The control: what dies at once is no take-over, however fast that is."""
+    cast = Cast(stage)
+    cast._waiting["main"] = stage.run(sys.executable, "-c", "raise SystemExit('broken')")
+    with pytest.raises(EndedEarly, match="broken"):
+        cast.kill_a_writer("main")
 
 
 def test_four_writers_count_exactly(stage: Stage, nightly: bool) -> None:

@@ -107,7 +107,13 @@ class Witness:
 
 
 def cut_again_and_again(power: PowerMount, path: Path, seed: int, cycles: int, mode: str) -> str:
-    """What was wrong after one of so many power cuts; empty if nothing was."""
+    """What was wrong after one of so many power cuts; empty if nothing was.
+
+    A server that does not even start with a sound vault is an error, and no finding.
+    """
+    nbd_case.prepare(power.path)
+    with served(power.path, path, mode):
+        pass
     try:
         return _cut_again_and_again(power, path, seed, cycles, mode)
     except NotServed as error:
@@ -116,7 +122,6 @@ def cut_again_and_again(power: PowerMount, path: Path, seed: int, cycles: int, m
 
 def _cut_again_and_again(power: PowerMount, path: Path, seed: int, cycles: int, mode: str) -> str:
     rng, witness = random.Random(seed), Witness()
-    nbd_case.prepare(power.path)
     for cycle in range(cycles):
         with served(power.path, path, mode):
             client = Client(path).enter(EXPORT)
@@ -137,6 +142,15 @@ def test_flush_holds_through_power_cuts(
 ) -> None:
     cycles = 500 if nightly else 30
     assert cut_again_and_again(power, tmp_path / "s", seed, cycles, "safe") == ""
+
+
+def test_a_server_that_cannot_start_is_not_what_a_control_looks_for(
+    power: PowerMount, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "lmdb.py").write_text("raise SystemExit('broken')")
+    with pytest.raises(NotServed, match="broken"):
+        cut_again_and_again(power, tmp_path / "s", seed, 1, "deaf")
 
 
 def test_a_server_that_ignores_flush_is_caught(

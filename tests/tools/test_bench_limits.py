@@ -298,18 +298,20 @@ def test_filling_writes_the_whole_disk_and_is_not_the_figure(bench: Bench, tmp_p
 
 
 def test_commands_are_limited_by_a_program_that_does_nothing(bench: Bench) -> None:
+    """The best of several runs are held against each other: one alone may have been held up."""
+    bench.plan = dataclasses.replace(bench.plan, runs=5)
     row = Row("start/version", "start", "Start", limit=limits.TEXT["command"])
     durable = Row("start/commit", "start", "Commit", limit=limits.TEXT["commit"])
     for each in (row, durable):
         bench.results.add(each, "blockvault", 1.0)
     limits.commands(bench, "start/")
-    found = {
-        each.key: bench.results.summary(each.key, LIMIT)
+    found = [
+        floors.floor(bench.results, each)
         for each in (row, durable, limits.NOTHING, limits.PYTHON)
-    }
-    medians = [summary.median for summary in found.values() if summary is not None]
-    assert len(medians) == 4
-    least, with_append, nothing, python = medians
+    ]
+    best = [summary.median for summary in found if summary is not None]
+    assert len(best) == 4
+    least, with_append, nothing, python = best
     assert 0 < least == nothing < with_append
     assert nothing < python
 

@@ -90,15 +90,35 @@ program.main()
 """
 
 
-def test_guests_are_gone_when_the_program_is_asked_to_end() -> None:
+LONGLOG_ENDED = """
+import signal
+from tools.bench import longlog
+
+def measure(*_):
+    try:
+        print("up", flush=True)
+        yield signal.pause()
+    finally:
+        print("gone", flush=True)
+
+longlog.measure = measure
+longlog.main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("source", [ENDED, LONGLOG_ENDED], ids=["machines", "longlog"])
+def test_guests_and_servers_are_gone_when_their_program_is_asked_to_end(
+    source: str, number: signal.Signals
+) -> None:
     root = Path(__file__).parents[2]
-    words = [sys.executable, "-c", ENDED]
+    words = ["env", "--default-signal=HUP", sys.executable, "-c", source]
     with subprocess.Popen(
         words, cwd=root, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     ) as program:
         assert program.stdout is not None
         assert program.stdout.readline() == "up\n"
-        program.send_signal(signal.SIGTERM)
+        program.send_signal(number)
         assert program.stdout.readline() == "gone\n"
 
 

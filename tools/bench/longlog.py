@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 import blockvault
+from tools.bench import ending
 from tools.bench.commands import command, run
 from tools.bench.peers import vault
 from tools.bench.servers import serving
@@ -218,6 +219,7 @@ def main() -> None:
     if chosen.open:
         print(json.dumps(_open(*chosen.open)))
         return
+    ending.heed()  # the server has a session of its own, and must not outlive this
     size = int(chosen.size[:-1]) * UNITS[chosen.size[-1]]
     work = Path(tempfile.mkdtemp(prefix="blockvault-longlog-", dir=chosen.work))
     with contextlib.ExitStack() as last:

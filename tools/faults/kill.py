@@ -19,6 +19,10 @@ from tools.faults.channel import REPOSITORY
 _DEADLINE = 120.0
 
 
+class EndedEarly(Exception):
+    """A program ended by itself before it had promised what was waited for."""
+
+
 class Victim:
     """A running program; ``lines`` are its promises so far, complete lines only."""
 
@@ -43,15 +47,23 @@ class Victim:
     def pid(self) -> int:
         return self._process.pid
 
-    def wait_for(self, count: int) -> float:
-        """Wait until it has promised so many things, or ended; returns the seconds that took."""
+    def wait_for(self, count: int, *, ended_is_fine: bool = False) -> float:
+        """Wait until it has promised so many things; returns the seconds that took.
+
+        One that ends before has not come so far, and that is an error with what it said, unless
+        the caller expects it.
+        """
         start = time.monotonic()
         with self._arrived:
             done = self._arrived.wait_for(
                 lambda: len(self.lines) >= count or self._ended, _DEADLINE
             )
+        short = f"{self.name or self.pid} promised {len(self.lines)} of {count}"
         if not done:
-            raise TimeoutError(f"{self.name or self.pid} promised {len(self.lines)} of {count}")
+            raise TimeoutError(short)
+        if len(self.lines) < count and not ended_is_fine:
+            self.join()
+            raise EndedEarly(f"{short}: {self.errors}")
         return time.monotonic() - start
 
     def kill(self) -> list[str]:

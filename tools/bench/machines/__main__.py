@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from tools.bench import machines
+from tools.bench import ending, machines
 from tools.bench.machines.qemu import Theirs
 from tools.bench.machines.vault import Ours
 from tools.guest.build import NoGuest, build
@@ -28,7 +27,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
     # asked to end, it takes the guests along, of which some have sessions of their own
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ending.heed()
     try:
         with both(arguments) as (ours, theirs):
             machines.measure(ours, theirs, arguments.rounds)
