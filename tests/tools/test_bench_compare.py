@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.tools.test_bench_figures import PUBLISHED, RATE, TIME, facts, results
-from tools.bench import compare
+from tools.bench import compare, report
 from tools.bench.plan import FULL
 from tools.bench.results import LIMIT, Results, Row
 from tools.bench.scope import NEEDS
@@ -169,10 +169,42 @@ def test_sizes_of_rows_from_before_they_were_kept_are_unknown() -> None:
 
 
 def test_what_rows_depend_on_is_in_the_plan() -> None:
-    named = {name for needs in NEEDS.values() for name in needs} - {"images"}
+    named = {name for needs in NEEDS.values() for name in needs}
+    named -= {"images", "accelerator"}  # of the facts
     assert named <= set(FULL.__dataclass_fields__)
 
 
 def test_every_row_says_what_it_depends_on() -> None:
     published = Results.load(PUBLISHED)
     assert [key for key in published.rows if not key.startswith(tuple(NEEDS))] == []
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "apart", "heading"),
+    [
+        ("kvm", "kvm", "", ", guests under kvm."),
+        ("kvm", "tcg", "accelerator kvm before, tcg now", ", guests under tcg."),
+        (None, "kvm", "accelerator unknown before, kvm now", ", guests under kvm."),
+        (None, None, "", "commit 0123456789."),
+    ],
+)
+@pytest.mark.parametrize("joined", [False, True])
+def test_machines_are_compared_under_one_accelerator_and_it_is_named(
+    before: str | None, now: str | None, apart: str, heading: str, joined: bool
+) -> None:
+    row = Row("vm/pause", "running machines", "Pause")
+
+    def measured(accelerator: str | None, when: str) -> Results:
+        made = Results(facts={**facts(), "when": when})
+        if accelerator:
+            made.facts["accelerator"] = accelerator
+        made.add(row, "blockvault", 1.0)
+        return made
+
+    old, new = measured(before, "2026-01-01T00:00"), measured(now, "2026-01-02T00:00")
+    if joined:
+        old.scopes[row.key] = {"mode": "quick", "machine_rounds": None}
+        old.scopes[row.key] |= {"accelerator": before} if before else {}
+    (change,) = compare.changes(old, new)
+    assert change.apart == apart
+    assert heading in report.page(new, plots=[], folder="", raw="", progress="")

@@ -16,7 +16,7 @@ from tests.conftest import find_tool
 from tests.tools.test_bench_figures import facts
 from tools.bench import floors, headlines, plots, report
 from tools.bench.bench import Bench
-from tools.bench.commands import Command, CommandFailed, command, run
+from tools.bench.commands import Command, CommandFailed, Cost, command, run
 from tools.bench.peers.nbd import NbdServer, VaultServer
 from tools.bench.peers.yardsticks import NbdkitFile, NbdkitMemory, QemuNbdRaw
 from tools.bench.plan import MIB, QUICK
@@ -333,6 +333,44 @@ def test_a_program_that_does_nothing_takes_less_memory_than_any_other() -> None:
     assert 1 * MIB < limits.idle_peak() < python
 
 
+@pytest.mark.parametrize("in_time", [0, 2])
+def test_only_snapshots_that_end_before_the_writer_are_told_of(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, in_time: int
+) -> None:
+    taken: list[Cost] = []
+
+    @contextlib.contextmanager
+    def repeated(*_: object) -> Iterator[list[Cost]]:
+        yield taken
+        taken.append(Cost(100.0, 0, 0, 0))  # it was under way when the writer ended
+
+    def client(*_: object, **__: object) -> None:
+        taken[:] = [Cost(1.0, 0, 0, 0)] * in_time
+
+    @contextlib.contextmanager
+    def serving(*_: object) -> Iterator[Server]:
+        yield Server()
+
+    figures = {"clat_ns": {"max": 1, "percentile": {}}, "iops": 1}
+    monkeypatch.setattr(nbd, "missing", lambda: None)
+    monkeypatch.setattr(VaultServer, "missing", lambda: None)
+    monkeypatch.setattr(VaultServer, "prepare", lambda *_: [])
+    monkeypatch.setattr(nbd, "repeated", repeated)
+    monkeypatch.setattr(nbd, "run_commands", client)
+    monkeypatch.setattr(nbd, "serving", serving)
+    monkeypatch.setattr(nbd, "figures_of", lambda *_: figures)
+    monkeypatch.setattr(live.Lane, "show", lambda *_, **__: None)
+    monkeypatch.setattr(live.limits, "commands", lambda *_: None)
+    live.run(bench, [VaultServer])
+    snapshot = bench.results.cells[live.SNAPSHOT.key]["blockvault"]
+    assert [sample.value for sample in snapshot.samples] == [1.0] * (in_time > 0)
+    assert bool(snapshot.reason) == (in_time == 0)
+    number = bench.results.summary(live.TAKEN.key, "blockvault")
+    assert number is not None
+    assert report.spread(number, live.TAKEN.unit) == str(in_time)
+    assert bench.results.cells[live.TAKEN.key]["qcow2"].state == "not run"
+
+
 def test_writes_stand_with_and_without_what_disturbs_them_and_neither_is_a_limit(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -340,7 +378,7 @@ def test_writes_stand_with_and_without_what_disturbs_them_and_neither_is_a_limit
         worst, rate = (0.5, 10) if meanwhile else (0.1, 20)
         clat = {"max": worst * 1e9, "percentile": {"99.900000": worst * 1e9}}
         figures = {"clat_ns": clat, "iops": rate}
-        return nbd.Written(figures, None, [], [], command("fio"), [], Path())
+        return nbd.Written(figures, None, [], 0, [], command("fio"), [], Path())
 
     monkeypatch.setattr(nbd, "missing", lambda: None)
     monkeypatch.setattr(VaultServer, "missing", lambda: None)

@@ -22,6 +22,8 @@ from tools.bench import machines
 from tools.bench.machines import qemu
 from tools.bench.machines.qemu import Theirs, compressed
 from tools.bench.machines.vault import Ours
+from tools.bench.peers import qemu as peers
+from tools.bench.peers.qemu import QemuBackground
 from tools.bench.plan import MIB
 from tools.guest.build import Guest
 
@@ -162,10 +164,17 @@ def test_a_qemu_keeps_and_restores_what_it_runs_and_starts_from_it(
         for step in (theirs.keep, theirs.go_back):
             with theirs.running():
                 step(0)
+                assert theirs.monitor.status() == "running"
         theirs.end()
         theirs.start(0)
         figures = theirs.figures()
     assert all(value > 0 for value in figures.values()), figures
+    if QemuBackground.missing() is None:
+        assert not theirs.missing
+        assert figures["background_ms"] < figures["migrate_ms"]
+        assert figures["incoming_s"]
+    else:
+        assert theirs.missing.keys() == {"pause", "restore"}
     assert figures["state_bytes"] < 32 * MIB
 
 
@@ -187,3 +196,20 @@ def test_what_is_stored_of_a_vault_is_what_came_in_anew(tmp_path: Path) -> None:
     first, second = sizes[1] - sizes[0], sizes[2] - sizes[1]
     assert MIB <= first < 1.1 * MIB
     assert MIB <= second < 1.1 * MIB
+
+
+def test_a_qemu_without_background_snapshots_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = '{"error": {"desc": "not supported by host kernel"}}'
+    program = tmp_path / "qemu-system-x86_64"
+    program.write_text(f"#!/bin/sh\necho '{said}'\n")
+    program.chmod(0o755)
+    (tmp_path / "qemu-img").symlink_to(program)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    peers._refused.cache_clear()
+    try:
+        reason = QemuBackground.missing()
+    finally:
+        peers._refused.cache_clear()
+    assert reason == "no background-snapshot: not supported by host kernel"

@@ -133,6 +133,7 @@ def test_machines_that_fail_are_named_in_each_row(
                 "live/worst-without": "SERVER & FIO",
                 "live/rate-without": "SERVER & FIO",
                 "live/worst-with": "SERVER & FIO & SNAPSHOT",
+                "live/taken": "SERVER & FIO & SNAPSHOT",
                 "live/rate-with": "SERVER & FIO & SNAPSHOT",
             },
         ),
@@ -196,6 +197,44 @@ def test_each_timed_row_of_a_machine_says_what_was_run(
     bench.plan = dataclasses.replace(TINY, machine_runs=1, machine_rounds=2)
     vm.run(bench)
     for size, memory in (("vm", "512M"), ("vm-large", "4096M")):
-        for row in ("pause", "restore", "order", "clone"):
+        for row in ("pause", "held", "restore", "order", "clone"):
             (line,) = bench.results.commands[f"{size}/{row}"]["blockvault"]
             assert f"tools.bench.machines --rounds 2 --work WORK --memory {memory}" in line
+
+
+FOUND = {
+    "blockvault": dict.fromkeys(
+        (
+            *("pause_ms", "held_ms", "restore_s", "restore_order_s", "clone_s", "used_bytes"),
+            *("first_stored_of_used", "later_stored_of_used"),
+        ),
+        1000.0,
+    )
+    | {"held_ms": 3000.0},
+    "qemu": dict.fromkeys(
+        (
+            *("savevm_ms", "migrate_ms", "stop_ms", "loadvm_s", "start_loadvm_s", "answer_s"),
+            *("bare_s", "state_bytes"),
+        ),
+        2000.0,
+    ),
+}
+
+
+@pytest.mark.parametrize("offered", [True, False])
+def test_a_machine_is_told_of_with_the_wait_of_its_writes_and_beside_a_background_snapshot(
+    bench: Bench, offered: bool
+) -> None:
+    rows, found = vm.Rows.of(vm.SMALL), dict(FOUND)
+    if offered:
+        found["qemu"] = FOUND["qemu"] | {"background_ms": 5.0}
+    reasons = {"restore": "no"} if offered else {"pause": "no", "restore": "no"}
+    vm._record(bench, rows, {**found, "missing": reasons})
+    held = bench.results.summary(rows.held.key, "blockvault")
+    assert held is not None
+    assert held.median == 3.0
+    pause = bench.results.cells[rows.pause.key]["qemu-background"]
+    assert [sample.value for sample in pause.samples] == ([0.005] if offered else [])
+    assert pause.state == ("measured" if offered else "not run")
+    restore = bench.results.cells[rows.restore.key]["qemu-background"]
+    assert (restore.state, restore.reason) == ("not run", "no")

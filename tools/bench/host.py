@@ -25,6 +25,7 @@ def facts(work: Path) -> dict[str, Any]:
         "memory": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": _distribution(),
         "kernel": platform.release(),
+        "accelerator": _accelerator(),
         "python": platform.python_version(),
         "file_system": _file_system(work),
         "load_before": os.getloadavg()[0],
@@ -59,6 +60,17 @@ def commit() -> str:
     except FileNotFoundError:
         return "unknown"
     return done.stdout.strip() or "unknown"
+
+
+def _accelerator() -> str:
+    """What guests run under here, as blockvault and its peers choose it."""
+    from blockvault.errors import ToolFailed
+    from blockvault.vm import host
+
+    try:
+        return host.accelerator()
+    except ToolFailed:
+        return "none"
 
 
 def _processor() -> str:

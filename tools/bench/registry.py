@@ -20,7 +20,7 @@ from tools.bench.peers.nbd import (
     VaultServerSnapshot,
 )
 from tools.bench.peers.qcow2 import Qcow2Chain, Qcow2Files, Qcow2Internal
-from tools.bench.peers.qemu import QemuMigrate, QemuSavevm
+from tools.bench.peers.qemu import QemuBackground, QemuMigrate, QemuSavevm
 from tools.bench.peers.restic import Restic
 from tools.bench.peers.served_btrfs import QemuNbdBtrfs
 from tools.bench.peers.vault import Blockvault
@@ -58,7 +58,10 @@ SERVERS: tuple[type[NbdServer], ...] = (
 def everyone() -> list[type[Contender]]:
     """Every contender once, by name; a program that plays two parts is named once."""
     found: dict[str, type[Contender]] = {}
-    kinds: tuple[type[Contender], ...] = (*ARCHIVES, *MACHINES, *SERVERS, QemuSavevm, QemuMigrate)
+    kinds: tuple[type[Contender], ...] = (
+        *(*ARCHIVES, *MACHINES, *SERVERS),
+        *(QemuSavevm, QemuMigrate, QemuBackground),
+    )
     for kind in kinds:
         found.setdefault(kind.name, kind)
     return list(found.values())

@@ -10,6 +10,7 @@ from typing import Any
 from tools.bench import floors, growing, headlines, method
 from tools.bench.plots import Plot
 from tools.bench.results import LIMIT, Cell, Origin, Results, Row
+from tools.bench.scope import ACCELERATOR, NOT_NOTED
 from tools.bench.stated import stated
 from tools.bench.text import amount, digits, spread, table
 
@@ -94,7 +95,10 @@ def _runs(results: Results, rows: Sequence[Row]) -> str:
     where = _processors(results, rows)
     elsewhere = "" if where == [results.facts["processor"]] else f", on {' and '.join(where)}"
     turns = "" if all(results.in_turns(row.key) for row in rows) else f" {NOT_IN_TURNS}"
-    return f"{text}, commit {', '.join(commits)}{elsewhere}.{turns}"
+    scopes = [results.scope(row.key) for row in rows]
+    under = sorted({scope.get(ACCELERATOR, NOT_NOTED) for scope in scopes} - {NOT_NOTED})
+    guests = f", guests under {' and '.join(under)}" if under else ""
+    return f"{text}, commit {', '.join(commits)}{elsewhere}{guests}.{turns}"
 
 
 def _figures(runs: int, names: Sequence[str]) -> str:

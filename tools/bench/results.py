@@ -16,13 +16,13 @@ from typing import Any, Literal, NamedTuple
 from blockvault import files
 from tools.bench import saved
 from tools.bench.commands import Cost
-from tools.bench.scope import Scope, scope
+from tools.bench.scope import Scope, complete, scope
 from tools.bench.stats import Summary, summarize
 
 FORMAT = 2
 LIMIT = "limit"  # the contender under which the physical floor of a row is recorded
 
-Unit = Literal["s", "B", "IOPS", "MB/s"]
+Unit = Literal["s", "B", "IOPS", "MB/s", ""]  # "": a number of things done
 State = Literal["measured", "failed", "not offered", "not run", "not built yet"]
 
 
@@ -41,7 +41,7 @@ class Row:
 
     @property
     def more_is_better(self) -> bool:
-        return self.unit in ("IOPS", "MB/s")
+        return self.unit in ("IOPS", "MB/s", "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,7 +172,7 @@ class Results:
         and images are those of the facts, and the sizes are not known.
         """
         if key in self.scopes:
-            return self.scopes[key]
+            return complete(self.scopes[key], key)
         return scope(self.facts, key, sizes_known=key not in self.origins)
 
     def merge(self, other: Results) -> None:

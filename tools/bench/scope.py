@@ -12,6 +12,8 @@ from typing import Any
 Scope = dict[str, Any]
 
 IMAGES = "images"
+ACCELERATOR = "accelerator"
+NOT_NOTED = "unknown"  # by earlier runs
 UNKNOWN = "sizes unknown"  # in the scope of a row that was put together before scopes were kept
 LATENCY = ("latency_data",)
 NBD = ("nbd_size", "nbd_seconds", "nbd_sustained", "nbd_snapshots", "nbd_branches", "nbd_jobs")
@@ -38,8 +40,8 @@ NEEDS: Mapping[str, tuple[str, ...]] = {
     "nbd-latency/": NBD,
     "live/": ("nbd_size", "nbd_seconds"),
     "collecting/": ("nbd_size", "nbd_sustained"),
-    "vm/": ("machine_rounds",),
-    "vm-large/": ("machine_rounds",),
+    "vm/": ("machine_rounds", ACCELERATOR),
+    "vm-large/": ("machine_rounds", ACCELERATOR),
 }
 """By the beginning of a row's key, what of a plan its work follows from; the rest is in the key."""
 
@@ -53,10 +55,17 @@ def scope(facts: Mapping[str, Any], key: str, *, sizes_known: bool = True) -> Sc
             {name: each.get(name) for name in ("name", "size", "data", "new")}
             for each in facts.get("inputs", ())
         ]
-    sizes = [name for name in needs if name != IMAGES]
+    if ACCELERATOR in needs:
+        found[ACCELERATOR] = facts.get(ACCELERATOR, NOT_NOTED)
+    sizes = [name for name in needs if name not in (IMAGES, ACCELERATOR)]
     if sizes and not sizes_known:
         return {**found, UNKNOWN: True}
     return {**found, **{name: _plain(facts.get("plan", {}).get(name)) for name in sizes}}
+
+
+def complete(kept: Scope, key: str) -> Scope:
+    """A scope that was kept by a run which did not note all that it is made of today."""
+    return {ACCELERATOR: NOT_NOTED, **kept} if ACCELERATOR in _needs(key) else kept
 
 
 def _needs(key: str) -> tuple[str, ...]:

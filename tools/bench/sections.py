@@ -33,7 +33,13 @@ LATE_SERVERS = {
     "btrfs, just after a snapshot": ("btrfs-nbd",),
 }
 BUSY_SERVERS = {"qcow2": ("qcow2",), "btrfs": ("btrfs-nbd",)}
-MACHINES = {"QEMU savevm": ("qemu-savevm",), "QEMU migrate": ("qemu-migrate",)}
+MACHINES = {
+    "QEMU savevm": ("qemu-savevm",),
+    "QEMU migrate": ("qemu-migrate",),
+    "QEMU in the background": ("qemu-background",),
+}
+MACHINES_NOTE = """What `migrate` and the background snapshot write holds no disk; to restore the latter
+is to start a QEMU with `-incoming`."""
 LATE_NOTE = """The lines are states of blockvault's disk. Beside each stands the one figure of a
 peer, of a disk in the state that its column names; the sentence at the top counts it once, in the
 first line."""
@@ -160,7 +166,8 @@ SECTIONS = (
         tuple(
             Line(f"{size}/{row}")
             for size in ("vm", "vm-large")
-            for row in ("pause", "restore", "clone")
+            for row in ("pause", "held", "restore", "clone")
         ),
+        MACHINES_NOTE,
     ),
 )

@@ -14,7 +14,7 @@ _WIDE = 0.05  # spread, as a part of the median, from which on it is shown
 
 def amount(value: float, unit: Unit) -> str:
     """A value with its unit: ``1.23 s``, ``45.6 ms``, ``470 MB``, ``46,200``."""
-    if unit == "IOPS":
+    if unit in ("IOPS", ""):
         return f"{value:,.0f}"
     steps = _SIZES if unit == "B" else _TIMES if unit == "s" else ((unit, 1.0),)
     for name, size in steps:

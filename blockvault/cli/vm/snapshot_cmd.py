@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 COST_SHAPE = {
     "pause": "seconds for which the guest stood still; null without memory",
+    "held": "seconds for which its writes to disk waited, with the pause; null without memory",
     "used": "bytes of guest memory that hold data; null without memory",
 }
 

@@ -4,12 +4,16 @@
                                    [--json FILE]
 
 The guest is that of tools/guest, once in a vault and once on a qcow2 image.  They take turns: in
-each round a full snapshot of the one, ``savevm`` and ``migrate`` to a file of the other; then in
-each a rollback and ``loadvm``; then a clone and a QEMU that is started with ``-loadvm``.  Who
-begins changes from round to round, and whose turn it is not stands still.
+each round a full snapshot of the one, ``savevm``, ``migrate`` to a file and the same in the
+background of the other; then in each a rollback and ``loadvm``; then a clone and a QEMU that is
+started with ``-loadvm``.  Who begins changes from round to round, and whose turn it is not stands
+still.
 
 A pause is what the guest sees: for blockvault the time from the order to stop to the answer to go
-on; for QEMU's commands, which keep the guest stopped, the time from their beginning to the end.
+on; for QEMU's commands that keep the guest stopped, the time from their beginning to the end; for
+its background snapshot, which does not, the time between its events ``STOP`` and ``RESUME``.  What
+that wrote is brought back by a QEMU that is started with ``-incoming``; as that of ``migrate`` it
+holds no disk.
 Going back and starting count until the guest answers on its console.  ``rollback`` and ``loadvm``
 go back inside of a QEMU that runs; a clone and ``-loadvm`` start one.  ``loadvm`` is a line to a
 monitor that is connected, so ``rollback`` is also measured as what the command sends to the

@@ -32,6 +32,7 @@ def main() -> int:
         with both(arguments) as (ours, theirs):
             machines.measure(ours, theirs, arguments.rounds)
             figures = {"blockvault": ours.figures(), "qemu": theirs.figures()}
+            missing = theirs.missing
     except NoGuest as reason:
         print(f"no guest: {reason}", file=sys.stderr)
         return 2  # 1 says that a target was missed
@@ -41,7 +42,7 @@ def main() -> int:
     together = figures["blockvault"] | figures["qemu"]
     print({name: round(value, 3) for name, value in together.items()})
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=1))
+        arguments.json.write_text(json.dumps({**figures, "missing": missing}, indent=1))
     return int(any(value > limit for value, limit in found.values()))
 
 

@@ -32,6 +32,7 @@ class Ours:
         self.path = path
         self.runtime = Path(f"/dev/shm/bvbench-{os.getpid()}")
         self.pauses: list[float] = []
+        self.holds: list[float] = []
         self.taken: list[float] = []
         self.sizes: list[int] = []
         self.restores: list[float] = []
@@ -78,6 +79,7 @@ class Ours:
         made = self("vm", "snapshot", "main", "-m", str(number), "--json")[0]
         self.taken.append(time.monotonic() - began)
         self.pauses.append(made["pause"])
+        self.holds.append(made["held"])
         self.used = made["used"]
         self.sizes.append(self.stored())
 
@@ -117,6 +119,7 @@ class Ours:
         return {
             "used_bytes": used,
             "pause_ms": statistics.median(self.pauses) * 1000,
+            "held_ms": statistics.median(self.holds) * 1000,
             "snapshot_s": statistics.median(self.taken),
             "first_stored_of_used": first / used,
             "later_stored_of_used": (sizes[-1] - sizes[1]) / max(1, len(sizes) - 2) / used,

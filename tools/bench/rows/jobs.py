@@ -17,7 +17,8 @@ class Job:
 
     With ``made`` it reads the disk as it was when it was made, whatever the jobs before have
     written.  A ``warm`` one comes behind another in which each of the bytes is read once, in that
-    way.  To the protocol alone a job may be ``like`` another, shorter one.
+    way.  To the protocol alone a job may be ``like`` another, shorter one.  It may go on
+    ``times`` as long as others.
     """
 
     key: str
@@ -28,6 +29,7 @@ class Job:
     made: bool = False
     warm: tuple[str, ...] = ()
     like: str = ""
+    times: int = 1
 
     @property
     def side(self) -> str:

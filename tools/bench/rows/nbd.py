@@ -210,6 +210,7 @@ class Written(NamedTuple):
     figures: dict[str, Any]  # fio's
     cost: Cost | None  # the server's
     others_costs: list[Cost]  # each time that the other commands were run
+    in_time: int  # how many of those had ended before the job did
     server: Sequence[Command]
     client: Command
     others: Sequence[Command]  # as they were the first time
@@ -245,9 +246,10 @@ def written(
             serves = running.enter_context(serving(serve[0], listening))
             costs = running.enter_context(repeated(spell, pause)) if meanwhile else []
             run_commands([client], limit=bench.plan.time_limit)
+            in_time = len(costs)
         figures = figures_of(report, job.side)
     first = others[0] if others else ()
-    return Written(figures, serves.cost, costs, serve, client, first, Path(folder))
+    return Written(figures, serves.cost, costs, in_time, serve, client, first, Path(folder))
 
 
 def figures_of(report: Path, side: str) -> dict[str, Any]:
@@ -263,7 +265,7 @@ def fio(bench: Bench, job: Job, uri: str, report: Path, before: tuple[str, ...] 
 
     With ``before`` a job with these words comes first, over the whole disk.
     """
-    seconds = bench.plan.nbd_sustained if job.long else bench.plan.nbd_seconds
+    seconds = job.times * (bench.plan.nbd_sustained if job.long else bench.plan.nbd_seconds)
     whole = f"--size={bench.plan.nbd_size}"
     return command(
         "fio",

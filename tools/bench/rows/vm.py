@@ -9,13 +9,13 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tools.bench.bench import Bench, say
 from tools.bench.commands import CommandFailed, command, shown
 from tools.bench.commands import run as run_commands
 from tools.bench.peers import vault
-from tools.bench.peers.qemu import QemuMigrate, QemuSavevm
+from tools.bench.peers.qemu import QemuBackground, QemuMigrate, QemuSavevm
 from tools.bench.results import LIMIT, Row, State, Unit
 from tools.bench.rows import limits
 
@@ -44,6 +44,7 @@ class Rows(NamedTuple):
     """What is measured of one guest."""
 
     pause: Row
+    held: Row
     restore: Row
     order: Row
     clone: Row
@@ -58,6 +59,7 @@ class Rows(NamedTuple):
             pause=size.row(
                 "pause", "Pause of a running machine for a full snapshot", limit=text["pause"]
             ),
+            held=size.row("held", "Its disk's writes wait for a full snapshot, pause included"),
             restore=size.row(
                 "restore", "A full snapshot running again, until the guest answers", limit=answer
             ),
@@ -103,7 +105,7 @@ def _measure(bench: Bench, size: Size, rows: Rows) -> None:
             return
         _record(bench, rows, json.loads(report.read_text()))
     names = {bench.work: "WORK", Path(sys.executable): "python"}
-    for row in (rows.pause, rows.restore, rows.order, rows.clone):
+    for row in (rows.pause, rows.held, rows.restore, rows.order, rows.clone):
         bench.results.commands[row.key] = {OURS: shown([each], names)}
 
 
@@ -116,12 +118,35 @@ def missing(bench: Bench) -> str | None:
     return QemuSavevm.missing()
 
 
-def _record(bench: Bench, rows: Rows, found: dict[str, dict[str, float]]) -> None:
+STANDING = {QemuSavevm.name: "savevm_ms", QemuMigrate.name: "migrate_ms"}
+"""Those whose guest stands all the time, so that its writes do as well."""
+
+
+def _record_background(
+    bench: Bench, rows: Rows, theirs: dict[str, float], missing: dict[str, str]
+) -> None:
+    """What QEMU wrote while its guest ran, if it and the kernel do that and it can be restored."""
+    parts = (
+        (rows.pause, "pause", "background_ms", 1000),
+        (rows.restore, "restore", "incoming_s", 1),
+    )
+    for row, part, key, scale in parts:
+        if part in missing:
+            bench.results.leave_out(row, QemuBackground.name, "not run", missing[part])
+        elif key in theirs:
+            bench.results.add(row, QemuBackground.name, theirs[key] / scale)
+
+
+def _record(bench: Bench, rows: Rows, found: dict[str, Any]) -> None:
     ours, theirs, add = found["blockvault"], found["qemu"], bench.results.add
     add(rows.pause, OURS, ours["pause_ms"] / 1000)
     add(rows.pause, QemuSavevm.name, theirs["savevm_ms"] / 1000)
     add(rows.pause, QemuMigrate.name, theirs["migrate_ms"] / 1000)
     add(rows.pause, LIMIT, theirs["stop_ms"] / 1000)
+    add(rows.held, OURS, ours["held_ms"] / 1000)
+    for name, key in STANDING.items():
+        add(rows.held, name, theirs[key] / 1000)
+    _record_background(bench, rows, theirs, found.get("missing", {}))
     add(rows.restore, OURS, ours["restore_s"])
     add(rows.restore, QemuSavevm.name, theirs["loadvm_s"])
     add(rows.order, OURS, ours["restore_order_s"])
