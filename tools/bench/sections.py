@@ -38,8 +38,8 @@ MACHINES = {
     "QEMU migrate": ("qemu-migrate",),
     "QEMU in the background": ("qemu-background",),
 }
-MACHINES_NOTE = """What `migrate` and the background snapshot write holds no disk; to restore the latter
-is to start a QEMU with `-incoming`."""
+MACHINES_NOTE = """What `migrate` and the background snapshot write holds no disk; to restore the
+latter is to start a QEMU with `-incoming`."""
 LATE_NOTE = """The lines are states of blockvault's disk. Beside each stands the one figure of a
 peer, of a disk in the state that its column names; the sentence at the top counts it once, in the
 first line."""
