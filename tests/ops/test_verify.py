@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from blockvault.ids import object_id
+from blockvault.ids import ZERO_ID, object_id
 from blockvault.model import tree
 from blockvault.model.retention import Policy
 from blockvault.ops import (
@@ -21,11 +21,13 @@ from blockvault.ops import (
     damage,
     forget,
     gc,
+    needed,
     prune,
 )
 from blockvault.ops.check_frames import Scan
 from blockvault.store import tables
 from blockvault.store.eventlog import Record
+from blockvault.store.readtxn import LmdbReader
 from blockvault.vault import Vault
 
 BLOCK = 4096
@@ -329,6 +331,48 @@ def test_what_is_forgotten_during_the_walk_is_no_damage(
     report = check.Report()
     check._Roots(vault, report)._log({})
     assert not report.problems
+
+
+def test_few_objects_of_many_are_not_sought_by_reading_the_index(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with vault.session() as session:
+        session.device().write(0, random.Random(5).randbytes(299 * BLOCK))
+        session.snapshot("many")
+    named = [object_id(noise(number)) for number in range(3)]
+    gone = object_id(b"nobody has this")
+    walked: list[int] = []
+    walk = LmdbReader.index_entries
+    monkeypatch.setattr(
+        LmdbReader, "index_entries", lambda self, part: walked.append(part) or walk(self, part)
+    )
+    monkeypatch.setattr(needed, "worth_a_walk", lambda count, rows: count > 1)
+    tested = needed.Needed(vault)
+    tested.add([ZERO_ID, *named])
+    assert tested.missing() == []
+    assert walked == []
+    tested.add([gone, *named])
+    assert tested.missing() == [gone]
+    assert walked == [gone[0]]
+
+
+def test_what_is_named_again_and_again_is_looked_up_once(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[int] = []
+    look = needed.Needed._absent
+
+    def absent(self: needed.Needed, first: int, ids: set[bytes]) -> set[bytes]:
+        looks.extend([first] if ids else [])
+        return look(self, first, ids)
+
+    monkeypatch.setattr(needed.Needed, "_absent", absent)
+    monkeypatch.setattr(needed, "_AT_A_TIME", 100)
+    tested = needed.Needed(vault)
+    for _ in range(300):
+        tested.add([object_id(noise(1))])
+    assert tested.missing() == []
+    assert len(looks) == 1
 
 
 def test_frames_stored_meanwhile_are_no_problem(vault: Vault) -> None:
