@@ -7,7 +7,7 @@ and has no events of its own.  Small ones are read whole, memory is written into
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,6 +106,17 @@ def restore(vault: Vault, attachment: Volume, fd: int, progress: Progress = sile
     with copying.writing(f"the file of '{attachment.name}' is incomplete"):
         os.ftruncate(fd, attachment.size)
         copying.copy_out(source, fd, progress)
+
+
+def by_name(snapshot: Snapshot, before: Sequence[Mapping[str, bytes]]) -> dict[str, bytes]:
+    """By name the snapshot whose attachment counts for this one: its own, or what those ``before``
+    have by the same rule.  The state of a machine that ran belongs to its own snapshot alone.
+    """
+    found: dict[str, bytes] = {}
+    for each in reversed(before):
+        found |= each
+    own = [each.name for each in snapshot.attachments if each.name not in RUNNING_STATE]
+    return found | dict.fromkeys(own, snapshot.id)
 
 
 def inherited(vault: Vault, position: Position, name: str) -> Snapshot | None:

@@ -14,7 +14,7 @@ from blockvault.encoding import pack
 from blockvault.model import events, history, projections
 from blockvault.model.projected import BranchRow, CutRow, GraftRow, WaypointRow
 from blockvault.model.snapshot import Snapshot
-from blockvault.ops import base
+from blockvault.ops import attachments, base, snapshots
 from blockvault.store import tables
 
 if TYPE_CHECKING:
@@ -125,16 +125,21 @@ class _After:
                 if waypoint.snapshot:
                     found.add(waypoint.snapshot)
         # The plan has seen to it for what it keeps itself.
-        return found.union(*map(self._files_of, found & self.plan.forgotten))
+        planned = {each.snapshot.id for each in self.plan.verdicts if each.kept}
+        return found.union(*map(self._files_of, found - planned))
 
     def _files_of(self, oid: bytes) -> set[bytes]:
-        """The snapshot whose attachments this one has, or inherits."""
-        while not self._raw(oid).attachments:
-            parents = self._parents(oid)
-            if not parents:
-                return set()
-            oid = parents[0]
-        return {oid}
+        """The snapshots whose attachments this one inherits: of each name the nearest."""
+        line: dict[bytes, None] = {}
+        waiting = [oid]
+        while waiting:
+            if (each := waiting.pop()) not in line:
+                line[each] = None
+                waiting += snapshots.kept_parents(self.reader, self._raw(each).parents)
+        found: dict[str, bytes] = {}
+        for each in reversed(line):
+            found = attachments.by_name(self._raw(each), [found])
+        return set(found.values())
 
     def _untags(self, name: str) -> bool:
         tag = projections.tag_named(self.reader, name)

@@ -27,8 +27,8 @@ from blockvault.model import events, projections, retention
 from blockvault.model.projected import BranchRow
 from blockvault.model.retention import Candidate, Policy
 from blockvault.model.snapshot import Snapshot
+from blockvault.ops import attachments, snapshots
 from blockvault.ops import policy as policies
-from blockvault.ops import snapshots
 
 if TYPE_CHECKING:
     from blockvault.store.types import Reader
@@ -193,17 +193,20 @@ class _Planner:
 
     def _files(self) -> None:
         """Keep what snapshots of disks alone inherit from: it says what the machine is."""
-        from_whom: dict[bytes, bytes] = {}
-        for oid in sorted(self.rows, key=lambda oid: self.rows[oid].seq):
-            found = self.snapshots[oid]
-            parents = [from_whom[parent] for parent in found.parents if parent in from_whom]
-            if found.attachments:
-                from_whom[oid] = oid
-            elif parents:
-                from_whom[oid] = parents[0]
+        inherited: dict[bytes, dict[str, bytes]] = {}
+        for start in self.rows:
+            waiting = [start]
+            while waiting:
+                snapshot = self.snapshots[waiting[-1]]
+                before = [each for each in snapshot.parents if each not in inherited]
+                if before:
+                    waiting += before
+                    continue
+                waiting.pop()
+                known = [inherited[each] for each in snapshot.parents]
+                inherited[snapshot.id] = attachments.by_name(snapshot, known)
         for oid in [oid for oid in self.rows if self.reasons[oid]]:
-            if from_whom.get(oid, oid) != oid:
-                self._keep([from_whom[oid]], f"files of {short(oid)}")
+            self._keep(set(inherited[oid].values()) - {oid}, f"files of {short(oid)}")
 
     def _tagged(self, line: set[bytes], policy: Policy | None) -> None:
         """Keep what of a line has a tag that its policy keeps."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -105,6 +106,47 @@ def test_files_stay_for_what_got_a_name_since_the_plan(vault: Vault) -> None:
     found = attachments.inherited(vault, vault.resolve("other"), "machine.json")
     assert found is not None
     assert not check.verify(vault).problems
+
+
+def test_files_of_each_name_stay(vault: Vault) -> None:
+    configured(vault)
+    with vault.session("web") as session, vault.guard():
+        session.snapshot("notes", attachments=attachments.keep(vault, {"notes": b"n"}))
+    forget.execute(vault, prune.plan(vault, Policy(last=1, events=0)))
+    gc.collect(vault)
+    assert config(vault) == b"{}"
+
+
+def test_files_stay_for_what_was_recorded_since_the_plan(vault: Vault) -> None:
+    made = configured(vault)
+    at = write(vault, "web", b"unnamed", snapshot=False)
+    with vault.session("web") as session:
+        session.device("v").write(0, b"own")
+        session.snapshot("own", attachments=vault.get_snapshot(made).attachments)
+    plan = prune.plan(vault, Policy(last=1, events=0))
+    assert made in plan.forgotten
+    vault.rollback("web", f"web@{{#{at}}}")
+    write(vault, "web", b"new")
+    forget.execute(vault, plan)
+    gc.collect(vault)
+    assert config(vault) == b"{}"
+
+
+def test_what_is_held_since_the_plan_may_stand_on_what_is_gone(tmp_path: Path) -> None:
+    """Nothing is read of what an earlier prune took."""
+    keep = Policy(last=1, events=0)
+    with Vault.create(tmp_path / "gone") as vault:
+        write(vault, "main", b"zero")
+        write(vault, "main", b"one")
+        forget.execute(vault, prune.plan(vault, keep))
+        gc.collect(vault)
+    with Vault.open(tmp_path / "gone") as vault:
+        one = vault.resolve("main~0").snapshot
+        assert one is not None
+        write(vault, "main", b"two")
+        plan = prune.plan(vault, keep)
+        policy.hold(vault, one.hex())
+        assert not forget.execute(vault, plan).snapshots
 
 
 def test_what_stood_on_a_snapshot_that_goes(vault: Vault) -> None:
