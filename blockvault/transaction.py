@@ -22,7 +22,8 @@ class Transaction:
     """What one commit will append: rows of events in order, and the objects they point at.
 
     ``next_seq`` is the sequence number that the next added row will get; it is certain, since the
-    store lets only one writer in.  ``number`` is the commit's own.
+    store lets only one writer in.  ``number`` is the commit's own, and 0 afterwards if nothing was
+    changed.
     """
 
     def __init__(self, writer: Writer) -> None:

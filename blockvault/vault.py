@@ -118,6 +118,8 @@ class Vault:
             transaction = Transaction(writer)
             yield transaction
             transaction.finish()
+        if not writer.wrote:
+            transaction.number = 0
 
     def read(self) -> Reader:
         """A short read snapshot of the tables: ``with vault.read() as reader: ...``."""

@@ -24,6 +24,35 @@ from tests.conftest import skip
 from tests.oracle import noise
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_a_commit_that_changed_nothing_is_no_look_at_what_is_there(
+    tmp_path: Path, known: bool
+) -> None:
+    """Its number goes to the next one, which may be somebody else's: an object has one row."""
+    with Vault.create(tmp_path / "numbers") as vault, vault.guard():
+        mine, theirs, others = (vault.new_objects() for _ in range(3))
+        frames = []
+        if known:
+            mine.add_node(b"known" * 100)
+            frames = mine.finish()
+            others.add_node(b"known" * 100)
+            with vault.transaction() as transaction:
+                transaction.add_frames(others.finish())
+        mine.add_node(b"wanted" * 100)
+        with vault.transaction() as transaction:
+            transaction.add_frames(frames)
+        assert transaction.number == 0
+        mine.stored(frames, transaction.number)
+        with vault.read() as reader:
+            before = reader.index_size()
+        theirs.add_node(b"wanted" * 100)
+        for each in (theirs, mine):
+            with vault.transaction() as transaction:
+                transaction.add_frames(each.finish())
+        with vault.read() as reader:
+            assert reader.index_size() == before + 1
+
+
 def test_a_new_vault_has_an_empty_current_branch(vault: Vault, tmp_path: Path) -> None:
     assert vault.path == tmp_path / ".blockvault"
     assert vault.head == "main"

@@ -104,13 +104,12 @@ class ObjectWriter:
         return taken
 
     def stored(self, frames: Sequence[Frame], number: int) -> None:
-        """Frames that were taken stand in the store since the commit ``number``."""
+        """Frames that were taken stand in the store since commit ``number``, 0 if it was none."""
         with self._guard:
             for frame in frames:
                 self._pending.difference_update(frame.ids)
             # What is pending was not in our own commit, so that one is as good a look as the first.
-            # One that stored nothing may have been none: its number went to somebody else's.
-            if frames and number == self._looked_at + 1:
+            if number == self._looked_at + 1:
                 self._looked_at = number
             if not self._pending:
                 self._looked_at = 0

@@ -242,6 +242,9 @@ class Reader(LogReader):
 class Writer(LogWriter, Reader):
     """The one write transaction: a Reader that sees its own changes."""
 
+    wrote = True
+    """After the end: False if nothing was changed, so that the number went to the next commit."""
+
     @property
     def awaited(self) -> bool:
         """Whether somebody waits for this transaction to end."""

@@ -85,7 +85,8 @@ class LmdbWriter(LmdbReader, Writer):
             self._env.bloom.failed()
             raise
         # A transaction that changed nothing leaves the number to the next one.
-        if self._env.head is not None and self._env.lmdb.info()["last_txnid"] == txn_id:
+        self.wrote = self._env.lmdb.info()["last_txnid"] == txn_id
+        if self._env.head is not None and self.wrote:
             self._env.head.note(txn_id, last)
         if txn_id % READER_CHECK_EVERY == 0:
             self._env.lmdb.reader_check()

@@ -284,20 +284,6 @@ def test_after_a_commit_of_its_own_a_collector_need_not_look_again(store: Store)
     assert [frame.absent_at for frame in writer.take()] == [number]
 
 
-def test_a_commit_that_stored_nothing_is_no_look(store: Store) -> None:
-    """It leaves its number to the next one, which may be somebody else's."""
-    writer, other = (ObjectWriter(store, frame_bytes=4096) for _ in range(2))
-    for each in (writer, other):
-        each.add_blocks([object_id(block(1))], [block(1)])
-    with store.write() as transaction:
-        number = transaction.txn_id
-    writer.stored([], number)
-    commit(store, other.finish())
-    commit(store, writer.finish())
-    with store.read() as reader:
-        assert reader.index_size() == 1
-
-
 def test_after_a_commit_of_anybody_else_a_collector_must_look_again(store: Store) -> None:
     writer = ObjectWriter(store, frame_bytes=4096)
     writer.add_blocks([object_id(block(1))], [block(1)])
