@@ -12,12 +12,14 @@ back to the pending writes, and with it the one behind it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault.pending import Batch, Pending
 from blockvault.store.gathering import ObjectWriter
 from blockvault.storing import Prepared
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future, ThreadPoolExecutor
 
 Meanwhile = Callable[[], None]
 """Told that now is the time for what would have been in the way before."""
@@ -109,6 +111,8 @@ class Pipeline:
 
     def _other_thread(self) -> ThreadPoolExecutor:
         if self._thread is None:
+            from concurrent.futures import ThreadPoolExecutor  # dear, and a snapshot needs none
+
             self._thread = ThreadPoolExecutor(1, "prepare")
         return self._thread
 

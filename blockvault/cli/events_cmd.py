@@ -156,7 +156,7 @@ def _follow(vault: Vault, branch: int | None, last: int, write: _Writer) -> None
 
 
 class _Writer:
-    """Prints events; looks branch names up again when it meets one it does not know."""
+    """Prints events; looks branch names up again when one may have come or changed since."""
 
     def __init__(self, vault: Vault, as_json: bool) -> None:
         from blockvault.cli import describe
@@ -164,13 +164,18 @@ class _Writer:
         self._describe = describe
         self._vault = vault
         self._as_json = as_json
-        self._names = describe.branch_names(vault)
+        self._read_names()
+
+    def _read_names(self) -> None:
+        with self._vault.read() as reader:
+            self._known = reader.last().seq
+        self._names = self._describe.branch_names(self._vault)
 
     def __call__(self, logged: Logged) -> None:
         describe = self._describe
         event = logged.event
-        if logged.seq not in self._names and describe.kind(event).startswith("branch-"):
-            self._names = describe.branch_names(self._vault)
+        if logged.seq > self._known and describe.kind(event).startswith("branch-"):
+            self._read_names()
         branch = describe.branch_of(event, logged.seq, self._names)
         if self._as_json:
             output.write_json(

@@ -83,7 +83,9 @@ class Overlay:
 
     def touches(self, first: int, stop: int) -> bool:
         """False if the tree below speaks for all of ``[first, stop)``; True says nothing."""
-        return bool(self.cleared) or not self.leaves.isdisjoint(_leaves(first, stop))
+        return _overlaps(self.cleared, first, stop) or not self.leaves.isdisjoint(
+            _leaves(first, stop)
+        )
 
     def lookup(self, first: int, stop: int) -> list[bytes | None]:
         """``get`` for a range."""
@@ -92,9 +94,13 @@ class Overlay:
         get = self.blocks.get
         found = [get(block) for block in range(first, stop)]
         # Asked for after the blocks: ``clear`` sets the run before it removes the blocks below.
-        if self.cleared:
-            return [self.get(block) for block in range(first, stop)]
-        return found
+        cleared = self.cleared
+        if not _overlaps(cleared, first, stop):
+            return found
+        return [
+            ZERO_ID if oid is None and _covers(cleared, block) else oid
+            for block, oid in enumerate(found, first)
+        ]
 
     def runs(self, first: int, stop: int) -> Iterator[Run]:
         """What this overlay says of ``[first, stop)``: sorted, disjoint runs of data and zeros."""
@@ -137,6 +143,11 @@ def replay(overlays: dict[str, Overlay], rows: Iterable[Row], branch: int, block
 
 def _leaves(first: int, stop: int) -> range:
     return range(first >> tree.BITS, ((stop - 1) >> tree.BITS) + 1)
+
+
+def _overlaps(runs: Sequence[tuple[int, int]], first: int, stop: int) -> bool:
+    at = bisect_right(runs, first, key=lambda run: run[1])
+    return at < len(runs) and runs[at][0] < stop
 
 
 def _covers(runs: Sequence[tuple[int, int]], block: int) -> bool:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from blockvault.device import Device
 from blockvault.errors import BadRequest, Busy, Conflict, NoSpace
-from blockvault.ops import Progress, copying, formats, programs, silent, streaming, targets
+from blockvault.ops import Progress, copying, formats, silent, streaming, targets
 
 if TYPE_CHECKING:
     from blockvault.ops.reading import StateDevice
@@ -152,6 +152,8 @@ def _zero_out(device: Device, fd: int, progress: Progress) -> None:
 
 def _convert(raw: Path, image_format: str) -> None:
     """Turn the raw file at ``raw`` into another format, in place."""
+    from blockvault.ops import programs
+
     made = raw.with_name(f"{raw.name}.{image_format}")
     # qemu-img would let everybody read it, and take what somebody else has put there.
     with copying.writing("the target was left as it was"):

@@ -11,7 +11,7 @@ from pathlib import Path
 from blockvault import files
 from blockvault.errors import BadRequest, Conflict, IOFailed, NotFound
 from blockvault.ops import copying
-from blockvault.store import filesystem, scratch
+from blockvault.store import filesystem
 
 _UNFINISHED = ".unfinished-"
 
@@ -77,6 +77,8 @@ def written_folder(target: Path) -> Iterator[Path]:
 
     ``target`` is made, or is empty; otherwise it is left so.
     """
+    from blockvault.store import scratch  # dear to import
+
     new = not os.path.lexists(target)
     _refuse_full(target)
     target.mkdir(parents=True, exist_ok=True)
@@ -94,6 +96,8 @@ def written_folder(target: Path) -> Iterator[Path]:
 
 
 def _refuse_full(target: Path, *ours: Path) -> None:
+    from blockvault.store import scratch
+
     scratch.clean(target, _UNFINISHED)
     if target.exists() and (not target.is_dir() or {*target.iterdir()} - {*ours}):
         raise Conflict(f"{target} exists and is not an empty directory", kind="file-exists")

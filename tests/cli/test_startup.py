@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from blockvault import Vault
 from blockvault.cli import main, tuning
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,6 +52,33 @@ def test_help_imports_nothing_heavy(tmp_path) -> None:
         text=True,
     )
     assert set(done.stdout.splitlines()[-1].split()) & HEAVY == set()
+
+
+DEAR = {
+    "cat": {"subprocess", "tempfile", "shutil"},
+    "snapshot": {"subprocess", "tempfile", "shutil", "concurrent.futures", "logging"},
+}
+
+
+@pytest.mark.parametrize("command", DEAR)
+def test_a_short_command_imports_nothing_dear(tmp_path, command) -> None:
+    with Vault.create(tmp_path) as vault, vault.session() as session:
+        session.create_volume("v", 8192).write(0, b"x")
+        session.snapshot()
+        session.device("v").write(4096, b"y")
+    program = (
+        "import sys\nfrom blockvault.cli.main import run\nassert run(sys.argv[1:]) == 0\n"
+        "sys.stdout.flush()\nprint(' '.join(sys.modules), file=sys.stderr)\n"
+    )
+    words = [command] + (["main:v"] if command == "cat" else [])
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words],
+        cwd=tmp_path,
+        env=environment(),
+        check=True,
+        capture_output=True,
+    )
+    assert set(done.stderr.decode().split()) & DEAR[command] == set()
 
 
 def test_version(cli) -> None:

@@ -56,6 +56,8 @@ def test_reads_what_was_written_last(
         plain.get(block) for block in range(NBLOCKS)
     ]
     assert overlay.lookup(start, stop) == [plain.get(block) for block in range(start, stop)]
+    if start < stop and not overlay.touches(start, stop):
+        assert not any(block in plain for block in range(start, stop))
     covered: dict[int, bool] = {}
     last = start
     for run in overlay.runs(start, stop):
@@ -76,6 +78,16 @@ def test_folds_into_the_tree_below(long_run: int, todo: list[tuple[int, bytes | 
     root = update(nodes, nodes, ZERO_ID, 2, below)
     expected = update(nodes, nodes, ZERO_ID, 2, below | plain)
     assert overlay.fold(nodes, nodes, root, 2) == expected
+
+
+def test_what_is_cleared_elsewhere_costs_a_read_nothing() -> None:
+    overlay = Overlay()
+    overlay.clear(1 << 20, 1 << 20)
+    overlay.write(1 << 19, IDS[0])
+    assert not overlay.touches(0, 64)
+    assert overlay.touches((1 << 20) - 1, (1 << 20) + 1)
+    assert overlay.touches((1 << 21) - 1, 1 << 21)
+    assert not overlay.touches(1 << 21, 1 << 22)
 
 
 def test_clearing_a_terabyte_is_one_entry_and_drops_what_was_below() -> None:
