@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +26,11 @@ from blockvault.store import filesystem
 from blockvault.store.faults import from_os
 
 _DIRECTORY = "leases"
+RECOVERY = "the recovery of its last writes"
+"""A holder that has the branch for a moment only: whoever else wants that waits for it."""
+PATIENCE = 10.0
+"""Seconds for which one waits."""
+_RETRY = 0.02
 
 _held: set[Lease] = set()
 
@@ -47,16 +53,13 @@ class Lease:
         except OSError as error:
             raise from_os(error, self.path) from None
         try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            other = os.read(self._fd, 4096).decode(errors="replace").strip() or "another process"
-            os.close(self._fd)
-            raise Busy(
-                f"branch '{name}' is being written by {other}; "
-                "nothing was changed, try again when it is done",
-                kind="branch-busy",
-            ) from None
-        try:
+            other = self._lock(patient=holder != RECOVERY)
+            if other is not None:
+                raise Busy(
+                    f"branch '{name}' is being written by {other or 'another process'}; "
+                    "nothing was changed, try again when it is done",
+                    kind="branch-busy",
+                )
             if not successor and self.kept:
                 raise _kept_for_its_machine(name)
         except BaseException:
@@ -64,6 +67,21 @@ class Lease:
             raise
         _held.add(self)
         self._say(f"{holder} (process {os.getpid()})\n")
+
+    def _lock(self, *, patient: bool) -> str | None:
+        """None once it is locked, else what its holder says; a recovery is waited for."""
+        deadline = time.monotonic() + (PATIENCE if patient else 0)
+        passing = False
+        while True:
+            with suppress(BlockingIOError):
+                fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return None
+            other = os.pread(self._fd, 4096, 0).decode(errors="replace").strip()
+            # Just before its end a recovery says nothing any more.
+            passing = other.startswith(RECOVERY) or (passing and not other)
+            if not passing or time.monotonic() >= deadline:
+                return other
+            time.sleep(_RETRY)
 
     @property
     def kept(self) -> bool:

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +16,7 @@ import pytest
 
 from blockvault import Vault
 from blockvault.errors import Busy, IOFailed, NoSpace
-from blockvault.lease import Lease
+from blockvault.lease import PATIENCE, RECOVERY, Lease
 from blockvault.store import journal
 
 HOLD = """
@@ -91,6 +92,30 @@ def test_released_once(tmp_path: Path) -> None:
     lease.release()
     assert lease.path.read_text() == ""
     Lease(tmp_path, 1, "main", "another").release()
+
+
+def test_a_recovery_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever looks at a vault stores what a killed server promised, while that is restarted."""
+    with Vault.create(tmp_path) as vault:
+        passing = Lease(vault.path, vault.branch().id, "main", RECOVERY)
+        ends = iter([lambda: passing._say(""), passing.release])
+        monkeypatch.setattr(time, "sleep", lambda _: next(ends)())
+        vault.session().close()
+    assert next(ends, None) is None
+
+
+def test_a_recovery_is_not_waited_for_in_vain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    passing = Lease(tmp_path, 1, "main", RECOVERY)
+    with pytest.raises(Busy, match=RECOVERY):
+        Lease(tmp_path, 1, "main", RECOVERY)
+    clock = iter(range(0, 100, 4))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    with pytest.raises(Busy, match=RECOVERY):
+        Lease(tmp_path, 1, "main", "a server")
+    assert next(clock) > PATIENCE
+    passing.release()
 
 
 def test_a_process_that_outlives_the_holder_keeps_the_branch(tmp_path: Path) -> None:

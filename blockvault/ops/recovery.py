@@ -11,14 +11,12 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from blockvault.errors import VaultError
-from blockvault.lease import Lease
+from blockvault.lease import RECOVERY, Lease
 from blockvault.store import journal
 
 if TYPE_CHECKING:
     from blockvault.ops.refs import Branch
     from blockvault.vault import Vault
-
-HOLDER = "the recovery of its last writes"
 
 
 def recover(vault: Vault) -> None:
@@ -38,7 +36,7 @@ def _settle(vault: Vault, branch: Branch) -> None:
     """Store what the journal of one branch says.  Nothing that its machine could miss changes."""
     from blockvault.session import Session
 
-    Session(vault, branch, HOLDER, successor=True).close()
+    Session(vault, branch, RECOVERY, successor=True).close()
 
 
 def lease(vault: Vault, branch: Branch, holder: str, *, successor: bool = False) -> Lease:
