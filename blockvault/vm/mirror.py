@@ -27,6 +27,8 @@ HOLDER = "vm attach"
 SECONDS = 24 * 3600.0
 _POLL = 0.1
 """Copying takes its time, and the guest runs."""
+_OURS = "blockvault-"
+"""How the names of our nodes and jobs begin."""
 _ENDED = "concluded"
 """The state of a job that is over, well or not, and still to be dismissed."""
 
@@ -58,7 +60,7 @@ class Mirrored:
     ) -> None:
         self._monitor = monitor
         self._session = session
-        self._disks = {f"blockvault-{number}": disk for number, disk in enumerate(disks)}
+        self._disks = {f"{_OURS}{number}": disk for number, disk in enumerate(disks)}
         self._socket = socket
         self._served: Served = serve(session, socket)
         self._served.begin()
@@ -67,6 +69,7 @@ class Mirrored:
         self._jobs: list[str] = []
 
     def begin(self) -> None:
+        self._take_out_old()
         for name, disk in self._disks.items():
             target = {
                 "driver": "nbd",
@@ -87,6 +90,14 @@ class Mirrored:
             self._jobs.append(name)
             self._monitor.send("blockdev-mirror", job)
         self._monitor.wait_for(self._in_step, "disks that are copied", SECONDS, every=_POLL)
+
+    def _take_out_old(self) -> None:
+        """Take out what a command left that was killed: nobody else is at this monitor now."""
+        jobs = (job["id"] for job in self._monitor.execute("query-jobs"))
+        nodes = (node["node-name"] for node in self._monitor.execute("query-named-block-nodes"))
+        self._jobs = [name for name in jobs if name.startswith(_OURS)]
+        self._nodes = [name for name in nodes if name.startswith(_OURS)]
+        self._leave()
 
     def _in_step(self) -> bool | None:
         states = self._states()

@@ -31,11 +31,15 @@ class Jobs:
 
     def __call__(self, command: str, arguments: Mapping[str, Any]) -> Any:
         if command == "blockdev-add":
+            if arguments["node-name"] in self.nodes:
+                raise refused(command, "Duplicate nodes")
             self.nodes.append(arguments["node-name"])
         elif command == "blockdev-mirror":
             self.states[arguments["job-id"]] = "running"
         elif command == "query-jobs":
             return self.look()
+        elif command == "query-named-block-nodes":
+            return [{"node-name": name} for name in self.nodes]
         elif command == "block-job-cancel":
             if self.states.get(arguments["device"]) not in ("running", "ready"):
                 raise refused(command, "it cannot accept command verb 'cancel'")
@@ -50,7 +54,7 @@ class Jobs:
         return {}
 
     def look(self) -> list[dict[str, str]]:
-        self.polls += 1
+        self.polls += bool(self.states)
         for name, state in self.states.items():
             if state == "running" and self.polls > 2:
                 self.states[name] = "ready"
@@ -98,6 +102,19 @@ def test_what_qemu_did_after_its_time_is_undone_too(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(monitor, "_answer", jobs)
     disks.close()
     assert (jobs.states, jobs.nodes) == ({}, [])
+
+
+@pytest.mark.parametrize("state", ["running", "ready", "concluded"])
+def test_what_a_killed_command_left_is_taken_out_first(state: str) -> None:
+    jobs = Jobs()
+    jobs.nodes = ["blockvault-0", "blockvault-1", "blockvault-7", "theirs"]
+    jobs.states = {"blockvault-0": state, "blockvault-7": state, "backup": "running"}
+    disks = mirrored(jobs)
+    disks.begin()
+    assert "blockvault-7" not in jobs.nodes
+    disks.settle()
+    disks.close()
+    assert (list(jobs.states), jobs.nodes) == (["backup"], ["theirs"])
 
 
 def test_a_long_copying_is_not_asked_for_a_thousand_times_a_second(
