@@ -166,13 +166,19 @@ class Serving:
         return {}
 
     def _snapshot(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """``attachments`` are stored already, under a guard of whoever asks."""
+        """``attachments`` are stored already, under a guard of whoever asks.
+
+        That one may have ended before its request is read, and what it stored be collected.
+        """
         author = request.get("author")
-        made = self._session(request).snapshot(
-            str(request.get("message", "")),
-            author=None if author is None else str(author),
-            attachments=attachments.from_rows(request.get("attachments", ())),
-        )
+        kept = attachments.from_rows(request.get("attachments", ()))
+        with self._vault.guard():
+            attachments.check_stored(self._vault, kept)
+            made = self._session(request).snapshot(
+                str(request.get("message", "")),
+                author=None if author is None else str(author),
+                attachments=kept,
+            )
         return {"id": made.id.hex()}
 
     def _stop(self, request: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from blockvault.errors import BadRequest, NotFound
+from blockvault.errors import BadRequest, Conflict, NotFound
+from blockvault.ids import ZERO_ID
 from blockvault.model.snapshot import Snapshot, Volume
 from blockvault.ops import Progress, copying, images, reading, silent, snapshots
 from blockvault.ops.images import RawImage
@@ -62,6 +63,18 @@ def from_rows(rows: Iterable[Any]) -> list[Volume]:
         return [Volume.checked(name, size, bytes.fromhex(root)) for name, size, root in rows]
     except (ValueError, TypeError) as error:
         raise BadRequest(f"attachments that cannot be read: {error}") from None
+
+
+def check_stored(vault: Vault, kept: Iterable[Volume]) -> None:
+    """``Conflict`` if they were collected since they were kept; not before the end of a guard."""
+    with vault.read() as reader:
+        roots = {each.root for each in kept} - {ZERO_ID}
+        if len(reader.known(list(roots))) < len(roots):
+            raise Conflict(
+                "the files of this snapshot are gone: whoever asked for it has ended; nothing was "
+                "recorded, ask again",
+                kind="files-gone",
+            )
 
 
 class _Bytes(RawImage):

@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 
 from blockvault import Vault
-from blockvault.errors import BadRequest, Busy, NotFound
+from blockvault.errors import BadRequest, Busy, Conflict, NotFound
 from blockvault.nbd import control
 from blockvault.nbd.serving import Serving
+from blockvault.ops import attachments, check, gc
 from tests.nbd import messages as m
 from tests.nbd.conftest import Client, wait_until
+from tests.oracle import noise
 
 BLOCK = 4096
 SIZE = 64 << 20
@@ -131,6 +133,27 @@ def test_a_live_snapshot_is_made_by_who_asks(client: Client, home: Path) -> None
         other.author = "alice@desk"
         made = control.snapshot(other, "mine")
         assert other.get_snapshot(made).author == "alice@desk"
+
+
+def test_files_that_nobody_kept_for_a_snapshot_are_not_recorded(
+    serving: Serving, home: Path
+) -> None:
+    """Who stored them and asked may have ended before a slow server comes to the request."""
+    with Vault.open(home) as other:
+        with other.guard():
+            kept = attachments.keep(other, {"memory": bytes(BLOCK) + noise(1, BLOCK), "none": b""})
+            rows = attachments.to_rows(kept)
+            (remote,) = control.servers(other.path)
+            made = remote.ask("snapshot", branch="main", attachments=rows)
+            assert other.get_snapshot(bytes.fromhex(made["id"])).attachments == tuple(kept)
+        with other.guard():
+            lost = attachments.keep(other, {"memory": noise(2, 3 * BLOCK)})
+        gc.collect(other)
+        seq = other.branch("main").seq
+        with pytest.raises(Conflict, match="has ended"):
+            remote.ask("snapshot", branch="main", attachments=attachments.to_rows(lost))
+        assert other.branch("main").seq == seq
+        assert check.verify(other).ok
 
 
 def test_a_snapshot_of_a_branch_that_nobody_serves(vault: Vault) -> None:
