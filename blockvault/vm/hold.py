@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
 from blockvault.errors import Busy, ToolFailed, VaultError
 from blockvault.lease import Lease
 from blockvault.session import Session
+from blockvault.vm import rundir
 from blockvault.vm.process import Qemu
 from blockvault.vm.rundir import Process, State
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from blockvault.ops.refs import Branch
     from blockvault.vault import Vault
     from blockvault.vm.rundir import RunDir
@@ -124,7 +128,8 @@ class Hold:
 
 
 def switch_off(vault: Vault, branch: Branch, run: RunDir) -> str:
-    """End a guest that has lost its supervisor, as a power cut does; return how it ended.
+    """End a guest that has lost its supervisor, as a power cut does; return how it ended.  Of one
+    that died, only what it left is removed: as much memory as it had.
 
     Without a session: a guest can be switched off whatever has become of what it wrote.
     """
@@ -132,12 +137,15 @@ def switch_off(vault: Vault, branch: Branch, run: RunDir) -> str:
     lease = Lease(vault.path, branch.id, branch.name, HOLDER, successor=True)
     try:
         hold.find()
+        died = rundir.status(hold.left) == "died"
         qemu = hold.orphan(lease)
         if qemu is not None:
             qemu.kill()
             qemu.close()
         run.clear()
         ended = "it was switched off while it had no supervisor"
+        if died:
+            ended = "it died with its supervisor, and what it left was removed"
         run.save(State(str(vault.path), branch.name, Process(0, 0), ended=ended))
     finally:
         lease.release()
@@ -145,6 +153,18 @@ def switch_off(vault: Vault, branch: Branch, run: RunDir) -> str:
         vault.delete_branch(branch.name)
         run.remove()
     return ended
+
+
+def clear_deserted(vault: Vault, base: Path) -> None:
+    """Remove what machines left that died and whose branches were deleted since."""
+    for number, run in rundir.deserted(base, vault):
+        with suppress(VaultError):  # it came back at this moment
+            lease = Lease(vault.path, number, f"number {number}", HOLDER)
+            try:
+                if rundir.status(run.load()) == "died":
+                    run.remove()
+            finally:
+                lease.release()
 
 
 def not_taken_over(name: str, error: VaultError) -> VaultError:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from blockvault.errors import Conflict, NotFound, ToolFailed, VaultError
 from blockvault.ids import short
 from blockvault.vm import arriving, disks, filling, host, restoring
-from blockvault.vm.hold import Hold, not_taken_over
+from blockvault.vm.hold import Hold, clear_deserted, not_taken_over
 from blockvault.vm.planning import How, Plan, plan
 from blockvault.vm.process import Qemu
 from blockvault.vm.rundir import Process, RunDir, State
@@ -122,6 +122,7 @@ class Lifetime:
             base.mkdir(mode=0o700, parents=True, exist_ok=True)
             # What the one before has left counts as taken, and is of no more use.
             self.run_dir.memory.unlink(missing_ok=True)
+            clear_deserted(self.vault, base)
             host.check_memory_place(base, chosen.machine.memory)
             self.run_dir.make()
             self._save(beginning=True)  # who comes now is told so, until it is said how it ended

@@ -21,6 +21,7 @@ import json
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -195,6 +196,18 @@ def untouched(base: Path) -> int:
                 info = memory.stat()
                 total += max(0, info.st_size - info.st_blocks * 512)
     return total
+
+
+def deserted(base: Path, vault: Vault) -> Iterator[tuple[int, RunDir]]:
+    """(number of the branch, directory) of each machine that died and lost its branch since."""
+    live = {branch.id for branch in vault.branches()}
+    ours = RunDir(base, vault.options.vault_id, 0, vault.path).path.name.removesuffix("0")
+    for path in base.glob(f"{ours}*"):
+        number = path.name.removeprefix(ours)
+        if number.isdecimal() and int(number) not in live:
+            run = RunDir(base, vault.options.vault_id, int(number), vault.path)
+            if status(run.load()) == "died":
+                yield int(number), run
 
 
 def machines(base: Path, vault: Vault) -> list[tuple[str, State | None, str]]:

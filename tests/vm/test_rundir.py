@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from blockvault import Vault
+from blockvault.cli.main import run as blockvault
 from blockvault.cli.vm import common
 from blockvault.errors import IOFailed
 from blockvault.vm import rundir
@@ -94,3 +96,16 @@ def test_a_copy_of_a_vault_has_machines_of_its_own(tmp_path: Path) -> None:
     assert RunDir(base, vault_id, 3, tmp_path / "link").load() == state
     original.rename(tmp_path / "moved")
     assert RunDir(base, vault_id, 3, tmp_path / "moved").load() == state
+
+
+def test_force_removes_what_a_machine_left_that_died(base: Path, tmp_path: Path) -> None:
+    with Vault.create(tmp_path / "v") as vault:
+        run = common.run_dir(vault, vault.branch())
+    run.make()
+    run.memory.touch()
+    run.save(State(str(vault.path), "main", Process(0, 0)))
+    words = ["-V", str(vault.path), "vm", "stop", "main"]
+    assert blockvault(words) == 3
+    assert run.memory.exists()
+    assert blockvault([*words, "--force"]) == 0
+    assert not run.memory.exists()

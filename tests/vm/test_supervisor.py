@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -327,6 +328,40 @@ def test_a_guest_without_a_supervisor_can_be_switched_off(world: World) -> None:
     assert qemu.ended
     assert rundir.status(world.left()) == "stopped"
     assert world.free()
+
+
+def test_of_one_that_died_what_it_left_is_removed(world: World) -> None:
+    world.run.make()
+    world.run.memory.touch()
+    world.run.save(State(str(world.vault.path), "main", Process(0, 0)))
+    assert "died" in switch_off(world.vault, world.vault.branch(), world.run)
+    assert not world.run.memory.exists()
+    assert rundir.status(world.left()) == "stopped"
+    assert world.free()
+
+
+def test_what_one_left_that_died_and_was_deleted_goes_with_the_next_start(world: World) -> None:
+    """No command would find it any more, and it is as much memory as the guest had."""
+    vault = world.vault
+    left = {}
+    for name in ("gone", "kept", "lives"):
+        vault.create_branch(name, "main")
+        run = RunDir(world.base, vault.options.vault_id, vault.branch(name).id, vault.path)
+        run.make()
+        run.memory.touch()
+        process = Process.of(os.getpid()) if name == "lives" else Process(0, 0)
+        run.save(State(str(vault.path), name, process))
+        left[name] = run
+    other = RunDir(world.base, bytes(16), vault.branch("gone").id, vault.path)
+    other.make()
+    other.save(State("elsewhere", "gone", Process(0, 0)))
+    vault.delete_branch("gone")
+    vault.delete_branch("lives")
+    world.supervisor().start()
+    assert not left["gone"].path.exists()
+    assert left["kept"].memory.exists()
+    assert left["lives"].memory.exists()
+    assert other.path.exists()
 
 
 def test_it_can_be_switched_off_though_nobody_can_write_its_branch(

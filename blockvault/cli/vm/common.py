@@ -72,7 +72,8 @@ def machine(vault: Vault, name: str) -> Remote:
         said = {
             "orphaned": "has lost its supervisor; 'blockvault vm start' takes it over, "
             "'vm stop --force' switches it off",
-            "died": "is not running; it died with its supervisor",
+            "died": "is not running; it died with its supervisor; 'blockvault vm start' starts it, "
+            "'vm stop --force' removes what it left in memory",
         }.get(status, "is not running; 'blockvault vm start' starts it")
         raise NotFound(f"machine '{branch.name}' {said}", kind="machine-stopped")
     if not state.control:

@@ -38,7 +38,7 @@ def run(vault: Vault, branch: str, force: bool, timeout: float, as_json: bool) -
 
     found = vault.branch(branch)
     run_dir = common.run_dir(vault, found)
-    if force and rundir.status(run_dir.load()) == "orphaned":
+    if force and rundir.status(run_dir.load()) in ("orphaned", "died"):
         from blockvault.vm.hold import switch_off
 
         result: dict[str, Any] = {"ended": switch_off(vault, found, run_dir)}
