@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 from blockvault import files
@@ -99,35 +99,33 @@ class FrameCheck:
     def _part(self, pool: Executor, part: Part) -> None:
         """Frames are decoded and hashed by threads, a few batches ahead."""
         waiting: deque[_Batch] = deque()
-        for numbered in self._fetched(part.start, part.stop):
-            chosen: list[bytes] = []
-            theirs: list[list[bytes]] = []
-            for number, data in numbered:
-                pointing = part.take(number)
-                if self._takes():
-                    chosen.append(data)
-                    theirs.append(pointing)
-            size, seen = sum(map(len, chosen)), pool.submit(_looked_at, chosen, theirs)
-            waiting.append(_Batch(numbered[-1][0] + 1, size, seen))
+        for numbers, read in self._fetched(part.start, part.stop):
+            theirs = {number: part.take(number) for number in numbers}
+            seen = pool.submit(_looked_at, list(read.values()), [theirs[each] for each in read])
+            size = sum(map(len, read.values()))
+            waiting.append(_Batch(numbers[-1] + 1, size, seen))
             if len(waiting) > _BATCHES_AHEAD:
                 self._take(waiting.popleft())
         for batch in waiting:
             self._take(batch)
 
-    def _fetched(self, start: int, stop: int) -> Iterator[list[tuple[int, bytes]]]:
+    def _fetched(self, start: int, stop: int) -> Iterator[tuple[list[int], dict[int, bytes]]]:
+        """The numbers of a few frames after another, and the bytes of those that are chosen."""
         while start < stop:
             with self.vault.read() as reader:
-                numbered = reader.frames(start)
-                batch = [pair for pair in islice(numbered, _FRAMES_A_BATCH) if pair[0] < stop]
-                self.report.problems += [
-                    hidden(f"frame {number}")
-                    for number, _ in batch
-                    if not reader.stands(tables.FRAMES, number)
-                ]
-            if not batch:
+                numbered = reader.frame_numbers(start, _FRAMES_A_BATCH)
+                numbers = [number for number in numbered if number < stop]
+                standing = [each for each in numbers if reader.stands(tables.FRAMES, each)]
+                chosen = [each for each in standing if self._takes()]
+                read = {each: data for each in chosen if (data := reader.frame(each)) is not None}
+            if not numbers:
                 return
-            yield batch
-            start = batch[-1][0] + 1
+            found = set(standing)
+            self.report.problems += [
+                hidden(f"frame {each}") for each in numbers if each not in found
+            ]
+            yield numbers, read
+            start = numbers[-1] + 1
 
     def _takes(self) -> bool:
         return self.scan.sample >= 1 or self._choice.random() < self.scan.sample

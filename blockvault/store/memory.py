@@ -135,6 +135,9 @@ class MemoryReader(Reader):
         rows = self._tables[tables.FRAMES]
         return iter([(number, rows[number]) for number in sorted(rows) if number >= start])
 
+    def frame_numbers(self, start: int, count: int) -> list[int]:
+        return sorted(number for number in self._tables[tables.FRAMES] if number >= start)[:count]
+
     def _last_frame(self) -> int | None:
         return max(self._tables[tables.FRAMES], default=None)
 

@@ -231,6 +231,16 @@ class LmdbReader(Reader):
             start = number + 1
             more = cursor.next()
 
+    def frame_numbers(self, start: int, count: int) -> list[int]:
+        cursor = self._txn.cursor(self._dbs[tables.FRAMES])
+        numbers: list[int] = []
+        more = cursor.set_range(tables.integer_key(start))
+        while more and len(numbers) < count:
+            numbers.append(_ascending(cursor, start))
+            start = numbers[-1] + 1
+            more = cursor.next()
+        return numbers
+
     def _last_frame(self) -> int | None:
         cursor = self._txn.cursor(self._dbs[tables.FRAMES])
         return tables.number_of_key(cursor.key()) if cursor.last() else None

@@ -219,6 +219,10 @@ class Reader(LogReader):
     def frames(self, start: int = 0) -> Iterator[tuple[int, bytes]]:
         """(number, encoded frame) from number ``start`` on, ascending."""
 
+    @abstractmethod
+    def frame_numbers(self, start: int, count: int) -> list[int]:
+        """Up to ``count`` numbers of frames from ``start`` on, ascending; reads none of them."""
+
     def touched(self, view: memoryview) -> None:
         """Say that all of a view was read, where that counts as memory."""
         return

@@ -64,6 +64,9 @@ def test_objects_are_found_where_the_index_says(store: Store) -> None:
     with store.read() as reader:
         assert list(reader.frames(2)) == [(n, reader.frame(n)) for n in (2, 3)]
         assert list(reader.frames(4)) == []
+        assert [reader.frame_numbers(*each) for each in ((0, 2), (2, 9), (4, 9))] == [
+            [1, 2], [2, 3], [],
+        ]  # fmt: skip
         assert [reader.stands(tables.FRAMES, n) for n in (1, 3, 4)] == [True, True, False]
 
 

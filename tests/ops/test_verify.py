@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
@@ -23,8 +23,10 @@ from blockvault.ops import (
     gc,
     needed,
     prune,
+    silent,
 )
 from blockvault.ops.check_frames import Scan
+from blockvault.ops.report import Report
 from blockvault.store import tables
 from blockvault.store.eventlog import Record
 from blockvault.store.readtxn import LmdbReader
@@ -272,6 +274,33 @@ def test_a_sample_reads_a_part(vault: Vault) -> None:
     assert all(part.ok for part in parts)
     assert all(0 <= part.objects < whole.objects for part in parts)
     assert 0.1 < sum(part.objects for part in parts) / whole.objects / 8 < 0.6
+
+
+def test_a_sample_reads_nothing_of_the_other_frames(
+    vault: Vault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    frame, walk = LmdbReader.frame, LmdbReader.frames
+
+    def one(reader: LmdbReader, number: int) -> bytes | None:
+        read.append(number)
+        return frame(reader, number)
+
+    def several(reader: LmdbReader, start: int = 0) -> Iterator[tuple[int, bytes]]:
+        for number, data in walk(reader, start):
+            read.append(number)
+            yield number, data
+
+    with vault.read() as reader:
+        numbers = reader.frame_numbers(0, 1000)
+    monkeypatch.setattr(LmdbReader, "frame", one)
+    monkeypatch.setattr(LmdbReader, "frames", several)
+    turns = count()
+    monkeypatch.setattr(check_frames.FrameCheck, "_takes", lambda _: next(turns) % 3 == 1)
+    report = Report()
+    check_frames.FrameCheck(vault, report, Scan(sample=0.5)).check(silent)
+    assert report.ok
+    assert read == numbers[1::3] != []
 
 
 def test_an_interrupted_verify_goes_on(vault: Vault, monkeypatch: pytest.MonkeyPatch) -> None:
