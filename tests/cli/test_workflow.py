@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from blockvault import Vault
-from blockvault.cli import output
+from blockvault.cli import describe, main, output
 
 BLOCK = 4096
 
@@ -205,6 +205,19 @@ def test_writes_are_events_and_any_of_them_can_be_gone_back_to(world) -> None:
     assert "changed in 3 ranges" in world("diff").out
     world("tag", "moment", first)
     assert world("cat", "moment:vda", *words).out == "one"
+
+
+def test_events_read_names_again_only_for_what_came_since(tmp_path, capfd, monkeypatch) -> None:
+    with Vault.create(tmp_path) as vault:
+        for number in range(5):
+            vault.create_branch(f"b{number}")
+            vault.delete_branch(f"b{number}")
+    read = []
+    names = describe.branch_names
+    monkeypatch.setattr(describe, "branch_names", lambda vault: read.append(1) or names(vault))
+    assert main.run(["-V", str(tmp_path), "events"]) == 0
+    assert capfd.readouterr().out.count("branch-deleted") == 5
+    assert len(read) == 1
 
 
 def test_events_are_limited(finished) -> None:
