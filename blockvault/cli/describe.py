@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from blockvault.cli import history, output
@@ -27,7 +28,12 @@ def branch_names(vault: Vault) -> Branches:
 
 
 def kind(event: events.Event) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "-", type(event).__name__).lower()
+    return _kind(type(event).__name__)
+
+
+@cache  # a log has thousands of each
+def _kind(name: str) -> str:
+    return re.sub(r"(?<!^)(?=[A-Z])", "-", name).lower()
 
 
 def branch_of(event: events.Event, seq: int, names: Branches) -> str | None:

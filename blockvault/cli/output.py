@@ -91,8 +91,13 @@ def local_time(time_us: int) -> str:
 
 def precise_time(time_us: int) -> str:
     """Local time with microseconds and without the zone, for lists of close moments."""
-    moment = datetime.fromtimestamp(time_us // 1_000_000, UTC).astimezone()
-    return f"{moment:%Y-%m-%d %H:%M:%S}.{time_us % 1_000_000:06}"
+    second, part = divmod(time_us, 1_000_000)
+    return f"{_second(second)}.{part:06}"
+
+
+@functools.lru_cache(64)  # many share one, and the zone is dear to find
+def _second(time_s: int) -> str:
+    return f"{datetime.fromtimestamp(time_s, UTC).astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def utc_time(time_us: int) -> str:

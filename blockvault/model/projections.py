@@ -175,8 +175,10 @@ def trail_at_time(tables: Tables, branch: int, time_us: int) -> tuple[int, Trail
     long the branch is, because times and sequence numbers ascend together.
     """
     newest = next(trail(tables, branch), None)
+    if newest is None or newest[1].time_us <= time_us:
+        return newest
     oldest = next(trail(tables, branch, reverse=False), None)
-    if newest is None or oldest is None or oldest[1].time_us > time_us:
+    if oldest is None or oldest[1].time_us > time_us:
         return None
     low, high, found = oldest[0], newest[0], oldest
     while low <= high:

@@ -85,6 +85,10 @@ def _checked(row: Any) -> Row:
             and _known_volume(volume)
         ):
             return row
+    if row[0] == events.BARRIER and len(row) == 3:  # the next commonest
+        _, dt_us, branch = row
+        if type(dt_us) is type(branch) is int and 0 <= dt_us < LIMIT and 0 < branch < LIMIT:
+            return events.BARRIER, dt_us, branch
     dt_us, event = from_row(row)
     return to_row(event, dt_us)
 

@@ -86,6 +86,7 @@ def test_times(monkeypatch: pytest.MonkeyPatch) -> None:
     assert output.utc_time(moment) == "2023-11-14T22:13:20.000001Z"
     assert output.utc_time(0) == "1970-01-01T00:00:00.000000Z"
     assert output.precise_time(moment).endswith(":20.000001")
+    assert output.precise_time(moment + 1_999_998).endswith(":21.999999")
 
 
 def test_columns_align_styled_cells_and_trim_the_end() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from blockvault.encoding import pack
 from blockvault.errors import BadRequest, Damaged, Unsupported, VaultError
 from blockvault.ids import object_id
-from blockvault.model import events
+from blockvault.model import events, rows
 from blockvault.model.events import Event
 from blockvault.model.rows import from_row, pack_rows, to_row, unpack_rows
 from blockvault.model.snapshot import Volume
@@ -208,6 +208,12 @@ def test_a_row_with_a_wrong_field_is_damage(row: tuple[Any, ...]) -> None:
         return  # not even msgpack can hold it
     with pytest.raises(Damaged):
         unpack_rows(payload)
+
+
+def test_the_commonest_rows_are_checked_without_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    common = [(events.WROTE, 0, 2, "vda", 0, 4096, ID), (events.BARRIER, 5, 2)]
+    monkeypatch.setattr(rows, "from_row", None)
+    assert unpack_rows(pack_rows(common)) == common
 
 
 @pytest.mark.parametrize("event", [event for event, _ in EXAMPLES], ids=lambda e: type(e).__name__)

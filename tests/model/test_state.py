@@ -555,6 +555,10 @@ def test_finding_a_time_takes_few_reads_on_a_long_branch() -> None:
         TrailRow(2500, 2500, T0 + 25_000),
     )
     assert tables.reads < 20
+    tables.reads = 0
+    newest = (4999, TrailRow(4999, 4999, T0 + 49_990))
+    assert projections.trail_at_time(tables, 1, T0 + 49_990) == newest
+    assert tables.reads == 1
 
 
 def test_many_data_events_cost_one_update_of_their_branch() -> None:
