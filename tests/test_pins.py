@@ -16,7 +16,7 @@ import pytest
 
 from blockvault import Vault, pins
 from blockvault.errors import IOFailed, NoSpace
-from blockvault.ops import checkout, compare
+from blockvault.ops import checkout, compare, stats
 from blockvault.pins import Pin
 from tests.oracle import BLOCK
 
@@ -168,6 +168,7 @@ def test_who_may_not_enter_the_folder_of_guards_reads_and_writes_nothing(
     disk = tmp_path / "out" / "v.raw"
     assert disk.read_bytes() == vault.open_volume("main").read()
     assert not compare.diff_file(vault, "main", "v", disk).extents
+    assert stats.collect(vault).branches
     with vault.guard(reading=True), pytest.raises(IOFailed, match=r"pins/epoch\.0"):
         vault.snapshot()
     assert vault.branch().tip is None

@@ -98,7 +98,7 @@ class _State(NamedTuple):
 
 def collect(vault: Vault) -> Stats:
     """Walk every state of the vault and measure the store."""
-    with vault.guard():
+    with vault.guard(reading=True):
         return _collect(vault)
 
 
