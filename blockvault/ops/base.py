@@ -65,7 +65,6 @@ class Account:
         ahead = self._chains[at : bisect_right(self._starts, end, at)]
         return apart and end <= self._seq and all(chain == gap.chain for chain in ahead)
 
-
     def needs(self, record: Record) -> bool:
         """Whether the prune left the record, or a part of it, in the log."""
         at = bisect_right(self._starts, record.last_seq)
