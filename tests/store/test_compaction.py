@@ -166,6 +166,22 @@ def blocked(pid: int) -> bool:
     return any("->" in line and f" {pid} " in line for line in lines)
 
 
+@contextmanager
+def one_waits_at_the_rename(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A compaction in the block finds somebody waiting, who has the lock file until its end."""
+    real = compaction._replace
+    with contextlib.ExitStack() as waiting:
+
+        def replace(copied: Path, data: Path, head: int) -> None:
+            child = waiting.enter_context(who_waits(path))
+            while not blocked(child.pid):
+                time.sleep(0.01)
+            real(copied, data, head)
+
+        monkeypatch.setattr(compaction, "_replace", replace)
+        yield
+
+
 @pytest.mark.parametrize("more", [0, 1])
 def test_who_waits_for_the_lock_file_costs_no_commit(tmp_path: Path, monkeypatch, more) -> None:
     """Its parity says which meta page counts, so one of two would show an old number."""
@@ -178,16 +194,7 @@ def test_who_waits_for_the_lock_file_costs_no_commit(tmp_path: Path, monkeypatch
         with store.write() as writer:
             writer.append(b"payload", 1, 6)
     before = everything(path)
-    real = compaction._replace
-    with contextlib.ExitStack() as waiting:
-
-        def replace(copied: Path, data: Path, head: int) -> None:
-            child = waiting.enter_context(who_waits(path))
-            while not blocked(child.pid):
-                time.sleep(0.01)
-            real(copied, data, head)
-
-        monkeypatch.setattr(compaction, "_replace", replace)
+    with one_waits_at_the_rename(path, monkeypatch):
         compaction.compact(path)
         assert everything(path) == before
     assert everything(path) == before
@@ -205,16 +212,7 @@ def test_a_lock_file_of_the_file_before_is_written_with_by_nobody(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(compaction, "_renumber", killed)
-    real = compaction._replace
-    with contextlib.ExitStack() as waiting:
-
-        def replace(copied: Path, data: Path, head: int) -> None:
-            child = waiting.enter_context(who_waits(path))
-            while not blocked(child.pid):
-                time.sleep(0.01)
-            real(copied, data, head)
-
-        monkeypatch.setattr(compaction, "_replace", replace)
+    with one_waits_at_the_rename(path, monkeypatch):
         with pytest.raises(KeyboardInterrupt):
             compaction.compact(path)
         with pytest.raises(Busy, match="since it was compacted") as refused:
